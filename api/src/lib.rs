@@ -1,0 +1,1 @@
+//! Answers: metrics, health, and what a running engine knows.

@@ -1,0 +1,1 @@
+//! Measures and rehearses: mock carriers, populations, benchmarks.

@@ -1,0 +1,1 @@
+//! Drives: workers, shards, the due wheel, lanes, the recorder.

@@ -1,0 +1,1 @@
+//! Keeps: Postgres, the interaction history and the local spool.

@@ -1,0 +1,1 @@
+//! Proves: integration, conformance and tidy tests over the whole tree.
