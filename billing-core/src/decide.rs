@@ -5,11 +5,11 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::ledger::{Leg, LegKind};
-use crate::outcome::{Doubt, Hindrance, Op, Outcome, Refusal};
+use crate::outcome::{Doubt, Op, Outcome, Refusal};
 use crate::period::Period;
 use crate::plan::{FirstFailure, GiveUp, PlanRules, RefusalClass, Restart, Rounds, Settles};
 use crate::reason::Rule;
-use crate::states::{AttemptState, ChargeState, SubscriptionState, step};
+use crate::states::{AttemptState, ChargeState, State, SubscriptionState, step};
 use crate::subscription::{CoreError, NextKind, OpenAttempt, Planned, Progress, Subscription};
 use crate::triage::{advance, stopped};
 use crate::zone::Zone;
@@ -102,7 +102,10 @@ pub enum LaneHint {
     Pause,
 }
 
-const NOT_SENT_DELAY: SignedDuration = SignedDuration::from_secs(5);
+/// Doubles with each attempt, 128-fold at most: a carrier that is out of reach for days must not use up the
+/// attempt numbers of a charge.
+const NOT_SENT_DELAY_S: i64 = 5;
+const NOT_SENT_DOUBLINGS_MAX: i16 = 7;
 const SLOW_DOWN_MS: u32 = 1_000;
 
 /// Decides what an outcome means.
@@ -110,6 +113,7 @@ const SLOW_DOWN_MS: u32 = 1_000;
 /// # Errors
 /// [`CoreError`] when the row cannot be decided: it is to be quarantined with a case, the outcome kept.
 pub fn decide(facts: &Facts<'_>) -> Result<Decision, CoreError> {
+    same_charge(facts)?;
     let asked = facts.attempt.amount_minor;
     let outcome = match facts.outcome {
         // An answer of another operation, or of more money than was asked for, is no answer.
@@ -121,24 +125,31 @@ pub fn decide(facts: &Facts<'_>) -> Result<Decision, CoreError> {
         {
             Outcome::Unknown(Doubt::Contradictory)
         }
+        // Proof that a *first* send was not applied. Of a resend or an inquiry it says nothing about that send.
+        Outcome::Temporary { .. } | Outcome::Fault { .. } | Outcome::NotSent(_)
+            if facts.from != AttemptState::Intent =>
+        {
+            return unknown(facts, Rule::UNKNOWN_BLOCKS);
+        }
+        // "Still working on it" is no evidence; the doubt is older.
+        Outcome::Pending if matches!(facts.from, AttemptState::Unknown | AttemptState::InReview) => {
+            return unknown(facts, Rule::UNKNOWN_BLOCKS);
+        }
         other => other,
     };
     match outcome {
-        Outcome::Charged { amount_minor } | Outcome::Partial { amount_minor } => collected(facts, amount_minor),
+        Outcome::Charged { amount_minor } | Outcome::Partial { amount_minor } => {
+            collected(facts, amount_minor)
+        }
         Outcome::Refunded { .. } | Outcome::Reserved | Outcome::Released => {
             unknown(facts, Rule::WRONG_OPERATION)
         }
         Outcome::Pending => accepted(facts),
-        Outcome::NeedsConsent => {
-            refused_for_good(facts, SubscriptionState::Suspended, Rule::CONSENT_NEEDED)
-        }
+        Outcome::NeedsConsent => refused_for_good(facts, SubscriptionState::Suspended, Rule::CONSENT_NEEDED),
         Outcome::Declined(refusal) => declined(facts, refusal),
-        Outcome::Temporary { why, listed: true, after_ms } => {
+        Outcome::Temporary { listed: true, after_ms, .. } => {
             let delay = SignedDuration::from_secs(facts.rules.dunning.temporary_delay_s);
-            let lane = match why {
-                Hindrance::Throttled => LaneHint::SlowDown(after_ms.unwrap_or(SLOW_DOWN_MS)),
-                Hindrance::Busy | Hindrance::Down => LaneHint::SlowDown(SLOW_DOWN_MS),
-            };
+            let lane = LaneHint::SlowDown(after_ms.unwrap_or(SLOW_DOWN_MS));
             again(facts, AttemptState::NotApplied, delay, lane, Rule::NOT_APPLIED_LATER)
         }
         Outcome::Fault { listed: true, .. } => {
@@ -146,22 +157,42 @@ pub fn decide(facts: &Facts<'_>) -> Result<Decision, CoreError> {
             again(facts, AttemptState::NotApplied, delay, LaneHint::Pause, Rule::FAULT_LATER)
         }
         Outcome::NotSent(_) => {
-            again(facts, AttemptState::NotSent, NOT_SENT_DELAY, LaneHint::None, Rule::NOT_SENT_AGAIN)
+            let doublings = facts.attempt.attempt_no.saturating_sub(1).clamp(0, NOT_SENT_DOUBLINGS_MAX);
+            let delay = SignedDuration::from_secs(NOT_SENT_DELAY_S << doublings);
+            again(facts, AttemptState::NotSent, delay, LaneHint::None, Rule::NOT_SENT_AGAIN)
         }
         Outcome::Duplicate => unknown(facts, Rule::DUPLICATE_ASKS),
-        Outcome::Temporary { listed: false, .. } | Outcome::Fault { listed: false, .. } | Outcome::Unknown(_) => {
-            unknown(facts, Rule::UNKNOWN_BLOCKS)
-        }
+        Outcome::Temporary { listed: false, .. }
+        | Outcome::Fault { listed: false, .. }
+        | Outcome::Unknown(_) => unknown(facts, Rule::UNKNOWN_BLOCKS),
     }
+}
+
+/// An outcome belongs to the charge in the row and to its last attempt, which is not final: the same evidence twice
+/// is not money twice. The charge of an earlier period has a row
+/// of its own and is decided with that row's columns: its money must not settle the period that runs now.
+fn same_charge(facts: &Facts<'_>) -> Result<(), CoreError> {
+    let (at, attempt) = (&facts.sub.progress, facts.attempt);
+    // The row may have been loaded before the intent was written.
+    let before =
+        facts.from == AttemptState::Intent && at.attempt_no.checked_add(1) == Some(attempt.attempt_no);
+    if facts.from.is_final() {
+        let from = facts.from.name();
+        return Err(CoreError::Inconsistent(format!("attempt {} is {from} already", attempt.attempt_no)));
+    }
+    if attempt.period == at.period && (attempt.attempt_no == at.attempt_no || before) {
+        return Ok(());
+    }
+    Err(CoreError::Inconsistent(format!(
+        "attempt {} of period {} does not belong to a row at attempt {} of period {}",
+        attempt.attempt_no, attempt.period, at.attempt_no, at.period
+    )))
 }
 
 fn collected(facts: &Facts<'_>, moved_minor: i64) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
-    let collected_after_minor = at
-        .collected_minor
-        .checked_add(moved_minor)
-        .filter(|sum| *sum <= at.due_minor)
-        .ok_or_else(|| {
+    let collected_after_minor =
+        at.collected_minor.checked_add(moved_minor).filter(|sum| *sum <= at.due_minor).ok_or_else(|| {
             CoreError::Inconsistent(format!(
                 "{moved_minor} on top of {} would exceed the {} due",
                 at.collected_minor, at.due_minor
@@ -175,8 +206,19 @@ fn collected(facts: &Facts<'_>, moved_minor: i64) -> Result<Decision, CoreError>
         (true, _) | (false, Settles::Period) => ends,
         (false, Settles::Share | Settles::Amount) => share_of_period(facts, moved_minor, ends)?,
     };
-    let paid_until = if ends.is_none() && until.is_none() { None } else { at.paid_until.max(until) };
-    let paid = Progress { paid_until, state_until: None, ..*at };
+    // What has no end has no share either: a part of it buys nothing until the rest is paid.
+    let nothing_yet = !full && settles == Settles::Amount && ends.is_none();
+    let paid_until = match (nothing_yet, ends, until) {
+        (false, None, None) => None,
+        _ => at.paid_until.max(until),
+    };
+    let paid = Progress {
+        collected_minor: collected_after_minor,
+        attempt_no: facts.attempt.attempt_no,
+        paid_until,
+        state_until: None,
+        ..*at
+    };
     let (charge, rule, event) = match (full, settles) {
         (true, _) => (ChargeState::Settled, Rule::SETTLE_FULL, Event::ChargeSettled),
         (false, Settles::Period) => (ChargeState::Reduced, Rule::SETTLE_PERIOD, Event::ChargeReduced),
@@ -185,25 +227,23 @@ fn collected(facts: &Facts<'_>, moved_minor: i64) -> Result<Decision, CoreError>
     };
     let paid_sub = Subscription { progress: paid, ..facts.sub.clone() };
     let active = active_again(at.state)?;
-    let progress = if charge == ChargeState::Open {
-        rest_owed(facts, &paid_sub, collected_after_minor, active, next)?
+    let (progress, charge) = if charge == ChargeState::Open {
+        rest_owed(facts, &paid_sub, active, next)?
     } else {
-        advance(&paid_sub, facts.rules, facts.zone, next, active)?
+        (advance(&paid_sub, facts.rules, facts.zone, next, active)?, charge)
     };
-    let charge = if charge == ChargeState::Open && progress.period != at.period {
-        ChargeState::WrittenOff
-    } else {
-        charge
-    };
+    let progress = after_stop(facts, progress)?;
+    // Money that came after the period's end buys no access in the past.
+    let granted = !nothing_yet && until.is_none_or(|until| until > facts.now);
     let leg = Leg { kind: LegKind::Collected, amount_minor: moved_minor };
     Ok(Decision {
         attempt: step(facts.from, AttemptState::Approved)?,
         moved_minor,
-        charge: step(charge_before(facts), charge)?,
+        charge: charge_after(charge, &progress)?,
         collected_after_minor,
-        progress: after_stop(facts, progress)?,
+        progress,
         legs: legs(facts, Some(leg)),
-        grant: Some(Grant { from: facts.now, until }),
+        grant: granted.then_some(Grant { from: facts.now, until }),
         event: Some(event),
         lane: LaneHint::None,
         rule,
@@ -213,16 +253,16 @@ fn collected(facts: &Facts<'_>, moved_minor: i64) -> Result<Decision, CoreError>
 fn rest_owed(
     facts: &Facts<'_>,
     paid: &Subscription,
-    collected_minor: i64,
     state: SubscriptionState,
     next: Option<Period>,
-) -> Result<Progress, CoreError> {
-    let progress = Progress { collected_minor, ..paid.progress };
+) -> Result<(Progress, ChargeState), CoreError> {
     let rounds = &facts.rules.dunning.no_funds;
     let retry = next_round(facts, rounds, next)?;
     match retry {
-        Some(retry_at) if state.collects() => Ok(retrying(facts, progress, state, retry_at)),
-        _ => advance(paid, facts.rules, facts.zone, next, state),
+        Some(retry_at) if state.collects() => {
+            Ok((retrying(facts, paid.progress, state, retry_at), ChargeState::Open))
+        }
+        _ => Ok((advance(paid, facts.rules, facts.zone, next, state)?, ChargeState::WrittenOff)),
     }
 }
 
@@ -244,16 +284,15 @@ fn declined(facts: &Facts<'_>, refusal: Refusal) -> Result<Decision, CoreError> 
         };
         return refusal_decision(facts, progress, ChargeState::Open, None, Rule::LADDER_NEXT);
     }
-    let Some(rounds) = facts.rules.dunning.rounds(class) else {
-        let (state, rule) = match class {
-            RefusalClass::Cancels => (SubscriptionState::Cancelled, Rule::REFUSAL_CANCELS),
-            _ => (SubscriptionState::Suspended, Rule::REFUSAL_SUSPENDS),
-        };
-        return refused_for_good(facts, state, rule);
-    };
+    if class == RefusalClass::Cancels {
+        return refused_for_good(facts, SubscriptionState::Cancelled, Rule::REFUSAL_CANCELS);
+    }
     if at.state == SubscriptionState::Pending && facts.rules.first_failure == FirstFailure::Cancel {
         return refused_for_good(facts, SubscriptionState::Cancelled, Rule::FIRST_FAILURE_CANCELS);
     }
+    let Some(rounds) = facts.rules.dunning.rounds(class) else {
+        return refused_for_good(facts, SubscriptionState::Suspended, Rule::REFUSAL_SUSPENDS);
+    };
     let next = facts.rules.schedule.next_period(facts.sub.anchor, at.period)?;
     if at.state.collects()
         && let Some(retry_at) = next_round(facts, rounds, next)?
@@ -271,8 +310,9 @@ fn declined(facts: &Facts<'_>, refusal: Refusal) -> Result<Decision, CoreError> 
     match rounds.then {
         GiveUp::NextPeriod => {
             let (state, state_until) = unpaid_state(facts)?;
-            let progress = advance(facts.sub, facts.rules, facts.zone, next, state)?;
-            let progress = Progress { state_until, ..progress };
+            let tried = Progress { attempt_no: facts.attempt.attempt_no, state_until, ..*at };
+            let tried = Subscription { progress: tried, ..facts.sub.clone() };
+            let progress = advance(&tried, facts.rules, facts.zone, next, state)?;
             refusal_decision(
                 facts,
                 progress,
@@ -286,11 +326,7 @@ fn declined(facts: &Facts<'_>, refusal: Refusal) -> Result<Decision, CoreError> 
     }
 }
 
-fn refused_for_good(
-    facts: &Facts<'_>,
-    target: SubscriptionState,
-    rule: Rule,
-) -> Result<Decision, CoreError> {
+fn refused_for_good(facts: &Facts<'_>, target: SubscriptionState, rule: Rule) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
     // A subscription that already stopped for another reason stays as it is.
     let state = if at.state.collects() { step(at.state, target)? } else { at.state };
@@ -301,6 +337,7 @@ fn refused_for_good(
         ..stopped(at, state)
     };
     let event = match state {
+        same if same == at.state => Event::ChargeGivenUp,
         SubscriptionState::Suspended => Event::SubscriptionSuspended,
         _ => Event::SubscriptionCancelled,
     };
@@ -314,12 +351,13 @@ fn refusal_decision(
     event: Option<Event>,
     rule: Rule,
 ) -> Result<Decision, CoreError> {
+    let progress = after_stop(facts, progress)?;
     Ok(Decision {
         attempt: step(facts.from, AttemptState::Declined)?,
         moved_minor: 0,
-        charge: step(charge_before(facts), charge)?,
+        charge: charge_after(charge, &progress)?,
         collected_after_minor: facts.sub.progress.collected_minor,
-        progress: after_stop(facts, progress)?,
+        progress,
         legs: legs(facts, None),
         grant: None,
         event,
@@ -337,21 +375,27 @@ fn again(
 ) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
     let retry_at = in_window(facts, facts.now + delay)?;
-    let fires = at.state.collects().then_some(retry_at);
+    // A long delay does not hold up the next period.
+    let (next_at, next_kind) = match next_due(facts)? {
+        Some(due) if due <= retry_at => (due, NextKind::PeriodStart),
+        _ => (retry_at, NextKind::Retry),
+    };
+    let fires = at.state.collects();
     let progress = Progress {
         attempt_no: facts.attempt.attempt_no,
         open: OpenAttempt::None,
-        retry_at: fires,
-        next_at: fires,
-        next_kind: if fires.is_some() { NextKind::Retry } else { NextKind::Never },
+        retry_at: fires.then_some(retry_at),
+        next_at: fires.then_some(next_at),
+        next_kind: if fires { next_kind } else { NextKind::Never },
         ..*at
     };
+    let progress = after_stop(facts, progress)?;
     Ok(Decision {
         attempt: step(facts.from, attempt)?,
         moved_minor: 0,
-        charge: step(charge_before(facts), ChargeState::Open)?,
+        charge: charge_after(ChargeState::Open, &progress)?,
         collected_after_minor: at.collected_minor,
-        progress: after_stop(facts, progress)?,
+        progress,
         legs: legs(facts, None),
         grant: None,
         event: None,
@@ -363,23 +407,27 @@ fn again(
 fn accepted(facts: &Facts<'_>) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
     let deadline = facts.now + facts.answer_within;
-    let next_due = next_due(facts)?;
+    let next_due = if at.state.collects() { next_due(facts)? } else { None };
     let (next_at, next_kind) = match next_due {
-        Some(due) if due < deadline => (due, NextKind::PeriodStart),
-        _ => (deadline, NextKind::Deadline),
+        // A carrier that says "accepted" again does not win time.
+        _ if facts.from == AttemptState::Accepted && at.open == OpenAttempt::Accepted => {
+            (at.next_at, at.next_kind)
+        }
+        Some(due) if due < deadline => (Some(due), NextKind::PeriodStart),
+        _ => (Some(deadline), NextKind::Deadline),
     };
     let progress = Progress {
         attempt_no: facts.attempt.attempt_no,
         open: OpenAttempt::Accepted,
         retry_at: None,
-        next_at: Some(next_at),
+        next_at,
         next_kind,
         ..*at
     };
     Ok(Decision {
         attempt: step(facts.from, AttemptState::Accepted)?,
         moved_minor: 0,
-        charge: ChargeState::Waiting,
+        charge: charge_after(ChargeState::Waiting, &progress)?,
         collected_after_minor: at.collected_minor,
         progress,
         legs: [None; 2],
@@ -393,20 +441,25 @@ fn accepted(facts: &Facts<'_>) -> Result<Decision, CoreError> {
 fn unknown(facts: &Facts<'_>, rule: Rule) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
     let next_at = if at.state.collects() { next_due(facts)? } else { None };
+    // What people look at stays with them.
+    let (attempt, open) = match facts.from {
+        AttemptState::InReview => (AttemptState::InReview, OpenAttempt::InReview),
+        _ => (AttemptState::Unknown, OpenAttempt::Unknown),
+    };
     let progress = Progress {
         attempt_no: facts.attempt.attempt_no,
-        open: OpenAttempt::Unknown,
+        open,
         retry_at: None,
         next_at,
         next_kind: if next_at.is_some() { NextKind::PeriodStart } else { NextKind::Never },
         ..*at
     };
-    let entered = facts.from != AttemptState::Unknown;
+    let entered = !in_suspense(facts);
     let leg = Leg { kind: LegKind::EnterUnknown, amount_minor: facts.attempt.amount_minor };
     Ok(Decision {
-        attempt: step(facts.from, AttemptState::Unknown)?,
+        attempt: step(facts.from, attempt)?,
         moved_minor: 0,
-        charge: ChargeState::Waiting,
+        charge: charge_after(ChargeState::Waiting, &progress)?,
         collected_after_minor: at.collected_minor,
         progress,
         legs: [entered.then_some(leg), None],
@@ -417,14 +470,21 @@ fn unknown(facts: &Facts<'_>, rule: Rule) -> Result<Decision, CoreError> {
     })
 }
 
-/// Where the charge stood while its attempt was on its way.
-fn charge_before(_: &Facts<'_>) -> ChargeState {
-    ChargeState::Waiting
+/// Where the charge, waiting for this outcome, goes. Of a subscription that is over nothing stays open.
+fn charge_after(target: ChargeState, after: &Progress) -> Result<ChargeState, CoreError> {
+    let over = matches!(after.state, SubscriptionState::Cancelled | SubscriptionState::Ended);
+    let target = if over && target == ChargeState::Open { ChargeState::Cancelled } else { target };
+    Ok(step(ChargeState::Waiting, target)?)
+}
+
+/// Whether the attempt's amount lies in suspense: who looks at an unknown attempt does not take it out.
+fn in_suspense(facts: &Facts<'_>) -> bool {
+    matches!(facts.from, AttemptState::Unknown | AttemptState::InReview)
 }
 
 /// Leaving unknown gives the suspense back, whatever the evidence says.
 fn legs(facts: &Facts<'_>, moved: Option<Leg>) -> [Option<Leg>; 2] {
-    let left = (facts.from == AttemptState::Unknown)
+    let left = in_suspense(facts)
         .then_some(Leg { kind: LegKind::LeaveUnknown, amount_minor: facts.attempt.amount_minor });
     match left {
         Some(_) => [left, moved],
@@ -470,7 +530,8 @@ fn share_of_period(
 fn ladder_step_below(facts: &Facts<'_>) -> Option<i16> {
     let steps = &facts.rules.ladder.as_ref()?.steps_minor;
     let tried = usize::try_from(facts.attempt.step).ok()?;
-    let found = steps.iter().enumerate().skip(tried).find(|(_, amount)| **amount < facts.attempt.amount_minor);
+    let found =
+        steps.iter().enumerate().skip(tried).find(|(_, amount)| **amount < facts.attempt.amount_minor);
     found.and_then(|(index, _)| i16::try_from(index + 1).ok())
 }
 
@@ -484,7 +545,9 @@ fn next_round(
     let Some(delay_s) = rounds.delays_s.get(round) else { return Ok(None) };
     let retry_at = in_window(facts, facts.now + SignedDuration::from_secs(*delay_s))?;
     let due = match next {
-        Some(period) => Some(facts.rules.schedule.due_at(facts.sub.anchor, period, facts.zone, facts.sub.id)?),
+        Some(period) => {
+            Some(facts.rules.schedule.due_at(facts.sub.anchor, period, facts.zone, facts.sub.id)?)
+        }
         None => None,
     };
     Ok(due.is_none_or(|due| retry_at < due).then_some(retry_at))

@@ -350,7 +350,8 @@ mod tests {
 
     #[test]
     fn hostile_ids_are_refused() {
-        for text in ["", "ch_", "ch_zzzzzzzzzzzzz-20260101", "ch_0000000000001", "ch_é00000000000-20260101"] {
+        for text in ["", "ch_", "ch_zzzzzzzzzzzzz-20260101", "ch_0000000000001", "ch_é00000000000-20260101"]
+        {
             assert!(text.parse::<ChargeId>().is_err(), "{text}");
         }
         assert!(OurRef::parse("VVVVVVVVVVVVVVVVVVVV").is_err());

@@ -273,7 +273,8 @@ impl Outcome {
             Self::NeedsConsent,
             Self::Duplicate,
         ];
-        let limits = [LimitKind::PerCharge, LimitKind::Day, LimitKind::Week, LimitKind::Month, LimitKind::TooSoon];
+        let limits =
+            [LimitKind::PerCharge, LimitKind::Day, LimitKind::Week, LimitKind::Month, LimitKind::TooSoon];
         all.extend(limits.map(|kind| Self::Declined(Refusal::Limit(kind))));
         all.extend(
             [
@@ -304,14 +305,8 @@ impl Outcome {
             .map(Self::NotSent),
         );
         all.extend(
-            [
-                Doubt::NoReply,
-                Doubt::Unreadable,
-                Doubt::Contradictory,
-                Doubt::Unlisted,
-                Doubt::SenderDied,
-            ]
-            .map(Self::Unknown),
+            [Doubt::NoReply, Doubt::Unreadable, Doubt::Contradictory, Doubt::Unlisted, Doubt::SenderDied]
+                .map(Self::Unknown),
         );
         all
     }

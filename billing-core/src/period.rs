@@ -120,7 +120,8 @@ impl FromStr for Period {
         };
         let number = digits(day, 8)?;
         let year = i16::try_from(number / 10_000).map_err(|_| unreadable())?;
-        let start = Date::new(year, (number / 100 % 100) as i8, (number % 100) as i8).map_err(|_| unreadable())?;
+        let start =
+            Date::new(year, (number / 100 % 100) as i8, (number % 100) as i8).map_err(|_| unreadable())?;
         let minute = match time {
             None => 0,
             Some(time) => {

@@ -152,11 +152,21 @@ impl Window {
             let opens = zone.instant(day, self.from_minute)?;
             let closes = zone.instant(day, self.to_minute)?;
             if at < closes && opens < closes {
-                return Ok((opens.max(at), closes));
+                let from = opens.max(at);
+                return Ok((from + self.shut_again(zone, day, from), closes));
             }
             day = day.tomorrow().map_err(|_| ZoneError::OutOfRange { date: day, minute: 0 })?;
         }
         Err(ZoneError::OutOfRange { date: today, minute: self.from_minute })
+    }
+
+    /// How long until the local clock shows the opening once more, when it was set back to before it.
+    fn shut_again(self, zone: &Zone, day: Date, at: Timestamp) -> SignedDuration {
+        let (date, minute) = zone.local(at);
+        let opens = if date < day { self.from_minute + DAY_MINUTES } else { self.from_minute };
+        let missing_s = i64::from(opens.saturating_sub(minute)) * 60;
+        // Offsets are whole minutes.
+        SignedDuration::from_secs((missing_s - at.as_second().rem_euclid(60)).max(0))
     }
 }
 
@@ -193,7 +203,7 @@ impl Schedule {
         let spread = u64::from(self.spread_minutes.max(1));
         let offset = (id.block().wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 32) % spread;
         let latest = self.window.to_minute().saturating_sub(1);
-        (self.at_minute + u16::try_from(offset).unwrap_or(0)).min(latest)
+        self.at_minute.saturating_add(u16::try_from(offset).unwrap_or(0)).min(latest)
     }
 
     /// The first period of a subscription that starts on or after `day`.
@@ -272,16 +282,15 @@ fn monday_of(day: Date) -> Option<Date> {
 fn monthly(anchor: Date, from: Date, every: i32) -> Option<Date> {
     let month_no = |day: Date| i32::from(day.year()) * 12 + i32::from(day.month()) - 1;
     let anchor_month = month_no(anchor);
-    let mut steps = (month_no(from) - anchor_month) / every;
-    for _ in 0..2 {
-        let month = anchor_month + steps * every;
+    // The aligned month at or before `from`; when its day has passed, the one after it.
+    let aligned = anchor_month + (month_no(from) - anchor_month) / every * every;
+    for month in [aligned, aligned + every] {
         let year = i16::try_from(month / 12).ok()?;
         let first = Date::new(year, (month % 12 + 1) as i8, 1).ok()?;
         let candidate = first.with().day(anchor.day().min(first.days_in_month())).build().ok()?;
         if candidate >= from {
             return Some(candidate);
         }
-        steps += 1;
     }
     None
 }
@@ -338,8 +347,7 @@ mod tests {
     fn due_instants_respect_zone_and_window() {
         let zone = Zone::named("Europe/Madrid").unwrap();
         let window = Window::new(360, 1_320).unwrap();
-        let schedule =
-            Schedule { cadence: Cadence::Days(1), at_minute: 400, spread_minutes: 1, window };
+        let schedule = Schedule { cadence: Cadence::Days(1), at_minute: 400, spread_minutes: 1, window };
         let id = SubscriptionId(0);
         let at = |minute| {
             let anchor = Anchor { date: date(2026, 3, 28), minute };
@@ -357,7 +365,10 @@ mod tests {
         let window = Window::new(120, 180).unwrap();
         let midnight = zone.instant(date(2026, 3, 29), 0).unwrap();
         let (opens, closes) = window.at_or_after(&zone, midnight).unwrap();
-        assert_eq!((opens.to_string(), closes.to_string()), ("2026-03-30T00:00:00Z".into(), "2026-03-30T01:00:00Z".into()));
+        assert_eq!(
+            (opens.to_string(), closes.to_string()),
+            ("2026-03-30T00:00:00Z".into(), "2026-03-30T01:00:00Z".into())
+        );
     }
 
     fn cadences() -> impl Strategy<Value = Cadence> {

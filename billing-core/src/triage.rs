@@ -7,7 +7,7 @@ use crate::outcome::Op;
 use crate::period::Period;
 use crate::plan::{Missed, PlanRules};
 use crate::reason::Rule;
-use crate::states::{ChargeState, SubscriptionState, step};
+use crate::states::{AttemptState, ChargeState, SubscriptionState, step};
 use crate::subscription::{
     Aside, CoreError, FLAG_QUARANTINED, NextKind, OpenAttempt, Planned, Progress, Subscription,
 };
@@ -102,14 +102,21 @@ pub fn triage(
     if sub.flags & FLAG_QUARANTINED != 0 {
         return Ok(Triage::Rest { rule: Rule::QUARANTINED });
     }
-    if sub.stop_at.is_some() && at.state != SubscriptionState::Cancelled {
+    // What has ended needs no stop.
+    if sub.stop_at.is_some() && !matches!(at.state, SubscriptionState::Cancelled | SubscriptionState::Ended) {
         return cancel(sub, Rule::STOP_CANCEL);
     }
+    let fires = at.next_at.is_some_and(|next| next <= now);
     if !at.state.collects() {
+        // An accepted request does not become certain because collecting stopped.
+        if fires && awaits_answer(at) {
+            return doubt(sub, None);
+        }
         return Ok(Triage::Rest { rule: Rule::NOT_COLLECTING });
     }
-    if at.next_at.is_none_or(|next| now < next) {
-        return Ok(Triage::Rest { rule: Rule::NOT_DUE });
+    if !fires {
+        let rule = if at.open == OpenAttempt::None { Rule::NOT_DUE } else { Rule::OPEN_BLOCKS };
+        return Ok(Triage::Rest { rule });
     }
     let next_period = rules.schedule.next_period(sub.anchor, at.period)?;
     let next_due = match next_period {
@@ -121,7 +128,7 @@ pub fn triage(
     }
     if next_due.is_some_and(|due| due <= now) {
         let kind = if at.attempt_no == 0 { NoteKind::Skip } else { NoteKind::Expire };
-        return missed(sub, rules, zone, now, kind).map(|note| Triage::Note(Box::new(note)));
+        return missed(sub, rules, zone, now, kind);
     }
     if at.attempt_no >= ATTEMPT_NO_MAX {
         let progress = advance(sub, rules, zone, next_period, at.state)?;
@@ -204,12 +211,31 @@ pub(crate) fn stopped(at: &Progress, state: SubscriptionState) -> Progress {
 
 fn cancel(sub: &Subscription, rule: Rule) -> Result<Triage, CoreError> {
     let state = step(sub.progress.state, SubscriptionState::Cancelled)?;
-    let charge_state = if sub.progress.open == OpenAttempt::None {
-        ChargeState::Cancelled
-    } else {
-        ChargeState::Waiting
+    let charge_state =
+        if sub.progress.open == OpenAttempt::None { ChargeState::Cancelled } else { ChargeState::Waiting };
+    let mut progress = stopped(&sub.progress, state);
+    if awaits_answer(&sub.progress) {
+        progress.next_at = sub.progress.next_at;
+        progress.next_kind = sub.progress.next_kind;
+    }
+    note(sub, NoteKind::Cancel, charge_state, progress, rule)
+}
+
+/// Whether the wheel fires for the deadline of an accepted request.
+fn awaits_answer(at: &Progress) -> bool {
+    at.open == OpenAttempt::Accepted && at.next_kind == NextKind::Deadline
+}
+
+/// The answer's deadline passed.
+fn doubt(sub: &Subscription, next_due: Option<Timestamp>) -> Result<Triage, CoreError> {
+    step(AttemptState::Accepted, AttemptState::Unknown)?;
+    let progress = Progress {
+        open: OpenAttempt::Unknown,
+        next_at: next_due,
+        next_kind: if next_due.is_some() { NextKind::PeriodStart } else { NextKind::Never },
+        ..sub.progress
     };
-    note(sub, NoteKind::Cancel, charge_state, stopped(&sub.progress, state), rule)
+    note(sub, NoteKind::Doubt, ChargeState::Waiting, progress, Rule::DEADLINE_PASSED)
 }
 
 fn blocked(
@@ -231,25 +257,14 @@ fn blocked(
             step: at.step,
             open: at.open,
         };
-        let target = latest_due(sub, rules, zone, now)?.or(next_period);
-        return Ok(Triage::Note(Box::new(Note {
-            kind: NoteKind::Roll,
-            charge: aside.charge,
-            charge_state: ChargeState::Waiting,
-            progress: advance(sub, rules, zone, target, at.state)?,
-            aside: Some(aside),
-            until: None,
-            rule: Rule::PERIOD_ROLL,
-        })));
+        let running = latest_due(sub, rules, zone, now)?.or(next_period);
+        let target = resume_at(sub, rules, running, running > next_period)?;
+        let progress = advance(sub, rules, zone, target, at.state)?;
+        let rolled = note_of(sub, NoteKind::Roll, ChargeState::Waiting, progress, Rule::PERIOD_ROLL)?;
+        return Ok(Triage::Note(Box::new(Note { aside: Some(aside), ..rolled })));
     }
-    if at.next_kind == NextKind::Deadline && at.open == OpenAttempt::Accepted {
-        let progress = Progress {
-            open: OpenAttempt::Unknown,
-            next_at: next_due,
-            next_kind: if next_due.is_some() { NextKind::PeriodStart } else { NextKind::Never },
-            ..*at
-        };
-        return note(sub, NoteKind::Doubt, ChargeState::Waiting, progress, Rule::DEADLINE_PASSED);
+    if awaits_answer(at) {
+        return doubt(sub, next_due);
     }
     Ok(Triage::Rest { rule: Rule::OPEN_BLOCKS })
 }
@@ -260,24 +275,34 @@ fn missed(
     zone: &Zone,
     now: Timestamp,
     kind: NoteKind,
-) -> Result<Note, CoreError> {
-    let at = &sub.progress;
+) -> Result<Triage, CoreError> {
     let running = latest_due(sub, rules, zone, now)?;
-    let (target, rule) = match (rules.missed, running) {
-        (Missed::OnceLate, Some(period)) => (Some(period), Rule::MISSED_ONCE_LATE),
-        (Missed::Skip, Some(period)) => (rules.schedule.next_period(sub.anchor, period)?, Rule::MISSED_SKIP),
-        (_, None) => (None, Rule::MISSED_SKIP),
+    let (charge_state, untried) = match kind {
+        NoteKind::Skip => (ChargeState::Skipped, true),
+        // This charge was tried; only periods between it and the running one were missed.
+        _ => (ChargeState::Expired, running > rules.schedule.next_period(sub.anchor, sub.progress.period)?),
     };
-    let charge_state = if kind == NoteKind::Skip { ChargeState::Skipped } else { ChargeState::Expired };
-    Ok(Note {
-        kind,
-        charge: ChargeId { subscription: sub.id, period: at.period },
-        charge_state,
-        progress: advance(sub, rules, zone, target, at.state)?,
-        aside: None,
-        until: None,
-        rule: if kind == NoteKind::Expire { Rule::PERIOD_EXPIRE } else { rule },
-    })
+    let target = resume_at(sub, rules, running, untried)?;
+    let rule = match (kind, rules.missed) {
+        (NoteKind::Expire, _) => Rule::PERIOD_EXPIRE,
+        (_, Missed::OnceLate) => Rule::MISSED_ONCE_LATE,
+        (_, Missed::Skip) => Rule::MISSED_SKIP,
+    };
+    note(sub, kind, charge_state, advance(sub, rules, zone, target, sub.progress.state)?, rule)
+}
+
+/// The period with which charging goes on when `running` is the one that runs now: itself, or the one after it
+/// where periods were missed and the plan skips those.
+fn resume_at(
+    sub: &Subscription,
+    rules: &PlanRules,
+    running: Option<Period>,
+    some_missed: bool,
+) -> Result<Option<Period>, CoreError> {
+    match (rules.missed, running) {
+        (Missed::Skip, Some(period)) if some_missed => Ok(rules.schedule.next_period(sub.anchor, period)?),
+        _ => Ok(running),
+    }
 }
 
 /// The latest period after the current one that has fallen due by `now`.
@@ -289,12 +314,14 @@ fn latest_due(
 ) -> Result<Option<Period>, CoreError> {
     let (today, _) = zone.local(now);
     let schedule = &rules.schedule;
-    // Seek to the period around today, then step: an outage of years costs no more than one of days.
+    // Seek to a period that was due about a year ago, then step: an outage of years costs no more than one of
+    // days. A cadence longer than that has no such period, and few to step over.
     let mut latest = None;
     let mut candidate = schedule.next_period(sub.anchor, sub.progress.period)?;
     let back = today.saturating_sub(jiff::Span::new().days(400));
     if let Some(near) = schedule.first_period(sub.anchor, back)?
         && candidate.is_some_and(|next| near > next)
+        && schedule.due_at(sub.anchor, near, zone, sub.id)? <= now
     {
         candidate = Some(near);
     }
@@ -328,17 +355,8 @@ fn defer(
         next_kind: NextKind::Deferred,
         ..*at
     };
-    let mut deferred = Note {
-        kind: NoteKind::Defer,
-        charge: ChargeId { subscription: sub.id, period: at.period },
-        charge_state: ChargeState::Open,
-        progress,
-        aside: None,
-        until: None,
-        rule: Rule::WINDOW_DEFER,
-    };
-    deferred.until = Some(opens);
-    Ok(Triage::Note(Box::new(deferred)))
+    let deferred = note_of(sub, NoteKind::Defer, ChargeState::Open, progress, Rule::WINDOW_DEFER)?;
+    Ok(Triage::Note(Box::new(Note { until: Some(opens), ..deferred })))
 }
 
 fn note(
@@ -348,6 +366,19 @@ fn note(
     progress: Progress,
     rule: Rule,
 ) -> Result<Triage, CoreError> {
+    Ok(Triage::Note(Box::new(note_of(sub, kind, charge_state, progress, rule)?)))
+}
+
+fn note_of(
+    sub: &Subscription,
+    kind: NoteKind,
+    charge_state: ChargeState,
+    progress: Progress,
+    rule: Rule,
+) -> Result<Note, CoreError> {
+    let open = sub.progress.open != OpenAttempt::None;
+    let before = if open { ChargeState::Waiting } else { ChargeState::Open };
     let charge = ChargeId { subscription: sub.id, period: sub.progress.period };
-    Ok(Triage::Note(Box::new(Note { kind, charge, charge_state, progress, aside: None, until: None, rule })))
+    let charge_state = step(before, charge_state)?;
+    Ok(Note { kind, charge, charge_state, progress, aside: None, until: None, rule })
 }

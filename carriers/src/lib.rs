@@ -1,1 +1,26 @@
 //! Speaks: turns an attempt into a carrier's bytes and a carrier's bytes into an outcome.
+//!
+//! The walk of one attempt: [`adapter`] is the contract with the engine; `http` owns the connections and knows
+//! whether a byte left; `dialect` writes the request and reads the answer by the rules of [`definition`], which is
+//! one TOML file per carrier. No carrier has Rust of its own.
+//!
+//! Absent on purpose: retries, rate limits, decisions. This crate says what happened, never what to do next, and
+//! never guesses: what is not a complete answer out of the carrier's closed table is unknown.
+
+pub mod adapter;
+pub mod definition;
+mod dialect;
+mod http;
+pub mod msisdn;
+pub mod secrets;
+#[cfg(test)]
+mod test_support;
+
+pub use adapter::{
+    Adapter, Alert, Attempt, BoxFuture, Caps, Exchange, LinkState, OutcomeSink, Reply, SendGuard,
+};
+pub use definition::CarrierDefinition;
+pub use dialect::template::{BuildError, TemplateError};
+pub use http::{HttpAdapter, SetupError, TargetError};
+pub use msisdn::{Msisdn, MsisdnError, MsisdnRule};
+pub use secrets::{FileSecrets, NoSecrets, SecretError, Secrets, StandInSecrets};

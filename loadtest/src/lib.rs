@@ -1,1 +1,3 @@
 //! Measures and rehearses: mock carriers, populations, benchmarks.
+
+pub mod mock;

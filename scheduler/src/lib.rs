@@ -1,1 +1,37 @@
-//! Drives: workers, shards, the due wheel, lanes, the recorder.
+//! **Drives.** Workers, shards, the due wheel, lanes, the recorder.
+//!
+//! Read in this order: [`engine`] (what is due goes out), [`recorder`] (what comes back is recorded), [`lane`] (between
+//! the engine and one carrier), [`membership`] (who owns which shards), [`takeover`] (what a dead worker left behind).
+//!
+//! Absent on purpose: decisions. What to do with a due subscription and what an outcome means is `billing-core`'s alone;
+//! this crate carries it out.
+
+mod engine;
+mod item;
+mod recorder;
+
+mod breaker;
+mod guard;
+mod lane;
+mod wheel;
+
+mod filler;
+mod inbox;
+mod membership;
+mod takeover;
+
+mod catalog;
+mod clock;
+mod link;
+mod stats;
+mod stripe;
+mod worker;
+
+pub use breaker::BreakerSettings;
+pub use catalog::{Catalog, CatalogPlan};
+pub use clock::{Clock, SystemClock};
+pub use stats::{LatencyReport, Stats};
+pub use worker::{
+    LaneReport, Shared, StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerReport,
+    WorkerSettings, class_name,
+};

@@ -54,7 +54,9 @@ pub enum VaultError {
         source: io::Error,
     },
     /// Others than the owner could read or change a key file.
-    #[error("key file {path} has mode {mode:03o}, so others can reach it: chmod 600 it, and consider the key known")]
+    #[error(
+        "key file {path} has mode {mode:03o}, so others can reach it: chmod 600 it, and consider the key known"
+    )]
     TooOpen {
         /// The key file.
         path: PathBuf,
@@ -267,8 +269,8 @@ fn kek_versions(dir: &Path) -> Result<Vec<i16>, VaultError> {
     let mut versions = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
-        let version = name.to_str().and_then(|name| name.strip_prefix("kek.v")).and_then(|v| v.parse().ok());
-        versions.extend(version);
+        let version = name.to_str().and_then(|name| name.strip_prefix("kek.v"));
+        versions.extend(version.and_then(|version| version.parse::<i16>().ok()));
     }
     Ok(versions)
 }
@@ -381,7 +383,9 @@ mod tests {
         for mode in [0o640, 0o604, 0o620, 0o777] {
             fs::set_permissions(&kek, fs::Permissions::from_mode(mode)).unwrap();
             match Vault::open_or_create(dir.path()) {
-                Err(VaultError::TooOpen { path, mode: seen }) => assert_eq!((path, seen), (kek.clone(), mode)),
+                Err(VaultError::TooOpen { path, mode: seen }) => {
+                    assert_eq!((path, seen), (kek.clone(), mode))
+                }
                 other => panic!("mode {mode:o}: {other:?}"),
             }
         }
@@ -396,7 +400,10 @@ mod tests {
         let pepper = dir.path().join("pepper.v1");
         for text in ["", "00", &"z".repeat(64), &"0".repeat(65), &"0".repeat(4096)] {
             fs::write(&pepper, text).unwrap();
-            assert!(matches!(Vault::open_or_create(dir.path()), Err(VaultError::Malformed { .. })), "{text:.9}");
+            assert!(
+                matches!(Vault::open_or_create(dir.path()), Err(VaultError::Malformed { .. })),
+                "{text:.9}"
+            );
             assert_eq!(fs::read_to_string(&pepper).unwrap(), text);
         }
     }

@@ -164,7 +164,9 @@ mod tests {
         balances.open(10_000_000, &rules);
         let lines: Vec<Line> = (0..100).map(|n| Line::parse(&format!("34600{n:06}")).unwrap()).collect();
         let after = |us: u64| -> Vec<i128> {
-            let gain = |line: &Line| balances.balance(*line, us, &rules) - balances.balance(*line, 10_000_000, &rules);
+            let gain = |line: &Line| {
+                balances.balance(*line, us, &rules) - balances.balance(*line, 10_000_000, &rules)
+            };
             lines.iter().map(gain).collect()
         };
         assert!(after(13_000_000).iter().all(|gain| *gain == 300));
@@ -185,6 +187,8 @@ mod tests {
         assert_eq!(balances.balance(line, 9_000_000, &new), opening + 200 - 90);
         let outcomes: Vec<_> =
             (0..2_000).map(|n| balances.change_topups(n, if n % 2 == 0 { &old } else { &new })).collect();
-        assert!(outcomes[..1_000].iter().all(Result::is_ok) && outcomes[1_500..].contains(&Err(TooManyChanges)));
+        assert!(
+            outcomes[..1_000].iter().all(Result::is_ok) && outcomes[1_500..].contains(&Err(TooManyChanges))
+        );
     }
 }

@@ -125,8 +125,7 @@ impl Behaviour {
     /// # Errors
     /// On bad JSON, unknown keys and values out of range.
     pub fn from_json(text: &[u8]) -> Result<Self, BehaviourError> {
-        let behaviour: Self = serde_json::from_slice(text)?;
-        behaviour.checked()
+        Self::default().with_changes(text)
     }
 
     /// This behaviour with the top-level keys of `text` replaced.
@@ -143,7 +142,7 @@ impl Behaviour {
         behaviour.checked()
     }
 
-    /// The shares of the fates, in the order in which they are laid out on the draw.
+    /// The shares of the fates, as they are laid out one after another on the draw.
     pub(super) fn fault_shares_ppm(&self) -> [u32; 8] {
         [
             self.silent_applied_ppm,
@@ -164,7 +163,10 @@ impl Behaviour {
             return wrong(format!("{} balance classes, 1 to {CLASSES_MAX} are allowed", classes.len()));
         }
         if let Some(class) = classes.iter().find(|class| class.min_minor > class.max_minor) {
-            return wrong(format!("a class has min_minor {} above max_minor {}", class.min_minor, class.max_minor));
+            return wrong(format!(
+                "a class has min_minor {} above max_minor {}",
+                class.min_minor, class.max_minor
+            ));
         }
         for (name, shares) in [
             ("the shares of the balance classes", classes.iter().map(|class| class.share_ppm).collect()),

@@ -82,9 +82,8 @@ mod tests {
             ..Behaviour::default()
         };
         let draw = Draw::new(3);
-        let fates: Vec<Fate> = (0..20_000_u64)
-            .map(|n| Fate::of(draw, Draw::name(&n.to_string()), &behaviour))
-            .collect();
+        let fates: Vec<Fate> =
+            (0..20_000_u64).map(|n| Fate::of(draw, Draw::name(&n.to_string()), &behaviour)).collect();
         let count = |fate: Fate| fates.iter().filter(|met| **met == fate).count();
         for (fate, low, high) in [
             (Fate::Silent { applied: true }, 1_800, 2_200),

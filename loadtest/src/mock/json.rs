@@ -217,14 +217,17 @@ mod tests {
 
     #[test]
     fn agrees_with_a_whole_parser_about_what_json_is() {
-        let good = r#"{"a":{"b":[1,-0.5e+3,true,false,null,"x\"y\\\u00e9\ud83d\ude00"],"c":{}},"d":[],"e":" "}"#;
+        let good =
+            r#"{"a":{"b":[1,-0.5e+3,true,false,null,"x\"y\\\u00e9\ud83d\ude00"],"c":{}},"d":[],"e":" "}"#;
         assert!(accepts(good.as_bytes()));
         // Every cut, and every single byte replaced, judged by both.
         let mut wrong = 0;
         for at in 0..good.len() {
             let cut = &good.as_bytes()[..at];
             assert_eq!(accepts(cut), serde_json::from_slice::<serde_json::Value>(cut).is_ok());
-            for byte in [b'"', b'{', b'}', b'[', b']', b',', b':', b'\\', b'0', b'.', b'e', b'-', b'x', b' ', 0, 0xff] {
+            for byte in
+                [b'"', b'{', b'}', b'[', b']', b',', b':', b'\\', b'0', b'.', b'e', b'-', b'x', b' ', 0, 0xff]
+            {
                 let mut changed = good.as_bytes().to_vec();
                 changed[at] = byte;
                 let theirs = serde_json::from_slice::<serde_json::Value>(&changed).is_ok();
@@ -238,7 +241,8 @@ mod tests {
     #[test]
     fn keeps_numbers_as_they_stood_and_skips_other_types() {
         let mut seen = Vec::new();
-        let mut reader = Reader::new(br#" {"amount": 1.990, "line": 5, "key": "a\tb", "amount": 1e999} "#).unwrap();
+        let mut reader =
+            Reader::new(br#" {"amount": 1.990, "line": 5, "key": "a\tb", "amount": 1e999} "#).unwrap();
         let read = reader.object(|reader, name| {
             match name {
                 "amount" => seen.push(reader.number()?.unwrap().to_owned()),

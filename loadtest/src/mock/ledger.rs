@@ -153,7 +153,11 @@ impl Ledger {
             length += read as u64;
         }
         if !bytes.is_empty() {
-            eprintln!("mock-carrier: ledger {}: cut off a torn last line of {} bytes", path.display(), bytes.len());
+            eprintln!(
+                "mock-carrier: ledger {}: cut off a torn last line of {} bytes",
+                path.display(),
+                bytes.len()
+            );
             file.set_len(length).map_err(io)?;
         }
         Ok(Self { file, length, last_seq, line: BytesMut::with_capacity(1_024) })
@@ -174,6 +178,13 @@ impl Ledger {
         }
         self.length += self.line.len() as u64;
         self.last_seq += 1;
+        Ok(())
+    }
+
+    /// From now on every write fails, as on a full disk.
+    #[cfg(test)]
+    pub(super) fn break_writes(&mut self, path: &Path) -> std::io::Result<()> {
+        self.file = File::open(path)?;
         Ok(())
     }
 
@@ -240,6 +251,9 @@ mod tests {
         assert_eq!((past.seq, past.at_us, &*past.key, &*past.currency), (7, 5, nasty, nasty));
         assert_eq!((past.amount, past.status, &*past.reason), (None, Status::NotProcessed, "busy"));
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
-        assert_eq!((&value["txn"], &value["text"], &value["op"]), (&"p-1".into(), &nasty.into(), &"charge".into()));
+        assert_eq!(
+            (&value["txn"], &value["text"], &value["op"]),
+            (&"p-1".into(), &nasty.into(), &"charge".into())
+        );
     }
 }

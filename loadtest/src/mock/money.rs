@@ -18,7 +18,11 @@ pub(super) fn minor_of(text: &str, exponent: u32) -> Option<u64> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let exponent = exponent as usize;
     let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    if !plain(whole) || !plain(decimals) || decimals.len() > DECIMALS_MAX.max(exponent) || whole.len() > DIGITS_MAX {
+    if !plain(whole)
+        || !plain(decimals)
+        || decimals.len() > DECIMALS_MAX.max(exponent)
+        || whole.len() > DIGITS_MAX
+    {
         return None;
     }
     let (kept, beyond) = decimals.split_at(exponent.min(decimals.len()));
@@ -26,9 +30,11 @@ pub(super) fn minor_of(text: &str, exponent: u32) -> Option<u64> {
         return None;
     }
     let padding = std::iter::repeat_n(b'0', exponent - kept.len());
-    let minor = whole.bytes().chain(kept.bytes()).chain(padding).try_fold(0_u64, |sum, digit| {
-        sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))
-    })?;
+    let minor = whole
+        .bytes()
+        .chain(kept.bytes())
+        .chain(padding)
+        .try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')))?;
     (1..10_u64.pow(DIGITS_MAX as u32)).contains(&minor).then_some(minor)
 }
 
@@ -86,8 +92,24 @@ mod tests {
     #[test]
     fn refuses_everything_else() {
         for text in [
-            "", ".", "1.", ".5", "-1", "+1", "1e2", "1e999", "1.2345", "1.999", "0", "0.00", "1 ", "1,5", "NaN", "１",
-            "9999999999999999", "99999999999999999999999999",
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "+1",
+            "1e2",
+            "1e999",
+            "1.2345",
+            "1.999",
+            "0",
+            "0.00",
+            "1 ",
+            "1,5",
+            "NaN",
+            "１",
+            "9999999999999999",
+            "99999999999999999999999999",
         ] {
             assert_eq!(minor_of(text, 2), None, "{text}");
         }
@@ -96,9 +118,13 @@ mod tests {
 
     #[test]
     fn writes_what_it_read() {
-        for (minor, exponent, text) in
-            [(199, 2, "1.99"), (5, 2, "0.05"), (1500, 3, "1.500"), (120, 0, "120"), (u64::MAX, 0, "18446744073709551615")]
-        {
+        for (minor, exponent, text) in [
+            (199, 2, "1.99"),
+            (5, 2, "0.05"),
+            (1500, 3, "1.500"),
+            (120, 0, "120"),
+            (u64::MAX, 0, "18446744073709551615"),
+        ] {
             let mut out = BytesMut::new();
             push_major(&mut out, minor, exponent);
             assert_eq!(&out[..], text.as_bytes());

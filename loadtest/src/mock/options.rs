@@ -9,7 +9,10 @@ use super::dialects::Dialect;
 
 /// What the command line says.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "mock-carrier", about = "Plays one carrier over HTTP and keeps its own ledger of what was really charged.")]
+#[command(
+    name = "mock-carrier",
+    about = "Plays one carrier over HTTP and keeps its own ledger of what was really charged."
+)]
 pub struct Options {
     /// Address to listen on; port 0 takes a free one (the ready line names it).
     #[arg(long, default_value = "127.0.0.1:0")]

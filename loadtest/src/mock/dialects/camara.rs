@@ -64,7 +64,9 @@ pub(super) fn write(out: &mut BytesMut, answer: Answer, asked: &Asked<'_>) -> St
             "amount above the limit",
         ),
         Answer::Duplicate => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", "clientCorrelator already exist"),
-        Answer::KeyReused => (StatusCode::CONFLICT, "CONFLICT", "clientCorrelator belongs to another payment"),
+        Answer::KeyReused => {
+            (StatusCode::CONFLICT, "CONFLICT", "clientCorrelator belongs to another payment")
+        }
         Answer::Throttled => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_REQUESTS", "too many requests"),
         Answer::Busy => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "not processed"),
         Answer::BadRequest(flaw) => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", flaw),

@@ -56,7 +56,9 @@ pub(super) fn write(out: &mut BytesMut, answer: Answer, asked: &Asked<'_>) -> St
             (StatusCode::PAYMENT_REQUIRED, "{\"state\":\"REFUSED\",\"reason\":\"E04_LIMIT\"}")
         }
         Answer::Throttled | Answer::Busy => (StatusCode::SERVICE_UNAVAILABLE, "{\"state\":\"BUSY\"}"),
-        Answer::BadRequest(_) => (StatusCode::BAD_REQUEST, "{\"state\":\"INVALID\",\"reason\":\"E09_REQUEST\"}"),
+        Answer::BadRequest(_) => {
+            (StatusCode::BAD_REQUEST, "{\"state\":\"INVALID\",\"reason\":\"E09_REQUEST\"}")
+        }
         Answer::BadApiKey => (StatusCode::UNAUTHORIZED, "{\"error\":\"bad_key\"}"),
     };
     out.put_slice(body.as_bytes());

@@ -1,0 +1,200 @@
+//! The HTTP link: a carrier's connections, at most one exchange at a time on each.
+//!
+//! Redirects are answers like any other, proxies are not asked, nothing is sent twice. Every byte that goes over
+//! the wire passes a tee, so "nothing was written" is a fact and not a guess.
+
+mod connect;
+mod exchange;
+mod lines;
+mod mask;
+mod request;
+mod target;
+mod tee;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::time::Duration;
+
+use billing_core::outcome::Op;
+use bytes::Bytes;
+use http_body_util::Full;
+use jiff::Timestamp;
+use thiserror::Error;
+
+use crate::adapter::{Adapter, Attempt, BoxFuture, Caps, LinkState, OutcomeSink, SendGuard};
+use crate::definition::CarrierDefinition;
+use crate::dialect::Operation;
+use crate::dialect::template::BuildError;
+use connect::Dialer;
+
+pub(crate) use mask::Mask;
+pub(crate) use request::{Prepared, is_reserved};
+pub(crate) use target::Target;
+pub use target::TargetError;
+
+/// Why an adapter cannot be made out of a definition.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    /// The base address is not allowed.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The file with further root certificates cannot be used.
+    #[error("cannot use the certificates in {path}: {why}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// TLS cannot be set up.
+    #[error("cannot set up tls: {0}")]
+    Tls(String),
+}
+
+/// Speaks with one carrier over HTTP/1.1.
+pub struct HttpAdapter {
+    id: Box<str>,
+    caps: Caps,
+    charge: Arc<Operation>,
+    prepared: Prepared,
+    dialer: Dialer,
+    mask: Mask,
+    body_bytes_max: usize,
+    connect_timeout: Duration,
+    reply_timeout: Duration,
+    idle_timeout: Duration,
+    gauges: Gauges,
+}
+
+impl HttpAdapter {
+    /// An adapter for a carrier; `base_override` takes the place of `link.base` (mock carriers listen on free
+    /// ports) and must obey the same rules.
+    ///
+    /// # Errors
+    /// [`SetupError`] when the base is not allowed, or certificates cannot be used.
+    pub fn new(definition: &CarrierDefinition, base_override: Option<&str>) -> Result<Self, SetupError> {
+        let link = &definition.link;
+        let base = base_override.unwrap_or(&link.base);
+        let target = Target::parse(base, link.allow_plain, link.allow_private)?;
+        let prepared = Prepared::new(&definition.charge, &target, &definition.auth);
+        let mut mask = Mask::default();
+        definition.each_secret(|secret| mask.add(secret));
+        let ms = |ms: u32| Duration::from_millis(u64::from(ms));
+        let caps = &definition.caps;
+        let connect_timeout = ms(caps.connect_timeout_ms);
+        Ok(Self {
+            id: definition.id.clone(),
+            charge: definition.charge.clone(),
+            prepared,
+            dialer: Dialer::new(target, connect_timeout, link.ca_file.as_deref())?,
+            mask,
+            body_bytes_max: definition.body_bytes_max,
+            connect_timeout,
+            reply_timeout: ms(caps.reply_timeout_ms),
+            idle_timeout: ms(caps.idle_timeout_ms),
+            gauges: Gauges::default(),
+            caps: caps.clone(),
+        })
+    }
+
+    /// The request of an attempt, or why there is none.
+    fn request(
+        &self,
+        attempt: &Attempt,
+        scratch: &mut Vec<u8>,
+    ) -> Result<http::Request<Full<Bytes>>, BuildError> {
+        // The engine has checked all this; a belt beside the braces, because here it becomes money.
+        if attempt.op != Op::Charge {
+            return Err(BuildError::Operation);
+        }
+        if attempt.amount.currency != self.caps.currency {
+            return Err(BuildError::Currency);
+        }
+        if !(self.caps.min_minor..=self.caps.max_minor).contains(&attempt.amount.minor) {
+            return Err(BuildError::Limits);
+        }
+        self.prepared.request(&self.charge, attempt, scratch)
+    }
+}
+
+impl Adapter for HttpAdapter {
+    fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    fn run(
+        self: Arc<Self>,
+        queue: async_channel::Receiver<Attempt>,
+        guard: Arc<dyn SendGuard>,
+        sink: Arc<dyn OutcomeSink>,
+    ) -> BoxFuture<'static, ()> {
+        let in_flight_max = self.caps.in_flight_max;
+        let shared = Arc::new(lines::Shared::new(self, queue, guard, sink));
+        let lines: Vec<_> =
+            (0..in_flight_max).map(|_| tokio::spawn(lines::keep_going(shared.clone()))).collect();
+        Box::pin(async move {
+            for line in lines {
+                // A line that was cut off by the runtime's end has answered already.
+                let _ = line.await;
+            }
+        })
+    }
+
+    fn link_state(&self) -> LinkState {
+        self.gauges.state()
+    }
+}
+
+impl std::fmt::Debug for HttpAdapter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpAdapter").field("id", &self.id).field("state", &self.gauges.state()).finish()
+    }
+}
+
+/// How the link is doing. Relaxed: nothing is decided by these numbers.
+#[derive(Default)]
+struct Gauges {
+    connections: AtomicU32,
+    in_flight: AtomicU32,
+    connect_failures: AtomicU32,
+    /// Milliseconds; 0: never.
+    last_answer_ms: AtomicI64,
+}
+
+impl Gauges {
+    fn opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connect_failures.store(0, Ordering::Relaxed);
+    }
+
+    fn closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn failed(&self) {
+        self.connect_failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn took(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn gave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn answered(&self, at: Timestamp) {
+        self.last_answer_ms.store(at.as_millisecond(), Ordering::Relaxed);
+    }
+
+    fn state(&self) -> LinkState {
+        let last = self.last_answer_ms.load(Ordering::Relaxed);
+        LinkState {
+            connections: self.connections.load(Ordering::Relaxed),
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            connect_failures: self.connect_failures.load(Ordering::Relaxed),
+            last_answer_at: (last != 0).then(|| Timestamp::from_millisecond(last).ok()).flatten(),
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! The engine: one loop per stripe that a reader can hold on a screen. Due → load → triage → intents durable → lanes.
+//!
+//! What comes back goes through the recorder ([`crate::recorder`]). A crash anywhere in between leaves an intent
+//! without an outcome: the next owner treats it as unknown, and it is never simply sent again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use billing_core::ids::{AttemptId, ChargeId, OurRef, money_digest};
+use billing_core::money::Money;
+use billing_core::subscription::{CoreError, Planned};
+use billing_core::triage::{Triage, triage};
+use carriers::{Attempt, Msisdn};
+use storage::history::Room;
+use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
+use storage::spool::SentLine;
+use storage::vault::SubscriberKey;
+
+use crate::catalog::{Catalog, CatalogPlan};
+use crate::clock::Clock;
+use crate::link::{DbLink, RETRY_PAUSE};
+use crate::stripe::{Flight, Stripe, Work};
+use crate::takeover;
+use crate::worker::{Shared, WorkerEnd};
+
+/// Claims, triages and sends for one stripe.
+pub(crate) struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stripe: Arc<Stripe>,
+    pub(crate) db: DbLink,
+}
+
+/// A row that will be sent: what its intent and its flight need.
+struct Ready {
+    row: DueRow,
+    planned: Planned,
+    rule: i16,
+    our_ref: OurRef,
+    digest: [u8; 16],
+    key: SubscriberKey,
+    msisdn: Msisdn,
+    amount: Money,
+    text: Arc<str>,
+}
+
+impl Engine {
+    /// Ticks until the worker stops claiming. A tick carries no work, so a lost one costs nothing.
+    pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
+        while !self.shared.stop_claiming.is_cancelled() {
+            match self.tick().await {
+                Ok(0) => self.rest().await,
+                Ok(_) => {}
+                Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
+                Err(error) => self.shared.trouble("claiming", &error),
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass: how many subscriptions were looked at.
+    pub(crate) async fn tick(&mut self) -> Result<usize, StoreError> {
+        let shared = Arc::clone(&self.shared);
+        if !shared.may_claim() {
+            return Ok(0);
+        }
+        let now = shared.clock.business();
+        let ids = self.due(now.as_millisecond());
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let (rows, poison) = match self.load(&ids).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.put_back(&ids, now.as_millisecond());
+                return Err(error);
+            }
+        };
+        for (subscription_id, rev, why) in poison {
+            self.stripe.put(Work::Poison { subscription_id, rev, why });
+        }
+        let ready = self.triage(rows, now);
+        self.send(ready, now).await?;
+        Ok(ids.len())
+    }
+
+    /// Hops 1 and 2: what is due, no more than the lanes have room for. Whatever is on its way already stays out.
+    fn due(&self, now_ms: i64) -> Vec<i64> {
+        let lanes = &self.shared.lanes;
+        let mut room = |carrier_no: i32| lanes.get(&carrier_no).map_or(0, |lane| lane.room());
+        let mut ids = self.stripe.wheel().due(now_ms, self.shared.settings.batch_max, &mut room);
+        ids.retain(|id| self.stripe.hold(*id));
+        ids
+    }
+
+    async fn load(&mut self, ids: &[i64]) -> Result<(Vec<DueRow>, Vec<(i64, i32, String)>), StoreError> {
+        let conn = self.db.conn().await?;
+        let loaded = load(conn, ids).await;
+        self.db.checked(loaded)
+    }
+
+    /// Hop 4: pure decisions. What is not sent goes to the recorder or back into the wheel.
+    fn triage(&self, rows: Vec<DueRow>, now: jiff::Timestamp) -> Vec<Ready> {
+        let catalog = &self.shared.catalog;
+        let mut ready = Vec::with_capacity(rows.len());
+        for row in rows {
+            match decide_row(catalog, &row, now) {
+                Ok((Triage::Send { planned, rule }, plan)) => {
+                    match self.prepare(row, planned, rule.number(), plan) {
+                        Ok(prepared) => ready.push(prepared),
+                        Err(work) => self.stripe.put(*work),
+                    }
+                }
+                Ok((Triage::Note(note), _)) => {
+                    self.stripe.put(Work::Note { row: Box::new(row), note, inbox: None })
+                }
+                Ok((Triage::Rest { .. }, _)) => self.rest_row(&row),
+                Err(why) => self.stripe.put(poison(&row, why)),
+            }
+        }
+        ready
+    }
+
+    fn prepare(
+        &self,
+        row: DueRow,
+        planned: Planned,
+        rule: i16,
+        plan: &CatalogPlan,
+    ) -> Result<Ready, Box<Work>> {
+        let prepared = (|| -> Result<_, String> {
+            let currency = Catalog::currency(plan, row.currency)
+                .ok_or("the subscription's currency is not the plan's")?;
+            let our_ref = OurRef::new(row.sub.ref_seed, planned.period, planned.attempt_no).map_err(text)?;
+            let charge = ChargeId { subscription: row.sub.id, period: planned.period };
+            let digest = money_digest(
+                AttemptId { charge, attempt_no: planned.attempt_no },
+                planned.op,
+                row.sub.subscriber_id,
+                plan.plan_no,
+                planned.amount_minor,
+                row.currency,
+            );
+            let key = self.shared.vault.subscriber_key(&row.key_salt, row.kek_version).map_err(text)?;
+            let plain =
+                key.open(&storage::pg::msisdn_aad(row.sub.subscriber_id), &row.msisdn_ct).map_err(text)?;
+            let digits = String::from_utf8(plain).map_err(|_| "the MSISDN is not text")?;
+            let msisdn = Msisdn::parse(&digits).map_err(|_| "the MSISDN is not one")?;
+            let amount = Money::new(planned.amount_minor, currency);
+            Ok((our_ref, digest, key, msisdn, amount))
+        })();
+        match prepared {
+            Ok((our_ref, digest, key, msisdn, amount)) => {
+                let text = Arc::clone(&plan.text);
+                Ok(Ready { row, planned, rule, our_ref, digest, key, msisdn, amount, text })
+            }
+            Err(why) => Err(Box::new(poison(&row, why))),
+        }
+    }
+
+    /// Hops 5 and 6: the intents durable, the sent lines written, then the lanes.
+    async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let mut batch = BeginBatch::default();
+        for row in &ready {
+            batch.push(&BeginRow {
+                subscription_id: row.row.sub.id.0,
+                rev: row.row.sub.rev,
+                planned: &row.planned,
+                currency: row.row.currency,
+                digest: row.digest,
+                rule: row.rule,
+            });
+        }
+        let floor = self.stripe.open_floor(self.shared.database_us.load(Ordering::SeqCst), ready.len());
+        let verdicts = match self.begin(&batch, now.as_millisecond()).await {
+            Ok(verdicts) => verdicts,
+            Err(error) => {
+                // Refused: nothing is durable. (Fenced: everything is dropped anyway.)
+                self.stripe.close_floor(floor, ready.len());
+                let ids: Vec<i64> = ready.iter().map(|row| row.row.sub.id.0).collect();
+                self.put_back(&ids, now.as_millisecond());
+                return Err(error);
+            }
+        };
+        let mut attempts = Vec::with_capacity(ready.len());
+        let mut lines = Vec::with_capacity(ready.len());
+        let begun_ms = self.shared.clock.machine_ms();
+        let intent_at = self.shared.clock.wall();
+        let mut flights = Vec::with_capacity(ready.len());
+        for (row, verdict) in ready.into_iter().zip(verdicts) {
+            match verdict {
+                // ExistsMine: the first call's commit answer was lost, and nothing of this batch reached a lane.
+                Verdict::Ok | Verdict::ExistsMine => {
+                    lines.push(self.sent_line(&row, intent_at));
+                    let (attempt, flight) =
+                        self.flight(row, floor, begun_ms, now.as_millisecond(), intent_at);
+                    attempts.push(attempt);
+                    flights.push(flight);
+                }
+                other => {
+                    self.not_begun(&row, other, now.as_millisecond()).await;
+                    self.stripe.close_floor(floor, 1);
+                }
+            }
+        }
+        if let Err(error) = self.shared.sent_log.append(&lines) {
+            // The line serves failover only, but nothing is sent without it: the attempts become not_sent by the guard.
+            self.shared.trouble("writing the sent log", &error);
+            self.shared.sent_log_broken();
+        }
+        {
+            let mut kept = self.stripe.flights();
+            for flight in flights {
+                kept.insert(flight.row.sub.id.0, flight);
+            }
+        }
+        for attempt in attempts {
+            self.shared.dispatch(&self.stripe, attempt);
+        }
+        Ok(())
+    }
+
+    /// A commit whose answer was lost is asked again with the same batch, for as long as this worker lives.
+    async fn begin(&mut self, batch: &BeginBatch, business_ms: i64) -> Result<Vec<Verdict>, StoreError> {
+        loop {
+            let begun = match self.db.conn().await {
+                Ok(conn) => {
+                    let book_version = self.shared.catalog.names.book_version;
+                    let begun = batch.begin(conn, &self.shared.lease, business_ms, book_version).await;
+                    self.db.checked(begun)
+                }
+                Err(error) => Err(error),
+            };
+            match begun {
+                Err(error) if error.is_transient() && !self.shared.is_halted() => {
+                    self.shared.trouble("making intents durable", &error);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn flight(
+        &self,
+        row: Ready,
+        floor: u64,
+        begun_ms: i64,
+        business_at_ms: i64,
+        intent_at: jiff::Timestamp,
+    ) -> (Attempt, Flight) {
+        let charge = ChargeId { subscription: row.row.sub.id, period: row.planned.period };
+        let attempt = Attempt {
+            ticket: row.row.sub.id.0 as u64,
+            id: AttemptId { charge, attempt_no: row.planned.attempt_no },
+            our_ref: row.our_ref,
+            op: row.planned.op,
+            msisdn: row.msisdn,
+            amount: row.amount,
+            text: row.text,
+            intent_at,
+        };
+        let flight = Flight {
+            planned: row.planned,
+            rule: row.rule,
+            our_ref: row.our_ref,
+            key: row.key,
+            floor,
+            begun_ms,
+            business_at_ms,
+            row: row.row,
+        };
+        (attempt, flight)
+    }
+
+    fn sent_line(&self, row: &Ready, intent_at: jiff::Timestamp) -> SentLine {
+        SentLine {
+            subscription_id: row.row.sub.id.0,
+            period: row.planned.period.number(),
+            attempt_no: row.planned.attempt_no,
+            op: row.planned.op as u8,
+            carrier_no: row.row.sub.id.shard().carrier_no(),
+            amount_minor: row.planned.amount_minor,
+            currency: row.row.currency,
+            digest: row.digest,
+            incarnation: self.shared.lease.incarnation,
+            intent_at_us: intent_at.as_microsecond(),
+        }
+    }
+
+    /// One reaction per verdict (the table in ARCHITECTURE.md).
+    async fn not_begun(&mut self, row: &Ready, verdict: Verdict, now_ms: i64) {
+        metrics::counter!("tollbook_begin_verdicts_total", "verdict" => format!("{verdict:?}")).increment(1);
+        let id = row.row.sub.id.0;
+        match verdict {
+            Verdict::ExistsSame | Verdict::ExistsDifferent => {
+                if verdict == Verdict::ExistsDifferent {
+                    self.shared
+                        .open_case(id, "intent_differs", "the key exists with other money fields")
+                        .await;
+                }
+                if let Err(error) =
+                    takeover::leave_unknown(&self.shared, &self.stripe, &mut self.db, &row.row, &row.planned)
+                        .await
+                {
+                    self.shared.trouble("keeping a found intent as unknown", &error);
+                    self.put_back(&[id], now_ms);
+                }
+            }
+            Verdict::NoPartition => {
+                self.stripe
+                    .put(poison(&row.row, format!("no partition holds period {}", row.planned.period)));
+            }
+            Verdict::NotOwner | Verdict::NotFound => self.stripe.release(id),
+            _ => self.put_back(&[id], now_ms),
+        }
+    }
+
+    fn rest_row(&self, row: &DueRow) {
+        self.stripe.release(row.sub.id.0);
+        if let Some(next) = row.sub.progress.next_at {
+            let now_ms = self.shared.clock.business().as_millisecond();
+            if next.as_millisecond() > now_ms {
+                self.stripe.wheel().insert(WheelEntry { id: row.sub.id.0, at_ms: next.as_millisecond() });
+            }
+        }
+    }
+
+    fn put_back(&self, ids: &[i64], at_ms: i64) {
+        let mut wheel = self.stripe.wheel();
+        for id in ids {
+            self.stripe.release(*id);
+            wheel.insert(WheelEntry { id: *id, at_ms });
+        }
+    }
+
+    /// Waits for the next thing to fall due, at most a batch's wait.
+    async fn rest(&self) {
+        let wait = Duration::from_millis(self.shared.settings.batch_wait_ms);
+        tokio::select! {
+            () = self.shared.stop_claiming.cancelled() => {}
+            () = self.stripe.wheel_moved.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// What triage says of a loaded row, with its plan.
+fn decide_row<'a>(
+    catalog: &'a Catalog,
+    row: &DueRow,
+    now: jiff::Timestamp,
+) -> Result<(Triage, &'a CatalogPlan), String> {
+    let plan = catalog
+        .plan(row.sub.plan_no)
+        .ok_or_else(|| format!("plan number {} is not in the book", row.sub.plan_no))?;
+    let zone =
+        catalog.zone(row.zone_no).ok_or_else(|| format!("zone number {} is not known", row.zone_no))?;
+    if plan.carrier_no != row.sub.id.shard().carrier_no() {
+        return Err(format!("plan {} belongs to another carrier than the subscriber", plan.rules.id));
+    }
+    let planned = triage(&row.sub, &plan.rules, zone, now).map_err(|error: CoreError| error.to_string())?;
+    Ok((planned, plan))
+}
+
+fn poison(row: &DueRow, why: String) -> Work {
+    Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Whether the history has room for what would be sent.
+pub(crate) fn has_room(room: Room) -> bool {
+    !matches!(room, Room::Full)
+}

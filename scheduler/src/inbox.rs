@@ -1,0 +1,244 @@
+//! The owner's side of the shard inbox: new subscriptions, stops, late evidence. Rows are deleted in the commit that
+//! applies them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use billing_core::ids::Shard;
+use billing_core::outcome::Op;
+use billing_core::period::Period;
+use billing_core::states::AttemptState;
+use billing_core::subscription::{OpenAttempt, Planned};
+use billing_core::triage::{Triage, triage};
+use storage::pg::{
+    DueRow, InboxKind, InboxRow, StoreError, attempts, drop_inbox, load, open_case, read_inbox, refill,
+};
+
+use crate::clock::Clock;
+use crate::guard::stripe_of;
+use crate::link::DbLink;
+use crate::stripe::{Found, Stripe, Work};
+use crate::takeover::Evidence;
+use crate::worker::{Shared, WorkerEnd};
+
+/// Rows per pass.
+const ROWS_MAX: i32 = 500;
+/// New subscriptions read at once.
+const CHUNK: i32 = 10_000;
+
+/// Reads the inboxes of the owned shards.
+pub(crate) struct InboxReader {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) db: DbLink,
+}
+
+impl InboxReader {
+    pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
+        let pause = Duration::from_millis(self.shared.settings.inbox_poll_ms);
+        while !self.shared.stop_claiming.is_cancelled() {
+            match self.run_once().await {
+                Ok(_) => {}
+                Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
+                Err(error) => self.shared.trouble("reading the inbox", &error),
+            }
+            tokio::select! {
+                () = self.shared.stop_claiming.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One pass: how many rows were seen.
+    pub(crate) async fn run_once(&mut self) -> Result<usize, StoreError> {
+        let shards: Vec<i32> = self
+            .shared
+            .stripes
+            .iter()
+            .flat_map(|s| s.wheel().shards().map(|s| s.0).collect::<Vec<_>>())
+            .collect();
+        if shards.is_empty() || !self.shared.guard.lease_lasts() {
+            return Ok(0);
+        }
+        let conn = self.db.conn().await?;
+        let rows = read_inbox(conn, &shards, ROWS_MAX).await;
+        let rows = self.db.checked(rows)?;
+        let seen = rows.len();
+        for row in rows {
+            let Some(stripe) = stripe_of(&self.shared.stripes, i64::from(row.shard.0) << 32).cloned() else {
+                continue;
+            };
+            match row.kind {
+                Some(InboxKind::Created) => self.created(&stripe, &row).await?,
+                Some(InboxKind::Stop) => self.stop(&stripe, &row).await?,
+                Some(InboxKind::Evidence) => self.evidence(&stripe, &row).await?,
+                None => tracing::warn!(
+                    id = row.id,
+                    "an inbox row of a kind that this version does not know was left alone"
+                ),
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn created(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
+        let bound = |range: std::ops::Range<usize>| {
+            row.payload.get(range).and_then(|b| b.try_into().ok()).map(i64::from_be_bytes)
+        };
+        let loaded_until = stripe.wheel().loaded_until_ms(row.shard);
+        if let (Some(from), Some(to), Some(until)) = (bound(0..8), bound(8..16), loaded_until) {
+            let mut after = Some(from - 1);
+            while let Some(at) = after.filter(|at| *at < to) {
+                let conn = self.db.conn().await?;
+                let chunk = refill(conn, row.shard, at, until, CHUNK).await;
+                let (entries, next) = self.db.checked(chunk)?;
+                let mut wheel = stripe.wheel();
+                entries.into_iter().filter(|entry| entry.id <= to).for_each(|entry| wheel.insert(entry));
+                after = next;
+            }
+            stripe.wheel_moved.notify_one();
+        }
+        self.drop_row(row).await
+    }
+
+    async fn stop(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
+        if !stripe.hold(row.subscription_id) {
+            return Ok(()); // on its way: its outcome takes the stop into account, or the next pass does
+        }
+        let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
+            return self.drop_row(row).await;
+        };
+        let catalog = &self.shared.catalog;
+        let decided = match (catalog.plan(due.sub.plan_no), catalog.zone(due.zone_no)) {
+            (Some(plan), Some(zone)) => {
+                triage(&due.sub, &plan.rules, zone, self.shared.clock.business()).ok()
+            }
+            _ => None,
+        };
+        match decided {
+            Some(Triage::Note(note)) => {
+                stripe.put(Work::Note { row: Box::new(due), note, inbox: Some((row.shard.0, row.id)) });
+                Ok(())
+            }
+            _ => {
+                stripe.release(row.subscription_id);
+                self.drop_row(row).await
+            }
+        }
+    }
+
+    async fn evidence(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
+        let Some((evidence, outcome)) =
+            Evidence::decode(&row.payload).and_then(|e| e.outcome.outcome().map(|outcome| (e, outcome)))
+        else {
+            return self.make_case(row, None, "evidence that cannot be read").await;
+        };
+        if !stripe.hold(row.subscription_id) {
+            return Ok(());
+        }
+        let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
+            return self.drop_row(row).await;
+        };
+        let at = &due.sub.progress;
+        let current = at.period.number() == evidence.period && at.attempt_no == evidence.attempt_no;
+        if !current || at.open != OpenAttempt::Unknown {
+            stripe.release(row.subscription_id);
+            let attempt = Some((evidence.period, evidence.attempt_no));
+            let state = self.attempt_state(row.subscription_id, evidence.period, evidence.attempt_no).await?;
+            if state.is_some_and(|state| state >= AttemptState::Approved as i16) {
+                return self.drop_row(row).await; // final already
+            }
+            let what = format!("late evidence for an attempt of an earlier period: {outcome:?}");
+            return self.make_case(row, attempt, &what).await;
+        }
+        let Some(planned) = self.intent(row.subscription_id, &evidence).await? else {
+            stripe.release(row.subscription_id);
+            return self
+                .make_case(row, Some((evidence.period, evidence.attempt_no)), "evidence without its intent")
+                .await;
+        };
+        let floor = stripe.open_floor(i64::MAX, 1);
+        stripe.put(Work::Found(Box::new(Found {
+            row: due,
+            planned,
+            from: AttemptState::Unknown,
+            outcome,
+            carrier_code: evidence.carrier_code,
+            carrier_txn_id: evidence.carrier_txn_id,
+            floor,
+            inbox: Some((row.shard.0, row.id)),
+        })));
+        Ok(())
+    }
+
+    async fn intent(
+        &mut self,
+        subscription_id: i64,
+        evidence: &Evidence,
+    ) -> Result<Option<Planned>, StoreError> {
+        let conn = self.db.conn().await?;
+        let rows = attempts(conn, subscription_id, evidence.period).await;
+        let rows = self.db.checked(rows)?;
+        let Ok(period) = Period::from_number(evidence.period) else { return Ok(None) };
+        let epoch = jiff::Timestamp::UNIX_EPOCH;
+        Ok(rows.into_iter().find(|row| row.attempt_no == evidence.attempt_no).map(|row| Planned {
+            op: Op::Charge,
+            period,
+            attempt_no: row.attempt_no,
+            amount_minor: row.amount_minor,
+            round: row.round,
+            step: row.step,
+            not_before: epoch,
+            not_after: epoch,
+        }))
+    }
+
+    async fn attempt_state(
+        &mut self,
+        subscription_id: i64,
+        period: i32,
+        attempt_no: i16,
+    ) -> Result<Option<i16>, StoreError> {
+        let conn = self.db.conn().await?;
+        let rows = attempts(conn, subscription_id, period).await;
+        let rows = self.db.checked(rows)?;
+        Ok(rows.into_iter().find(|row| row.attempt_no == attempt_no).map(|row| row.state))
+    }
+
+    /// The row of a held subscription; released again when there is none.
+    async fn load_one(&mut self, stripe: &Stripe, id: i64) -> Result<Option<DueRow>, StoreError> {
+        let loaded = match self.db.conn().await {
+            Ok(conn) => {
+                let loaded = load(conn, &[id]).await;
+                self.db.checked(loaded)
+            }
+            Err(error) => Err(error),
+        };
+        if !matches!(&loaded, Ok((rows, _)) if !rows.is_empty()) {
+            stripe.release(id);
+        }
+        let (rows, poison) = loaded?;
+        for (subscription_id, rev, why) in poison {
+            stripe.put(Work::Poison { subscription_id, rev, why });
+        }
+        Ok(rows.into_iter().next())
+    }
+
+    async fn make_case(
+        &mut self,
+        row: &InboxRow,
+        attempt: Option<(i32, i16)>,
+        what: &str,
+    ) -> Result<(), StoreError> {
+        let conn = self.db.conn().await?;
+        let opened = open_case(conn, row.subscription_id, attempt, "late_evidence", what).await;
+        self.db.checked(opened)?;
+        self.drop_row(row).await
+    }
+
+    async fn drop_row(&mut self, row: &InboxRow) -> Result<(), StoreError> {
+        let conn = self.db.conn().await?;
+        let dropped = drop_inbox(conn, Shard(row.shard.0), &[row.id]).await;
+        self.db.checked(dropped)
+    }
+}

@@ -1,0 +1,375 @@
+//! One piece of the recorder's batch: from what came back to the row that is recorded and the row that is kept.
+
+use std::collections::HashMap;
+
+use billing_core::decide::{Decision, Facts, LaneHint, decide};
+use billing_core::ids::OurRef;
+use billing_core::outcome::{Doubt, Outcome};
+use billing_core::states::AttemptState;
+use billing_core::subscription::{NextKind, Planned, Progress};
+use billing_core::triage::{Note, NoteKind};
+use carriers::Reply;
+use jiff::{SignedDuration, Timestamp};
+use storage::history::seal::Sealer;
+use storage::history::{HistoryKey, SealedRow};
+use storage::pg::{DueRow, Lease, PostedLeg, RecordRow, RowKind};
+use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
+use storage::vault::{SubscriberKey, Vault};
+
+use crate::catalog::Catalog;
+use crate::stripe::{Found, Stripe, Work};
+
+/// History rows of one attempt, told apart by `seq`: the exchange itself, ...
+pub(crate) const SEQ_EXCHANGE: i64 = 0;
+/// ... a decision on late evidence, ...
+pub(crate) const SEQ_EVIDENCE: i64 = 1;
+/// ... a decision on what a dead worker left behind.
+pub(crate) const SEQ_TAKEOVER: i64 = 2;
+
+/// How long an accepted request may stay without its answer, until carriers say so themselves.
+const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// What the recorder has to decide on.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) row: DueRow,
+    what: What,
+    key: Option<SubscriberKey>,
+    pub(crate) floor: Option<u64>,
+    inbox: Option<(i32, i64)>,
+    pub(crate) tries: u8,
+}
+
+#[derive(Debug)]
+enum What {
+    Note(Box<Note>),
+    Attempt(Box<AttemptFacts>),
+}
+
+#[derive(Debug)]
+struct AttemptFacts {
+    planned: Planned,
+    from: AttemptState,
+    outcome: Outcome,
+    why: i16,
+    seq: i64,
+    business_at_ms: i64,
+    carrier_code: Option<String>,
+    carrier_txn_id: Option<String>,
+    latency_us: i32,
+    exchange: Option<(OurRef, Reply)>,
+}
+
+/// The rows that an item becomes.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) record: RecordRow,
+    pub(crate) history: Option<SealedRow>,
+    pub(crate) lane: LaneHint,
+}
+
+impl Item {
+    /// The item of a piece of work; `None` for a reply whose flight is gone (it was answered before).
+    pub(crate) fn of(stripe: &Stripe, work: Work) -> Option<Self> {
+        match work {
+            Work::Reply(reply) => {
+                let Some(flight) = stripe.flights().remove(&(reply.ticket as i64)) else {
+                    tracing::error!(ticket = reply.ticket, "a second reply for one attempt was ignored");
+                    return None;
+                };
+                let facts = AttemptFacts {
+                    planned: flight.planned,
+                    from: AttemptState::Intent,
+                    outcome: reply.outcome,
+                    why: flight.rule,
+                    seq: SEQ_EXCHANGE,
+                    business_at_ms: flight.business_at_ms,
+                    carrier_code: reply.carrier_code.as_deref().map(str::to_owned),
+                    carrier_txn_id: reply.carrier_txn_id.as_deref().map(str::to_owned),
+                    latency_us: i32::try_from(reply.latency_us).unwrap_or(i32::MAX),
+                    exchange: Some((flight.our_ref, reply)),
+                };
+                Some(Self {
+                    row: flight.row,
+                    what: What::Attempt(Box::new(facts)),
+                    key: Some(flight.key),
+                    floor: Some(flight.floor),
+                    inbox: None,
+                    tries: 0,
+                })
+            }
+            Work::Note { row, note, inbox } => {
+                Some(Self { row: *row, what: What::Note(note), key: None, floor: None, inbox, tries: 0 })
+            }
+            Work::Found(found) => Some(Self::found(*found)),
+            Work::Poison { .. } => None,
+        }
+    }
+
+    fn found(found: Found) -> Self {
+        let late = found.from != AttemptState::Intent;
+        let facts = AttemptFacts {
+            planned: found.planned,
+            from: found.from,
+            outcome: found.outcome,
+            why: 0,
+            seq: if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER },
+            business_at_ms: 0,
+            carrier_code: found.carrier_code,
+            carrier_txn_id: found.carrier_txn_id,
+            latency_us: 0,
+            exchange: None,
+        };
+        Self {
+            row: found.row,
+            what: What::Attempt(Box::new(facts)),
+            key: None,
+            floor: Some(found.floor),
+            inbox: found.inbox,
+            tries: 0,
+        }
+    }
+
+    pub(crate) fn is_note(&self) -> bool {
+        matches!(self.what, What::Note(_))
+    }
+
+    pub(crate) fn attempt_no(&self) -> Option<i16> {
+        self.attempt_key().map(|(_, attempt_no)| attempt_no)
+    }
+
+    pub(crate) fn attempt_key(&self) -> Option<(i32, i16)> {
+        match &self.what {
+            What::Note(_) => None,
+            What::Attempt(facts) => Some((facts.planned.period.number(), facts.planned.attempt_no)),
+        }
+    }
+
+    /// What is known of the attempt, for whoever owns its shard now.
+    pub(crate) fn outcome(&self) -> Option<(Outcome, Option<String>, Option<String>)> {
+        match &self.what {
+            What::Note(_) => None,
+            What::Attempt(facts) => {
+                Some((facts.outcome, facts.carrier_code.clone(), facts.carrier_txn_id.clone()))
+            }
+        }
+    }
+
+    /// Decides, and makes the rows. An error means that the row cannot be decided: quarantine.
+    pub(crate) fn prepare(
+        &self,
+        catalog: &Catalog,
+        vault: &Vault,
+        sealers: &mut HashMap<i32, Sealer>,
+        lease: &Lease,
+        now: Timestamp,
+    ) -> Result<Prepared, String> {
+        let (record, story, history_key, lane) = match &self.what {
+            What::Note(note) => {
+                let record = self.note_record(note);
+                let story =
+                    self.story(lease, catalog, now.as_millisecond(), note.rule.number(), None, &record);
+                let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
+                (record, story, key, LaneHint::None)
+            }
+            What::Attempt(facts) => {
+                let decision = self.decide(catalog, facts, now)?;
+                let record = self.attempt_record(catalog, facts, &decision)?;
+                let exchange =
+                    facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
+                let at_ms =
+                    if facts.business_at_ms == 0 { now.as_millisecond() } else { facts.business_at_ms };
+                let story = self.story(lease, catalog, at_ms, facts.why, exchange, &record);
+                let key = self.history_key(facts.planned.period, facts.planned.attempt_no, facts.seq);
+                (record, story, key, decision.lane)
+            }
+        };
+        let history = self.seal(vault, sealers, &history_key, &story)?;
+        Ok(Prepared { record, history: Some(history), lane })
+    }
+
+    fn decide(&self, catalog: &Catalog, facts: &AttemptFacts, now: Timestamp) -> Result<Decision, String> {
+        let plan = catalog.plan(self.row.sub.plan_no).ok_or("the plan is not in the book")?;
+        let zone = catalog.zone(self.row.zone_no).ok_or("the zone is not known")?;
+        if self.row.sub.progress.period != facts.planned.period {
+            return Err(format!(
+                "an outcome for period {} found the subscription at {}",
+                facts.planned.period, self.row.sub.progress.period
+            ));
+        }
+        let core = Facts {
+            sub: &self.row.sub,
+            rules: &plan.rules,
+            zone,
+            attempt: &facts.planned,
+            from: facts.from,
+            outcome: facts.outcome,
+            now,
+            answer_within: ANSWER_WITHIN,
+        };
+        decide(&core).map_err(|error| error.to_string())
+    }
+
+    fn note_record(&self, note: &Note) -> RecordRow {
+        // An accepted attempt whose deadline passed becomes unknown in place: a row of its own kind.
+        let doubt = note.kind == NoteKind::Doubt;
+        let before = &self.row.sub.progress;
+        RecordRow {
+            subscription_id: self.row.sub.id.0,
+            rev: self.row.sub.rev,
+            kind: if doubt { RowKind::Open } else { RowKind::Note },
+            period: note.charge.period.number(),
+            attempt_no: if doubt { before.attempt_no } else { 0 },
+            class: 0,
+            reason: if doubt { Outcome::Unknown(Doubt::NoReply).reason().0 } else { note.kind as i16 },
+            moved_minor: 0,
+            collected_after_minor: before.collected_minor,
+            charge_state: note.charge_state as i16,
+            rule: note.rule.number(),
+            latency_us: 0,
+            carrier_code: None,
+            carrier_txn_id: None,
+            until_ms: note.until.map(Timestamp::as_millisecond),
+            progress: note.progress,
+            flags: self.row.sub.flags,
+            grant_until_ms: 0,
+            event: 0,
+            merchant_no: self.row.merchant_no,
+            legs: [None; 2],
+            aside: note.aside.map(|aside| (aside, self.row.currency)),
+            inbox: self.inbox,
+        }
+    }
+
+    fn attempt_record(
+        &self,
+        catalog: &Catalog,
+        facts: &AttemptFacts,
+        decision: &Decision,
+    ) -> Result<RecordRow, String> {
+        let carrier_no = self.row.sub.id.shard().carrier_no();
+        let mut legs = [None; 2];
+        for (slot, leg) in legs.iter_mut().zip(decision.legs.iter().flatten()) {
+            let (debit, credit) = catalog
+                .names
+                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
+                .ok_or("no account for its transfer")?;
+            let amount_minor = leg.amount_minor;
+            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
+        }
+        let open = !decision.attempt.is_final();
+        Ok(RecordRow {
+            subscription_id: self.row.sub.id.0,
+            rev: self.row.sub.rev,
+            kind: if open { RowKind::Open } else { RowKind::Final },
+            period: facts.planned.period.number(),
+            attempt_no: facts.planned.attempt_no,
+            class: decision.attempt as i16,
+            reason: facts.outcome.reason().0,
+            moved_minor: decision.moved_minor,
+            collected_after_minor: decision.collected_after_minor,
+            charge_state: decision.charge as i16,
+            rule: decision.rule.number(),
+            latency_us: facts.latency_us,
+            carrier_code: facts.carrier_code.clone(),
+            carrier_txn_id: facts.carrier_txn_id.clone(),
+            until_ms: deadline_ms(decision.attempt, &decision.progress),
+            progress: decision.progress,
+            flags: self.row.sub.flags,
+            grant_until_ms: decision
+                .grant
+                .map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
+            event: decision.event.map_or(0, |event| event as i16),
+            merchant_no: self.row.merchant_no,
+            legs,
+            aside: None,
+            inbox: self.inbox,
+        })
+    }
+
+    fn exchange(&self, facts: &AttemptFacts, our_ref: OurRef, reply: &Reply) -> StoryExchange {
+        StoryExchange {
+            our_ref: our_ref.to_string(),
+            amount_minor: facts.planned.amount_minor,
+            currency: self.row.currency,
+            wrote: reply.wrote,
+            sent_at_us: reply.sent_at.map(Timestamp::as_microsecond),
+            answered_at_us: reply.answered_at.as_microsecond(),
+            latency_us: reply.latency_us,
+            request: reply.request.clone(),
+            response: reply.response.clone(),
+            outcome: StoryOutcome::of(reply.outcome),
+            carrier_code: facts.carrier_code.clone(),
+            carrier_txn_id: facts.carrier_txn_id.clone(),
+            alert: reply.alert.map(|alert| alert.name().to_owned()),
+        }
+    }
+
+    fn story(
+        &self,
+        lease: &Lease,
+        catalog: &Catalog,
+        business_at_ms: i64,
+        why: i16,
+        exchange: Option<StoryExchange>,
+        record: &RecordRow,
+    ) -> Story {
+        Story {
+            version: STORY_VERSION,
+            incarnation: lease.incarnation,
+            book_version: catalog.names.book_version,
+            business_at_ms,
+            due_at_ms: self.row.sub.progress.next_at.map_or(business_at_ms, Timestamp::as_millisecond),
+            why,
+            exchange,
+            decision: StoryDecision {
+                rule: record.rule,
+                attempt_state: record.class,
+                charge_state: record.charge_state,
+                subscription_state: record.progress.state as i16,
+                next_at_ms: record.progress.next_at.map(Timestamp::as_millisecond),
+                next_kind: record.progress.next_kind as i16,
+                next_period: record.progress.period.number(),
+            },
+        }
+    }
+
+    fn history_key(&self, period: billing_core::period::Period, attempt_no: i16, seq: i64) -> HistoryKey {
+        HistoryKey {
+            subscription_id: self.row.sub.id.0,
+            month: period.month(),
+            period: period.number(),
+            attempt_no,
+            seq,
+        }
+    }
+
+    fn seal(
+        &self,
+        vault: &Vault,
+        sealers: &mut HashMap<i32, Sealer>,
+        key: &HistoryKey,
+        story: &Story,
+    ) -> Result<SealedRow, String> {
+        let plain = story.encode().map_err(|error| error.to_string())?;
+        let carrier_no = self.row.sub.id.shard().carrier_no();
+        let sealer = sealers.get_mut(&carrier_no).ok_or("no sealer for its carrier")?;
+        let derived;
+        let subscriber_key = match &self.key {
+            Some(kept) => kept,
+            None => {
+                derived = vault
+                    .subscriber_key(&self.row.key_salt, self.row.kek_version)
+                    .map_err(|e| e.to_string())?;
+                &derived
+            }
+        };
+        let bytes = sealer.seal(subscriber_key, key, &plain).map_err(|error| error.to_string())?;
+        Ok(SealedRow { key: *key, bytes })
+    }
+}
+
+fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {
+    let waits = attempt == AttemptState::Accepted && progress.next_kind == NextKind::Deadline;
+    progress.next_at.filter(|_| waits).map(Timestamp::as_millisecond)
+}

@@ -1,0 +1,384 @@
+//! The recorder: hops 7 and 8. Decides on what came back, writes the history, then records everything of the batch in
+//! one commit. Happy path, retry, recovery and evidence all end here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use billing_core::period::days_since_2000;
+use jiff::tz::TimeZone;
+use storage::history::seal::Sealer;
+use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
+use storage::pg::{
+    RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, load, open_case, post_evidence, quarantine,
+};
+
+use crate::clock::Clock;
+use crate::item::{Item, Prepared};
+use crate::link::{DbLink, RETRY_PAUSE};
+use crate::stats::Counted;
+use crate::stripe::{Stripe, Work};
+use crate::takeover::Evidence;
+use crate::worker::{Shared, WorkerEnd};
+
+/// How often a row that changed under us is decided again before people look at it.
+const TRIES_MAX: u8 = 5;
+/// A batch's bodies may not exceed what the history takes at once.
+const BATCH_BYTES_MAX: usize = APPEND_BYTES_MAX / 2;
+
+/// Decides and records for one stripe.
+pub(crate) struct Recorder {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stripe: Arc<Stripe>,
+    pub(crate) db: DbLink,
+    pub(crate) sealers: HashMap<i32, Sealer>,
+}
+
+impl Recorder {
+    /// Records until the worker finishes and nothing is on its way any more.
+    pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
+        loop {
+            let work = self.next_batch().await;
+            if work.is_empty() {
+                if self.shared.finish.is_cancelled() {
+                    return Ok(());
+                }
+                continue;
+            }
+            match self.pass(work).await {
+                Ok(()) => {}
+                Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
+                Err(error) => self.shared.trouble("recording", &error),
+            }
+            if self.shared.is_halted() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A batch is full, or its first piece has waited long enough.
+    async fn next_batch(&self) -> Vec<Work> {
+        let full = self.shared.settings.batch_max;
+        if self.stripe.desk_len() == 0 {
+            tokio::select! {
+                () = self.stripe.desk_filled.notified() => {}
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+                () = self.shared.finish.cancelled() => {}
+            }
+        }
+        if (1..full).contains(&self.stripe.desk_len()) {
+            tokio::select! {
+                () = self.stripe.desk_filled.notified() => {}
+                () = tokio::time::sleep(Duration::from_millis(self.shared.settings.batch_wait_ms)) => {}
+            }
+        }
+        self.stripe.take_work(full)
+    }
+
+    /// Decides on a batch and records it.
+    pub(crate) async fn pass(&mut self, work: Vec<Work>) -> Result<(), StoreError> {
+        let mut items = Vec::with_capacity(work.len());
+        for piece in work {
+            match piece {
+                Work::Poison { subscription_id, rev, why } => {
+                    self.poison(subscription_id, rev, None, &why).await?
+                }
+                other => items.extend(Item::of(&self.stripe, other)),
+            }
+        }
+        // Sorted by subscription: a quarter less database CPU.
+        items.sort_unstable_by_key(|item| item.row.sub.id);
+        while !items.is_empty() {
+            let (again, given_up) = self.round(items).await?;
+            for item in given_up {
+                self.poison_item(&item, "the row changed under every try to record its outcome").await?;
+            }
+            items = again;
+        }
+        Ok(())
+    }
+
+    /// Decide, keep, record. Gives back what has to be decided again.
+    async fn round(&mut self, items: Vec<Item>) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
+        let now = self.shared.clock.business();
+        let mut prepared = Vec::with_capacity(items.len());
+        for item in items {
+            let catalog = &self.shared.catalog;
+            match item.prepare(catalog, &self.shared.vault, &mut self.sealers, &self.shared.lease, now) {
+                Ok(ready) => prepared.push((item, ready)),
+                Err(why) => self.poison_item(&item, &why).await?,
+            }
+        }
+        self.keep(&mut prepared).await;
+        if self.shared.is_halted() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let verdicts = self.record(&prepared, now).await?;
+        self.settle(prepared, verdicts, now).await
+    }
+
+    /// The history first: what cannot be explained must not be recorded. Waits for room as long as it takes; sending
+    /// has stopped by then.
+    async fn keep(&self, prepared: &mut [(Item, Prepared)]) {
+        let mut chunk: Vec<SealedRow> = Vec::with_capacity(prepared.len());
+        let mut bytes = 0;
+        for (_, ready) in prepared {
+            let Some(row) = ready.history.take() else { continue };
+            bytes += row.bytes.len();
+            chunk.push(row);
+            if bytes > BATCH_BYTES_MAX {
+                self.append(std::mem::take(&mut chunk)).await;
+                bytes = 0;
+            }
+        }
+        self.append(chunk).await;
+    }
+
+    async fn append(&self, rows: Vec<SealedRow>) {
+        if rows.is_empty() {
+            return;
+        }
+        loop {
+            match self.shared.history.append(rows.clone()).await {
+                Ok(()) => return,
+                Err(HistoryError::Closed) if self.shared.is_halted() => return,
+                Err(error) => self.shared.trouble("writing the history", &error),
+            }
+            if self.shared.is_halted() {
+                return;
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Hop 8. A lost commit answer is asked again with the same batch; a batch that the database refuses is halved
+    /// until the poison row is alone.
+    async fn record(
+        &mut self,
+        prepared: &[(Item, Prepared)],
+        now: jiff::Timestamp,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let mut verdicts = vec![None; prepared.len()];
+        let mut parts = Vec::from([0..prepared.len()]);
+        while let Some(part) = parts.pop() {
+            let Some(rows) = prepared.get(part.clone()).filter(|rows| !rows.is_empty()) else { continue };
+            match self.record_part(rows, now).await {
+                Ok(answers) => {
+                    for (place, verdict) in part.zip(answers) {
+                        verdicts[place] = Some(verdict);
+                    }
+                }
+                Err(StoreError::Refused(error)) if rows.len() > 1 => {
+                    tracing::warn!(rows = rows.len(), %error, "a batch was refused: halving it");
+                    let middle = part.start + rows.len() / 2;
+                    parts.push(part.start..middle);
+                    parts.push(middle..part.end);
+                }
+                Err(StoreError::Refused(error)) => {
+                    let (item, _) = &rows[0];
+                    self.poison_item(item, &format!("the database refused its record: {error}")).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(Verdict::NotFound)).collect())
+    }
+
+    async fn record_part(
+        &mut self,
+        rows: &[(Item, Prepared)],
+        now: jiff::Timestamp,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        let mut batch = RecordBatch::default();
+        for (_, ready) in rows {
+            batch.push(&ready.record);
+        }
+        let business_date = days_since_2000(now.to_zoned(TimeZone::UTC).date());
+        let stripe = balance_stripe(self.shared.lease.slot, self.stripe.no);
+        loop {
+            let recorded = match self.db.conn().await {
+                Ok(conn) => {
+                    let recorded = batch
+                        .record(conn, &self.shared.lease, stripe, now.as_millisecond(), business_date)
+                        .await;
+                    self.db.checked(recorded)
+                }
+                Err(error) => Err(error),
+            };
+            match recorded {
+                Err(error) if error.is_transient() && !self.shared.is_halted() => {
+                    self.shared.trouble("recording outcomes", &error);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                other => {
+                    if other.is_ok() {
+                        self.shared.well();
+                    }
+                    return other;
+                }
+            }
+        }
+    }
+
+    /// One reaction per verdict (the table in ARCHITECTURE.md).
+    async fn settle(
+        &mut self,
+        prepared: Vec<(Item, Prepared)>,
+        verdicts: Vec<Verdict>,
+        now: jiff::Timestamp,
+    ) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
+        let durable_at = self.shared.clock.business();
+        self.count(&prepared, &verdicts, now, durable_at);
+        let (mut stale, mut given_up) = (Vec::new(), Vec::new());
+        for ((item, ready), verdict) in prepared.into_iter().zip(verdicts) {
+            let id = item.row.sub.id.0;
+            match verdict {
+                Verdict::Ok | Verdict::FinalSame => {
+                    if let Some(lane) = self.shared.lanes.get(&item.row.sub.id.shard().carrier_no()) {
+                        lane.hint(ready.lane);
+                    }
+                    self.done(&item, &ready.record);
+                }
+                Verdict::StaleRev if item.is_note() => {
+                    self.release(&item);
+                    let at_ms = durable_at.as_millisecond();
+                    self.stripe.wheel().insert(WheelEntry { id, at_ms });
+                }
+                Verdict::StaleRev if item.tries >= TRIES_MAX => given_up.push(item),
+                Verdict::StaleRev => stale.push(item),
+                Verdict::NotOwner => {
+                    if let Some(evidence) = Evidence::of(&item)
+                        && let Ok(payload) = evidence.encode()
+                    {
+                        let conn = self.db.conn().await?;
+                        let posted = post_evidence(conn, id, &payload).await;
+                        self.db.checked(posted)?;
+                    }
+                    self.release(&item);
+                }
+                Verdict::NoPartition => {
+                    self.poison_item(&item, "no partition holds the period").await?;
+                }
+                Verdict::NotFound => self.release(&item), // refused above and quarantined, or gone
+                other => {
+                    let what = format!("recording {:?} met {other:?}", item.attempt_no());
+                    let conn = self.db.conn().await?;
+                    let opened = open_case(conn, id, item.attempt_key(), "conflict", &what).await;
+                    self.db.checked(opened)?;
+                    self.release(&item);
+                }
+            }
+        }
+        Ok((self.reload(stale).await?, given_up))
+    }
+
+    fn count(
+        &self,
+        prepared: &[(Item, Prepared)],
+        verdicts: &[Verdict],
+        now: jiff::Timestamp,
+        durable_at: jiff::Timestamp,
+    ) {
+        let recorded = || {
+            let pairs = prepared.iter().zip(verdicts);
+            pairs
+                .filter(|((item, _), verdict)| **verdict == Verdict::Ok && !item.is_note())
+                .map(|(pair, _)| pair)
+        };
+        self.shared.stats.count(recorded().map(|(item, ready)| Counted {
+            business_ms: now.as_millisecond(),
+            carrier_no: item.row.sub.id.shard().carrier_no(),
+            plan_no: item.row.sub.plan_no,
+            zone_no: item.row.zone_no,
+            class: ready.record.class,
+            reason: ready.record.reason,
+            moved_minor: ready.record.moved_minor,
+        }));
+        let scale = i64::from(self.shared.clock.scale().max(1));
+        self.shared.stats.due_to_durable(recorded().filter_map(|(item, _)| {
+            let due_ms = item.row.sub.progress.next_at?.as_millisecond();
+            let late_us = (durable_at.as_millisecond() - due_ms).saturating_mul(1_000) / scale;
+            u64::try_from(late_us).ok()
+        }));
+        metrics::counter!("tollbook_recorded_total").increment(recorded().count() as u64);
+    }
+
+    fn done(&self, item: &Item, record: &RecordRow) {
+        self.release(item);
+        if let Some(next) = record.progress.next_at {
+            let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
+            self.stripe.wheel().insert(entry);
+            if next <= self.shared.clock.business() {
+                self.stripe.wheel_moved.notify_one();
+            }
+        }
+    }
+
+    fn release(&self, item: &Item) {
+        self.stripe.release(item.row.sub.id.0);
+        if let Some(floor) = item.floor {
+            self.stripe.close_floor(floor, 1);
+        }
+    }
+
+    /// The outcome of a sent attempt is never dropped: load the row again and decide again.
+    async fn reload(&mut self, stale: Vec<Item>) -> Result<Vec<Item>, StoreError> {
+        if stale.is_empty() {
+            return Ok(stale);
+        }
+        let ids: Vec<i64> = stale.iter().map(|item| item.row.sub.id.0).collect();
+        let conn = self.db.conn().await?;
+        let loaded = load(conn, &ids).await;
+        let (rows, poison) = self.db.checked(loaded)?;
+        let mut rows: HashMap<i64, _> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
+        let mut again = Vec::with_capacity(stale.len());
+        for mut item in stale {
+            match rows.remove(&item.row.sub.id.0) {
+                Some(row) => {
+                    item.row = row;
+                    item.tries += 1;
+                    again.push(item);
+                }
+                None => {
+                    let why = poison
+                        .iter()
+                        .find(|(id, ..)| *id == item.row.sub.id.0)
+                        .map(|(_, _, why)| why.clone());
+                    self.poison_item(&item, &why.unwrap_or_else(|| "the subscription is gone".to_owned()))
+                        .await?;
+                }
+            }
+        }
+        Ok(again)
+    }
+
+    async fn poison_item(&mut self, item: &Item, why: &str) -> Result<(), StoreError> {
+        self.poison(item.row.sub.id.0, item.row.sub.rev, item.attempt_key(), why).await?;
+        if let Some(floor) = item.floor {
+            self.stripe.close_floor(floor, 1);
+        }
+        Ok(())
+    }
+
+    /// A row that cannot be decided or recorded is quarantined with a case and stops nobody else.
+    async fn poison(
+        &mut self,
+        subscription_id: i64,
+        rev: i32,
+        attempt: Option<(i32, i16)>,
+        why: &str,
+    ) -> Result<(), StoreError> {
+        tracing::error!(subscription = %billing_core::ids::SubscriptionId(subscription_id), why, "quarantined");
+        metrics::counter!("tollbook_quarantined_total").increment(1);
+        let conn = self.db.conn().await?;
+        let done = quarantine(conn, &self.shared.lease, subscription_id, rev, attempt, why).await;
+        self.db.checked(done)?;
+        self.stripe.release(subscription_id);
+        Ok(())
+    }
+}
+
+/// Balances are striped by database connection, so that no two commits contend.
+fn balance_stripe(slot: i32, stripe: i16) -> i16 {
+    i16::try_from((i64::from(slot) * 8 + i64::from(stripe)) % i64::from(i16::MAX)).unwrap_or(0)
+}

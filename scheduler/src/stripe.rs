@@ -1,0 +1,182 @@
+//! A stripe: the shards that share a pair of database connections, and what of them is on its way.
+//!
+//! Each shard is bound to one stripe, so two batches in flight never share a shard, and a subscription is on its way
+//! at most once: [`Stripe::hold`] is that claim.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+
+use billing_core::ids::{OurRef, Shard};
+use billing_core::outcome::Outcome;
+use billing_core::states::AttemptState;
+use billing_core::subscription::Planned;
+use billing_core::triage::Note;
+use carriers::Reply;
+use storage::pg::DueRow;
+use storage::vault::SubscriberKey;
+use tokio::sync::Notify;
+
+use crate::wheel::Wheel;
+
+/// An attempt between its intent and its record.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) row: DueRow,
+    pub(crate) planned: Planned,
+    pub(crate) rule: i16,
+    pub(crate) our_ref: OurRef,
+    pub(crate) key: SubscriberKey,
+    pub(crate) floor: u64,
+    /// Machine time of the intent's commit, for the age guard.
+    pub(crate) begun_ms: i64,
+    /// Business time of the intent.
+    pub(crate) business_at_ms: i64,
+}
+
+/// Something for the recorder.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// The carrier answered (or the link gave up).
+    Reply(Reply),
+    /// Triage decided something without an attempt.
+    Note { row: Box<DueRow>, note: Box<Note>, inbox: Option<(i32, i64)> },
+    /// An attempt that was found open, with what is known of it.
+    Found(Box<Found>),
+    /// The row cannot be decided: quarantine, with a case.
+    Poison { subscription_id: i64, rev: i32, why: String },
+}
+
+/// An attempt that somebody else began: a dead worker's intent, or an open attempt with late evidence.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) row: DueRow,
+    pub(crate) planned: Planned,
+    pub(crate) from: AttemptState,
+    pub(crate) outcome: Outcome,
+    pub(crate) carrier_code: Option<String>,
+    pub(crate) carrier_txn_id: Option<String>,
+    pub(crate) floor: u64,
+    pub(crate) inbox: Option<(i32, i64)>,
+}
+
+/// The shards that share a pair of connections.
+#[derive(Debug)]
+pub(crate) struct Stripe {
+    pub(crate) no: i16,
+    wheel: Mutex<Wheel>,
+    flights: Mutex<HashMap<i64, Flight>>,
+    held: Mutex<HashSet<i64>>,
+    desk: Mutex<Vec<Work>>,
+    pub(crate) desk_filled: Notify,
+    pub(crate) wheel_moved: Notify,
+    floors: Mutex<Floors>,
+    /// When the desk holds so much, the recorder is woken before its time.
+    desk_full: usize,
+}
+
+/// From where on intents of this stripe may still lack their outcome (the database's clock, microseconds).
+#[derive(Debug, Default)]
+struct Floors {
+    last: u64,
+    open: BTreeMap<u64, (i64, usize)>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    match mutex.lock() {
+        Ok(guard) => guard,
+        Err(poisoned) => poisoned.into_inner(),
+    }
+}
+
+impl Stripe {
+    pub(crate) fn new(no: i16, bucket_ms: i64, desk_full: usize) -> Self {
+        Self {
+            no,
+            wheel: Mutex::new(Wheel::new(bucket_ms)),
+            flights: Mutex::default(),
+            held: Mutex::default(),
+            desk: Mutex::default(),
+            desk_filled: Notify::new(),
+            wheel_moved: Notify::new(),
+            floors: Mutex::default(),
+            desk_full,
+        }
+    }
+
+    pub(crate) fn wheel(&self) -> MutexGuard<'_, Wheel> {
+        locked(&self.wheel)
+    }
+
+    pub(crate) fn flights(&self) -> MutexGuard<'_, HashMap<i64, Flight>> {
+        locked(&self.flights)
+    }
+
+    /// Claims a subscription for this process' own use; `false` when it is on its way already.
+    pub(crate) fn hold(&self, subscription_id: i64) -> bool {
+        locked(&self.held).insert(subscription_id)
+    }
+
+    pub(crate) fn release(&self, subscription_id: i64) {
+        locked(&self.held).remove(&subscription_id);
+    }
+
+    pub(crate) fn held(&self) -> usize {
+        locked(&self.held).len()
+    }
+
+    /// Whether anything of a shard is on its way.
+    pub(crate) fn is_busy(&self, shard: Shard) -> bool {
+        let (first, last) = shard.id_range();
+        locked(&self.held).iter().any(|id| (first..=last).contains(id))
+    }
+
+    pub(crate) fn put(&self, work: Work) {
+        let filled = {
+            let mut desk = locked(&self.desk);
+            desk.push(work);
+            desk.len() == 1 || desk.len() == self.desk_full
+        };
+        if filled {
+            self.desk_filled.notify_one();
+        }
+    }
+
+    pub(crate) fn desk_len(&self) -> usize {
+        locked(&self.desk).len()
+    }
+
+    /// Takes at most `max` pieces of work, oldest first.
+    pub(crate) fn take_work(&self, max: usize) -> Vec<Work> {
+        let mut desk = locked(&self.desk);
+        if desk.len() <= max {
+            return std::mem::take(&mut *desk);
+        }
+        let rest = desk.split_off(max);
+        std::mem::replace(&mut *desk, rest)
+    }
+
+    /// Notes that up to `count` intents at or after `floor_us` may lack their outcome from now on.
+    pub(crate) fn open_floor(&self, floor_us: i64, count: usize) -> u64 {
+        let mut floors = locked(&self.floors);
+        floors.last += 1;
+        let id = floors.last;
+        floors.open.insert(id, (floor_us, count));
+        id
+    }
+
+    /// `count` of them have theirs now (or never became durable).
+    pub(crate) fn close_floor(&self, floor: u64, count: usize) {
+        let mut floors = locked(&self.floors);
+        if let Some((_, left)) = floors.open.get_mut(&floor) {
+            *left = left.saturating_sub(count);
+            if *left == 0 {
+                floors.open.remove(&floor);
+            }
+        }
+    }
+
+    /// The earliest instant at which an intent may lack its outcome; `None` when all have theirs.
+    pub(crate) fn floor_us(&self) -> Option<i64> {
+        locked(&self.floors).open.values().map(|(floor, _)| *floor).min()
+    }
+}

@@ -1,0 +1,235 @@
+//! Takeover: every intent with neither an outcome nor an open row is UNKNOWN. Whether something was "sent" is never
+//! trusted; only an answer that lies in this machine's own spool is evidence.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use billing_core::ids::Shard;
+use billing_core::outcome::{Doubt, Outcome};
+use billing_core::period::Period;
+use billing_core::states::AttemptState;
+use billing_core::subscription::Planned;
+use serde::{Deserialize, Serialize};
+use storage::history::{HistoryKey, seal};
+use storage::pg::{
+    DueRow, OpenIntent, StoreError, WheelEntry, load, open_intents, own_open_attempts, post_evidence,
+};
+use storage::story::{Story, StoryOutcome};
+use storage::vault::SubscriberKey;
+
+use crate::clock::Clock;
+use crate::item::{Item, SEQ_EXCHANGE};
+use crate::link::DbLink;
+use crate::stripe::{Found, Stripe, Work};
+use crate::worker::Shared;
+
+/// Intents per chunk.
+const CHUNK: i32 = 1_000;
+/// Open attempts looked at per pass for late answers.
+const LATE_MAX: i32 = 1_000;
+
+/// What a worker knows of an attempt whose shard another one owns.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Evidence {
+    pub(crate) period: i32,
+    pub(crate) attempt_no: i16,
+    pub(crate) outcome: StoryOutcome,
+    pub(crate) carrier_code: Option<String>,
+    pub(crate) carrier_txn_id: Option<String>,
+}
+
+impl Evidence {
+    pub(crate) fn of(item: &Item) -> Option<Self> {
+        let (period, attempt_no) = item.attempt_key()?;
+        let (outcome, carrier_code, carrier_txn_id) = item.outcome()?;
+        Some(Self { period, attempt_no, outcome: StoryOutcome::of(outcome), carrier_code, carrier_txn_id })
+    }
+
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_stdvec(self)
+    }
+
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        postcard::from_bytes(payload).ok()
+    }
+}
+
+/// Finds what a dead worker left behind in a shard and gives it to the recorder, chunk by chunk. Charging of the shard
+/// may start when this returns: what was found is held until it is recorded.
+pub(crate) async fn take_over(
+    shared: &Arc<Shared>,
+    stripe: &Stripe,
+    db: &mut DbLink,
+    shard: Shard,
+) -> Result<usize, StoreError> {
+    let mut after = (shard.id(0), 0, 0);
+    let mut found = 0;
+    loop {
+        let conn = db.conn().await?;
+        let chunk = open_intents(conn, shard, after, CHUNK).await;
+        let chunk = db.checked(chunk)?;
+        let Some(last) = chunk.last() else { return Ok(found) };
+        after = (last.subscription_id, last.planned.period.number(), last.planned.attempt_no);
+        found += chunk.len();
+        let full = chunk.len() == CHUNK as usize;
+        hand_to_recorder(shared, stripe, db, chunk).await?;
+        if !full {
+            return Ok(found);
+        }
+    }
+}
+
+/// An intent that begin found under our key, from another incarnation: the stored intent is the truth, and unknown.
+pub(crate) async fn leave_unknown(
+    shared: &Arc<Shared>,
+    stripe: &Stripe,
+    db: &mut DbLink,
+    row: &DueRow,
+    planned: &Planned,
+) -> Result<(), StoreError> {
+    let id = row.sub.id;
+    let after = (id.0, planned.period.number(), planned.attempt_no - 1);
+    let conn = db.conn().await?;
+    let found = open_intents(conn, id.shard(), after, 1).await;
+    let found = db.checked(found)?;
+    stripe.release(id.0);
+    let ours = found.into_iter().filter(|intent| intent.subscription_id == id.0);
+    let chunk: Vec<OpenIntent> = ours.collect();
+    if chunk.is_empty() {
+        // It has its outcome or its open row by now: look at the subscription again.
+        let at_ms = shared.clock.business().as_millisecond();
+        stripe.wheel().insert(WheelEntry { id: id.0, at_ms });
+        return Ok(());
+    }
+    hand_to_recorder(shared, stripe, db, chunk).await
+}
+
+async fn hand_to_recorder(
+    shared: &Arc<Shared>,
+    stripe: &Stripe,
+    db: &mut DbLink,
+    chunk: Vec<OpenIntent>,
+) -> Result<(), StoreError> {
+    let chunk: Vec<OpenIntent> =
+        chunk.into_iter().filter(|intent| stripe.hold(intent.subscription_id)).collect();
+    if chunk.is_empty() {
+        return Ok(());
+    }
+    // The low water must not pass these until each has its row.
+    let floor = stripe.open_floor(i64::MIN, chunk.len());
+    let ids: Vec<i64> = chunk.iter().map(|intent| intent.subscription_id).collect();
+    let conn = db.conn().await?;
+    let loaded = load(conn, &ids).await;
+    let (rows, poison) = match db.checked(loaded) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            ids.iter().for_each(|id| stripe.release(*id));
+            stripe.close_floor(floor, chunk.len());
+            return Err(error);
+        }
+    };
+    for (subscription_id, rev, why) in poison {
+        stripe.put(Work::Poison { subscription_id, rev, why });
+        stripe.close_floor(floor, 1);
+    }
+    let mut rows: HashMap<i64, DueRow> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
+    for intent in chunk {
+        let Some(row) = rows.remove(&intent.subscription_id) else { continue };
+        if row.currency != intent.currency {
+            let why = "its intent has another currency".to_owned();
+            stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
+            stripe.close_floor(floor, 1);
+            continue;
+        }
+        let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
+        let (outcome, carrier_code, carrier_txn_id) =
+            known.unwrap_or((Outcome::Unknown(Doubt::SenderDied), None, None));
+        metrics::counter!("tollbook_taken_over_total", "evidence" => (!matches!(outcome, Outcome::Unknown(_))).to_string())
+            .increment(1);
+        stripe.put(Work::Found(Box::new(Found {
+            row,
+            planned: intent.planned,
+            from: AttemptState::Intent,
+            outcome,
+            carrier_code,
+            carrier_txn_id,
+            floor,
+            inbox: None,
+        })));
+    }
+    Ok(())
+}
+
+type Known = (Outcome, Option<String>, Option<String>);
+
+/// The answer to an attempt, if this machine's own spool holds it.
+async fn own_answer(shared: &Shared, row: &DueRow, period: Period, attempt_no: i16) -> Option<Known> {
+    let key = shared.vault.subscriber_key(&row.key_salt, row.kek_version).ok()?;
+    kept_answer(shared, &key, row.sub.id.0, period, attempt_no).await
+}
+
+async fn kept_answer(
+    shared: &Shared,
+    key: &SubscriberKey,
+    subscription_id: i64,
+    period: Period,
+    attempt_no: i16,
+) -> Option<Known> {
+    let place = HistoryKey {
+        subscription_id,
+        month: period.month(),
+        period: period.number(),
+        attempt_no,
+        seq: SEQ_EXCHANGE,
+    };
+    let row = shared.history.get(place).await.ok()??;
+    let dictionary = match seal::dictionary_needed(&row.bytes) {
+        Some(digest) => shared.history.dictionary(digest).await.ok()?,
+        None => None,
+    };
+    let plain = seal::open(|_| dictionary.clone(), key, &place, &row.bytes).ok()?;
+    let exchange = Story::decode(&plain).ok()?.exchange?;
+    Some((exchange.outcome.outcome()?, exchange.carrier_code, exchange.carrier_txn_id))
+}
+
+/// Looks for answers in this spool to attempts that others hold as unknown, because they were left behind by a former
+/// incarnation of this spool; gives them to the shards' inboxes. How many were given.
+pub(crate) async fn give_late_answers(
+    shared: &Arc<Shared>,
+    db: &mut DbLink,
+    given: &mut std::collections::HashSet<(i64, i32, i16)>,
+) -> Result<usize, StoreError> {
+    let conn = db.conn().await?;
+    let who = &shared.identity;
+    let open = own_open_attempts(conn, &who.host, &who.spool, shared.lease.incarnation, LATE_MAX).await;
+    let mut count = 0;
+    for late in db.checked(open)? {
+        let place = (late.subscription_id, late.period, late.attempt_no);
+        let Ok(period) = Period::from_number(late.period) else { continue };
+        let Ok(key) = shared.vault.subscriber_key(&late.key_salt, late.kek_version) else { continue };
+        if given.contains(&place) {
+            continue;
+        }
+        let known = kept_answer(shared, &key, late.subscription_id, period, late.attempt_no).await;
+        let Some((outcome, carrier_code, carrier_txn_id)) =
+            known.filter(|(outcome, ..)| !matches!(outcome, Outcome::Unknown(_)))
+        else {
+            continue;
+        };
+        let evidence = Evidence {
+            period: late.period,
+            attempt_no: late.attempt_no,
+            outcome: StoryOutcome::of(outcome),
+            carrier_code,
+            carrier_txn_id,
+        };
+        if let Ok(payload) = evidence.encode() {
+            let conn = db.conn().await?;
+            let posted = post_evidence(conn, late.subscription_id, &payload).await;
+            db.checked(posted)?;
+            given.insert(place);
+            count += 1;
+        }
+    }
+    Ok(count)
+}

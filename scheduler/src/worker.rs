@@ -1,0 +1,625 @@
+//! A worker: one process' share of the engine. Registers, owns shards, runs its stripes, drains, leaves.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use billing_core::book::engine::EngineSettings;
+use billing_core::states::{AttemptState, State, from_number};
+use carriers::{Adapter, Attempt, OutcomeSink, Reply, SendGuard};
+use sqlx::postgres::PgConnection;
+use storage::history::seal::Sealer;
+use storage::history::{HistoryStore, digest_of};
+use storage::pg::{
+    ClockRow, Lease, StoreError, WorkerIdentity, connect, fence_worker, open_case, read_clock,
+    register_worker, set_low_water,
+};
+use storage::spool::SentLog;
+use storage::vault::Vault;
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::breaker::BreakerSettings;
+use crate::catalog::Catalog;
+use crate::clock::{Clock, SystemClock};
+use crate::engine::{Engine, has_room};
+use crate::filler::Filler;
+use crate::guard::{LeaseGuard, stripe_of};
+use crate::inbox::InboxReader;
+use crate::lane::Lane;
+use crate::link::DbLink;
+use crate::membership::{LeaseKeeper, Steward};
+use crate::recorder::Recorder;
+use crate::stats::Stats;
+use crate::stripe::{Stripe, Work};
+
+/// Trouble of one kind is logged at most this often.
+const TROUBLE_EVERY_MS: i64 = 1_000;
+/// A worker that could not write for this long is not ready.
+const READY_WITHIN_MS: i64 = 15_000;
+
+/// How a worker runs; from `engine.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerSettings {
+    /// Pairs of database connections.
+    pub stripes: usize,
+    /// The most rows of a batch.
+    pub batch_max: usize,
+    /// How long a batch waits to fill.
+    pub batch_wait_ms: u64,
+    /// How far ahead the wheel holds entries, business time.
+    pub wheel_horizon_ms: i64,
+    /// How often inboxes are read.
+    pub inbox_poll_ms: u64,
+    /// A worker whose renewals did not change for this long is dead.
+    pub lease_ttl_ms: i64,
+    /// How often the lease is renewed.
+    pub lease_renew_ms: u64,
+    /// How often the shards' low water is written.
+    pub low_water_every_ms: i64,
+    /// The first byte leaves at most this long after the intent.
+    pub send_max_age_ms: i64,
+    /// How long a drain waits for answers.
+    pub drain_deadline_ms: u64,
+}
+
+impl From<&EngineSettings> for WorkerSettings {
+    fn from(book: &EngineSettings) -> Self {
+        let signed = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+        Self {
+            stripes: book.stripes.max(1) as usize,
+            batch_max: book.batch_max.max(1) as usize,
+            batch_wait_ms: book.batch_wait_ms.max(1),
+            wheel_horizon_ms: signed(book.wheel_horizon_s.saturating_mul(1_000)),
+            inbox_poll_ms: book.inbox_poll_ms,
+            lease_ttl_ms: signed(book.lease_ttl_ms),
+            lease_renew_ms: book.lease_renew_ms,
+            low_water_every_ms: signed(book.low_water_every_ms),
+            send_max_age_ms: signed(book.send_max_age_ms),
+            drain_deadline_ms: book.drain_deadline_ms,
+        }
+    }
+}
+
+/// One carrier as a worker needs it.
+pub struct WorkerCarrier {
+    /// Its number.
+    pub carrier_no: i32,
+    /// Its id.
+    pub id: String,
+    /// Speaks to it.
+    pub adapter: Arc<dyn Adapter>,
+    /// When its lane opens the breaker.
+    pub breaker: BreakerSettings,
+    /// Compression dictionary for its exchanges.
+    pub dictionary: Vec<u8>,
+}
+
+/// Everything that a worker is made of.
+pub struct WorkerParts {
+    /// Where Postgres is.
+    pub database_url: String,
+    /// How to run.
+    pub settings: WorkerSettings,
+    /// The book.
+    pub catalog: Catalog,
+    /// The carriers of the book.
+    pub carriers: Vec<WorkerCarrier>,
+    /// Keys.
+    pub vault: Arc<Vault>,
+    /// Where the history goes.
+    pub history: Arc<dyn HistoryStore>,
+    /// Where the sent lines go.
+    pub sent_log: Arc<SentLog>,
+    /// Who this process is.
+    pub identity: WorkerIdentity,
+    /// The slot of this spool's former process, proven dead by the spool's lock.
+    pub slot: Option<i32>,
+    /// Random per process start.
+    pub incarnation: i64,
+}
+
+/// Why a worker could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The history could not keep a dictionary.
+    #[error("the history is not usable: {0}")]
+    History(#[from] storage::history::HistoryError),
+    /// A carrier's dictionary is not usable.
+    #[error("carrier {carrier}: its compression dictionary is not usable: {why}")]
+    Dictionary {
+        /// Which carrier.
+        carrier: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum WorkerEnd {
+    /// It was asked to stop and drained.
+    #[error("stopped")]
+    Stopped,
+    /// Somebody took its slot: it dropped everything. Start again under a new incarnation.
+    #[error("fenced: {0}")]
+    Fenced(String),
+    /// One of its parts died, which is a bug; nothing is lost, the intents are found by the next owner.
+    #[error("a part of the worker died: {0}")]
+    Died(String),
+}
+
+/// What all parts of a worker share.
+pub struct Shared {
+    pub(crate) settings: WorkerSettings,
+    pub(crate) lease: Lease,
+    pub(crate) identity: WorkerIdentity,
+    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) catalog: Catalog,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) history: Arc<dyn HistoryStore>,
+    pub(crate) sent_log: Arc<SentLog>,
+    pub(crate) stripes: Vec<Arc<Stripe>>,
+    pub(crate) lanes: HashMap<i32, Arc<Lane>>,
+    pub(crate) guard: Arc<LeaseGuard>,
+    pub(crate) stats: Stats,
+    pub(crate) stop_claiming: CancellationToken,
+    pub(crate) finish: CancellationToken,
+    pub(crate) partitions_ready: AtomicBool,
+    /// The database's clock as last read, microseconds: never ahead of any later intent.
+    pub(crate) database_us: AtomicI64,
+    url: String,
+    halted: AtomicBool,
+    sent_log_ok: AtomicBool,
+    last_well_ms: AtomicI64,
+    last_trouble: Mutex<HashMap<&'static str, (i64, u32)>>,
+}
+
+/// What a worker tells of itself.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct WorkerReport {
+    /// Slot.
+    pub slot: i32,
+    /// Incarnation.
+    pub incarnation: i64,
+    /// Epoch.
+    pub epoch: i32,
+    /// Whether it claims and sends.
+    pub ready: bool,
+    /// Why not, when it does not.
+    pub not_ready: Option<&'static str>,
+    /// Business time.
+    pub business_at: String,
+    /// Owned shards.
+    pub shards: usize,
+    /// Entries in the wheel.
+    pub wheel: usize,
+    /// Subscriptions on their way.
+    pub in_flight: usize,
+    /// Lanes: carrier, attempts inside, how many fit, breaker.
+    pub lanes: Vec<LaneReport>,
+}
+
+/// What a lane tells of itself.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LaneReport {
+    /// The carrier's id.
+    pub carrier: String,
+    /// Attempts inside.
+    pub in_lane: usize,
+    /// How many fit.
+    pub depth_max: usize,
+    /// Open connections.
+    pub connections: u32,
+    /// `closed`, `open`, `probing` or `resting`.
+    pub breaker: &'static str,
+}
+
+impl Shared {
+    /// Whether new work may be claimed now: the lease lasts, the history has room, the book's partitions exist.
+    pub(crate) fn may_claim(&self) -> bool {
+        self.not_ready().is_none()
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        if self.stop_claiming.is_cancelled() {
+            Some("draining")
+        } else if !self.guard.lease_lasts() {
+            Some("no lease: the database cannot be reached or another worker took over")
+        } else if !self.partitions_ready.load(Ordering::SeqCst) {
+            Some("partitions are being made")
+        } else if !has_room(self.history.room()) {
+            Some("the history has no room: what cannot be explained is not sent")
+        } else if !self.sent_log_ok.load(Ordering::SeqCst) {
+            Some("the sent log cannot be written")
+        } else if self.clock.machine_ms() - self.last_well_ms.load(Ordering::SeqCst) > READY_WITHIN_MS {
+            Some("the database does not answer")
+        } else {
+            None
+        }
+    }
+
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_clock(&self, row: ClockRow) {
+        self.clock.set(row);
+    }
+
+    /// The database answered.
+    pub(crate) fn well(&self) {
+        self.last_well_ms.store(self.clock.machine_ms(), Ordering::SeqCst);
+    }
+
+    /// Something went wrong that will be tried again: said, counted, never in a flood.
+    pub(crate) fn trouble(&self, doing: &'static str, error: &dyn std::fmt::Display) {
+        metrics::counter!("tollbook_trouble_total", "doing" => doing).increment(1);
+        let now_ms = self.clock.machine_ms();
+        let Ok(mut last) = self.last_trouble.lock() else { return };
+        let (said_ms, held_back) = last.entry(doing).or_insert((i64::MIN, 0));
+        if now_ms.saturating_sub(*said_ms) < TROUBLE_EVERY_MS {
+            *held_back += 1;
+            return;
+        }
+        tracing::error!(doing, held_back = *held_back, "{error}");
+        (*said_ms, *held_back) = (now_ms, 0);
+    }
+
+    pub(crate) fn sent_log_broken(&self) {
+        self.sent_log_ok.store(false, Ordering::SeqCst);
+    }
+
+    /// The next batch tries again.
+    pub(crate) fn sent_log_retry(&self) {
+        self.sent_log_ok.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn sent_log_works(&self) -> bool {
+        self.sent_log_ok.load(Ordering::SeqCst)
+    }
+
+    /// Gives an attempt to its lane; one that no lane takes was not sent, with proof.
+    pub(crate) fn dispatch(&self, stripe: &Stripe, attempt: Attempt) {
+        let carrier_no = attempt.id.charge.subscription.shard().carrier_no();
+        let ticket = attempt.ticket;
+        let pushed =
+            self.sent_log_works() && self.lanes.get(&carrier_no).is_some_and(|lane| lane.push(attempt));
+        if !pushed {
+            stripe.put(Work::Reply(not_sent(ticket, self.clock.wall())));
+        }
+    }
+
+    pub(crate) async fn open_case(&self, subscription_id: i64, kind: &str, what: &str) {
+        let opened = async {
+            let mut conn: PgConnection = connect(&self.url, "tollbook case").await?;
+            open_case(&mut conn, subscription_id, None, kind, what).await
+        };
+        if let Err(error) = opened.await {
+            self.trouble("opening a case", &error);
+        }
+    }
+
+    pub(crate) fn carrier_name(&self, carrier_no: i32) -> String {
+        self.lanes.get(&carrier_no).map_or_else(|| carrier_no.to_string(), |lane| lane.carrier.clone())
+    }
+
+    pub(crate) fn publish_gauges(&self) {
+        let report = self.report();
+        metrics::gauge!("tollbook_shards").set(report.shards as f64);
+        metrics::gauge!("tollbook_wheel_entries").set(report.wheel as f64);
+        metrics::gauge!("tollbook_in_flight").set(report.in_flight as f64);
+        metrics::gauge!("tollbook_ready").set(if report.ready { 1.0 } else { 0.0 });
+        for lane in report.lanes {
+            metrics::gauge!("tollbook_lane_depth", "carrier" => lane.carrier).set(lane.in_lane as f64);
+        }
+        let latency = self.stats.latency(false);
+        metrics::gauge!("tollbook_due_to_durable_p99_seconds").set(latency.p99_us as f64 / 1e6);
+    }
+
+    /// How the worker is doing.
+    #[must_use]
+    pub fn report(&self) -> WorkerReport {
+        let not_ready = self.not_ready();
+        let mut lanes: Vec<LaneReport> = self
+            .lanes
+            .values()
+            .map(|lane| {
+                let (in_lane, depth_max) = lane.depth();
+                let connections = lane.adapter().link_state().connections;
+                let (carrier, breaker) = (lane.carrier.clone(), lane.condition());
+                LaneReport { carrier, in_lane, depth_max, connections, breaker }
+            })
+            .collect();
+        lanes.sort_by(|a, b| a.carrier.cmp(&b.carrier));
+        WorkerReport {
+            slot: self.lease.slot,
+            incarnation: self.lease.incarnation,
+            epoch: self.lease.epoch,
+            ready: not_ready.is_none(),
+            not_ready,
+            business_at: self.clock.business().to_string(),
+            shards: self.stripes.iter().map(|stripe| stripe.wheel().shards().count()).sum(),
+            wheel: self.stripes.iter().map(|stripe| stripe.wheel().len()).sum(),
+            in_flight: self.stripes.iter().map(|stripe| stripe.held()).sum(),
+            lanes,
+        }
+    }
+
+    /// Counts and latencies.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// The history of this process.
+    #[must_use]
+    pub fn history(&self) -> &Arc<dyn HistoryStore> {
+        &self.history
+    }
+}
+
+/// A worker that runs.
+pub struct Worker {
+    shared: Arc<Shared>,
+    parts: JoinSet<Result<(), WorkerEnd>>,
+    adapters: JoinSet<()>,
+}
+
+impl Worker {
+    /// Registers and starts all parts. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`] when the database or the history cannot be used.
+    pub async fn start(parts: WorkerParts) -> Result<Self, StartError> {
+        let mut conn = connect(&parts.database_url, "tollbook start").await?;
+        let clock = Arc::new(SystemClock::new(read_clock(&mut conn).await?));
+        let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
+        let database_us = set_low_water(&mut conn, &[], None).await?;
+        tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
+        let settings = parts.settings;
+        let bucket_ms = i64::from(clock.scale()).clamp(64, 64_000) * 1_000 / 64;
+        let stripe_count = i16::try_from(settings.stripes).unwrap_or(1).max(1);
+        let stripes: Vec<Arc<Stripe>> =
+            (0..stripe_count).map(|no| Arc::new(Stripe::new(no, bucket_ms, settings.batch_max))).collect();
+        let guard = Arc::new(LeaseGuard::new(Arc::clone(&clock) as Arc<dyn Clock>, settings.send_max_age_ms));
+        guard.watch(stripes.clone());
+        let router = Arc::new(Router { stripes: stripes.clone(), lanes: std::sync::OnceLock::new() });
+        let mut adapters = JoinSet::new();
+        let mut lanes = HashMap::new();
+        let mut dictionaries = HashMap::new();
+        for carrier in parts.carriers {
+            if !carrier.dictionary.is_empty() {
+                parts
+                    .history
+                    .put_dictionary(digest_of(&carrier.dictionary), carrier.dictionary.clone())
+                    .await?;
+            }
+            let carrier_no = carrier.carrier_no;
+            dictionaries.insert(carrier_no, (carrier.id.clone(), carrier.dictionary.clone()));
+            let lane = Lane::open(
+                carrier,
+                settings.batch_max,
+                Arc::clone(&clock) as Arc<dyn Clock>,
+                Arc::clone(&guard) as Arc<dyn SendGuard>,
+                Arc::clone(&router) as Arc<dyn OutcomeSink>,
+                &mut adapters,
+            );
+            lanes.insert(carrier_no, lane);
+        }
+        let _ = router.lanes.set(lanes.clone());
+        let now_ms = clock.machine_ms();
+        let shared = Arc::new(Shared {
+            settings,
+            lease,
+            identity: parts.identity,
+            clock,
+            catalog: parts.catalog,
+            vault: parts.vault,
+            history: parts.history,
+            sent_log: parts.sent_log,
+            stripes,
+            lanes,
+            guard,
+            stats: Stats::default(),
+            stop_claiming: CancellationToken::new(),
+            finish: CancellationToken::new(),
+            partitions_ready: AtomicBool::new(false),
+            database_us: AtomicI64::new(database_us),
+            url: parts.database_url,
+            halted: AtomicBool::new(false),
+            sent_log_ok: AtomicBool::new(true),
+            last_well_ms: AtomicI64::new(now_ms),
+            last_trouble: Mutex::default(),
+        });
+        let mut worker = Self { shared: Arc::clone(&shared), parts: JoinSet::new(), adapters };
+        worker.spawn_parts(&dictionaries)?;
+        Ok(worker)
+    }
+
+    fn spawn_parts(&mut self, dictionaries: &HashMap<i32, (String, Vec<u8>)>) -> Result<(), StartError> {
+        let shared = &self.shared;
+        let link = |what: &str| DbLink::new(&shared.url, format!("tollbook {} {what}", shared.lease.slot));
+        for stripe in &shared.stripes {
+            let mut sealers = HashMap::new();
+            for (carrier_no, (carrier, dictionary)) in dictionaries {
+                let sealer = Sealer::new(dictionary).map_err(|error| StartError::Dictionary {
+                    carrier: carrier.clone(),
+                    why: error.to_string(),
+                })?;
+                sealers.insert(*carrier_no, sealer);
+            }
+            let engine = Engine {
+                shared: Arc::clone(shared),
+                stripe: Arc::clone(stripe),
+                db: link(&format!("begin {}", stripe.no)),
+            };
+            let recorder = Recorder {
+                shared: Arc::clone(shared),
+                stripe: Arc::clone(stripe),
+                db: link(&format!("record {}", stripe.no)),
+                sealers,
+            };
+            self.parts.spawn(engine.run());
+            self.parts.spawn(recorder.run());
+        }
+        self.parts.spawn(LeaseKeeper { shared: Arc::clone(shared), db: link("lease") }.run());
+        self.parts.spawn(Steward::new(Arc::clone(shared), link("steward")).run());
+        self.parts.spawn(InboxReader { shared: Arc::clone(shared), db: link("inbox") }.run());
+        self.parts.spawn(Filler { shared: Arc::clone(shared), db: link("filler") }.run());
+        Ok(())
+    }
+
+    /// What the parts share, for the API.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Runs until `stop` is cancelled (then drains and leaves) or the worker is fenced or dies.
+    pub async fn run(mut self, stop: CancellationToken) -> WorkerEnd {
+        let early = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = self.parts.join_next() => Some(ended_as(ended)),
+        };
+        let end = match early {
+            None => self.drain().await,
+            Some(end) => end,
+        };
+        self.halt();
+        self.shared.finish.cancel();
+        while let Some(part) = self.parts.join_next().await {
+            if let Err(error) = part {
+                tracing::error!(%error, "a part of the worker died");
+            }
+        }
+        // Attempts inside the lanes are refused by the guard; their connections end with the lanes.
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            while self.adapters.join_next().await.is_some() {}
+        })
+        .await;
+        end
+    }
+
+    /// Claims nothing more, waits for the answers on their way, gives everything back.
+    async fn drain(&mut self) -> WorkerEnd {
+        let shared = Arc::clone(&self.shared);
+        tracing::info!(in_flight = shared.report().in_flight, "draining");
+        shared.stop_claiming.cancel();
+        let deadline_ms =
+            shared.clock.machine_ms() + i64::try_from(shared.settings.drain_deadline_ms).unwrap_or(0);
+        while shared.stripes.iter().any(|stripe| stripe.held() > 0) && shared.clock.machine_ms() < deadline_ms
+        {
+            if let Some(ended) = self.parts.try_join_next()
+                && let Ok(Err(end)) = ended
+            {
+                return end;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let left = shared.report().in_flight;
+        if left > 0 {
+            tracing::warn!(
+                left,
+                "the drain's deadline passed: these attempts are unknown to whoever takes over"
+            );
+        }
+        shared.finish.cancel();
+        let settle = async {
+            while let Some(part) = self.parts.join_next().await {
+                if let Ok(Err(end)) = part {
+                    return Some(end);
+                }
+            }
+            None
+        };
+        let ended =
+            tokio::time::timeout(Duration::from_millis(shared.settings.drain_deadline_ms.max(1_000)), settle)
+                .await;
+        if let Ok(Some(end)) = ended {
+            return end;
+        }
+        let left = async {
+            let mut conn = connect(&shared.url, "tollbook leave").await?;
+            fence_worker(&mut conn, &shared.lease, None).await
+        };
+        match left.await {
+            Ok(_) => tracing::info!(slot = shared.lease.slot, "drained, shards given back"),
+            Err(error) => {
+                tracing::warn!(%error, "could not give the shards back: others take them when the lease ends")
+            }
+        }
+        WorkerEnd::Stopped
+    }
+
+    fn halt(&self) {
+        self.shared.halted.store(true, Ordering::SeqCst);
+        self.shared.guard.halt();
+        self.shared.stop_claiming.cancel();
+        for lane in self.shared.lanes.values() {
+            lane.close();
+        }
+    }
+}
+
+/// Sends replies to the stripe that waits for them.
+struct Router {
+    stripes: Vec<Arc<Stripe>>,
+    lanes: std::sync::OnceLock<HashMap<i32, Arc<Lane>>>,
+}
+
+impl OutcomeSink for Router {
+    fn deliver(&self, reply: Reply) {
+        let subscription_id = reply.ticket as i64;
+        let carrier_no = (subscription_id >> 44) as i32;
+        if let Some(lane) = self.lanes.get().and_then(|lanes| lanes.get(&carrier_no)) {
+            lane.done(reply.outcome);
+        }
+        if let Some(alert) = reply.alert {
+            metrics::counter!("tollbook_alerts_total", "alert" => alert.name()).increment(1);
+            tracing::warn!(
+                alert = alert.name(),
+                subscription = %billing_core::ids::SubscriptionId(subscription_id),
+                "a carrier's answer needs a person's eye"
+            );
+        }
+        if let Some(stripe) = stripe_of(&self.stripes, subscription_id) {
+            stripe.put(Work::Reply(reply));
+        }
+    }
+}
+
+fn not_sent(ticket: u64, at: jiff::Timestamp) -> Reply {
+    Reply {
+        ticket,
+        outcome: billing_core::outcome::Outcome::NotSent(billing_core::outcome::NotSentProof::Guard),
+        carrier_code: None,
+        carrier_txn_id: None,
+        wrote: false,
+        request: Vec::new(),
+        response: Vec::new(),
+        sent_at: None,
+        answered_at: at,
+        latency_us: 0,
+        alert: None,
+    }
+}
+
+fn ended_as(ended: Option<Result<Result<(), WorkerEnd>, tokio::task::JoinError>>) -> WorkerEnd {
+    match ended {
+        Some(Ok(Err(end))) => end,
+        Some(Ok(Ok(()))) | None => WorkerEnd::Died("it ended by itself".to_owned()),
+        Some(Err(error)) => WorkerEnd::Died(error.to_string()),
+    }
+}
+
+/// The word for an attempt's class.
+#[must_use]
+pub fn class_name(class: i16) -> &'static str {
+    from_number::<AttemptState>(class).map_or("unlisted", State::name)
+}

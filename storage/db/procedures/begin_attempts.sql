@@ -1,0 +1,59 @@
+-- Makes a batch of intents durable, before a byte leaves. Returns NULL when every row passed, else one verdict
+-- per row (see `verdict` in storage/src/verdict.rs); rows with verdict 0 are durable, the others are not.
+--
+-- Fast path: insert what passes the checks and compare the count with the batch. Only when it falls short, or a
+-- key exists already, is the insert rolled back (the fence stays locked: it was taken before the block) and run
+-- again with a verdict per row.
+CREATE OR REPLACE FUNCTION begin_attempts(
+    p_slot int, p_incarnation bigint, p_epoch int, p_business_at_ms bigint, p_book_version int, p_shards int[],
+    p_ids bigint[], p_revs int[], p_periods int[], p_attempt_nos int2[], p_ops int2[], p_rounds int2[],
+    p_steps int2[], p_amounts bigint[], p_currencies int2[], p_digest_his bigint[], p_digest_los bigint[],
+    p_not_befores bigint[], p_not_afters bigint[], p_rules int2[]
+) RETURNS int2[]
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE
+    verdicts int2[] := NULL;
+    expected int := cardinality(p_ids);
+    inserted int;
+BEGIN
+    PERFORM check_fence(p_slot, p_incarnation, p_epoch);
+    LOOP
+        IF verdicts IS NULL AND (SELECT count(*) FROM shard_owner WHERE shard = ANY (p_shards) AND slot = p_slot)
+                                <> cardinality(p_shards) THEN
+            verdicts := begin_verdicts(p_slot, p_incarnation, p_business_at_ms, p_ids, p_revs, p_periods,
+                p_attempt_nos, p_ops, p_digest_his, p_digest_los, p_not_befores, p_not_afters);
+        END IF;
+        BEGIN
+            INSERT INTO attempt_intent (
+                subscription_id, amount_minor, digest_hi, digest_lo, not_before_ms, not_after_ms, incarnation,
+                intent_at, business_at_ms, period, book_version, attempt_no, op, round, step, currency, rule_id)
+            SELECT a.id, a.amount, a.digest_hi, a.digest_lo, a.not_before, a.not_after, p_incarnation,
+                   now(), p_business_at_ms, a.period, p_book_version, a.attempt_no, a.op, a.round, a.step,
+                   a.currency, a.rule
+              FROM unnest(p_ids, p_revs, p_periods, p_attempt_nos, p_ops, p_rounds, p_steps, p_amounts,
+                          p_currencies, p_digest_his, p_digest_los, p_not_befores, p_not_afters, p_rules)
+                   WITH ORDINALITY AS a (id, rev, period, attempt_no, op, round, step, amount,
+                          currency, digest_hi, digest_lo, not_before, not_after, rule, place)
+              JOIN subscription s ON s.id = a.id
+             WHERE s.rev = a.rev AND s.open = 0 AND s.period = a.period AND s.attempt_no + 1 = a.attempt_no
+               AND s.flags = 0
+               AND (a.op NOT IN (1, 2)
+                    OR s.stop_at_ms IS NULL AND a.not_before <= p_business_at_ms AND p_business_at_ms < a.not_after)
+               AND (verdicts IS NULL OR verdicts[a.place] = 0);
+            GET DIAGNOSTICS inserted = ROW_COUNT;
+            IF inserted <> expected THEN
+                RAISE EXCEPTION '% of % intents passed', inserted, expected USING ERRCODE = 'TB001';
+            END IF;
+            RETURN verdicts;
+        EXCEPTION
+            -- check_violation is what a missing partition raises
+            WHEN unique_violation OR check_violation OR SQLSTATE 'TB001' THEN
+                IF verdicts IS NOT NULL THEN
+                    RAISE;  -- a broken invariant of the batch: the caller aborts it and sends nothing
+                END IF;
+        END;
+        verdicts := begin_verdicts(p_slot, p_incarnation, p_business_at_ms, p_ids, p_revs, p_periods,
+            p_attempt_nos, p_ops, p_digest_his, p_digest_los, p_not_befores, p_not_afters);
+        expected := (SELECT count(*) FROM unnest(verdicts) AS v WHERE v = 0);
+    END LOOP;
+END $$;

@@ -1,0 +1,12 @@
+-- Takes up to p_want free shards.
+CREATE OR REPLACE FUNCTION claim_shards(p_slot int, p_incarnation bigint, p_epoch int, p_want int) RETURNS SETOF int
+LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+    PERFORM check_fence(p_slot, p_incarnation, p_epoch);
+    RETURN QUERY
+    UPDATE shard_owner o SET slot = p_slot
+      FROM (SELECT f.shard FROM shard_owner f WHERE f.slot IS NULL ORDER BY f.shard LIMIT p_want
+               FOR UPDATE SKIP LOCKED) AS free
+     WHERE o.shard = free.shard
+    RETURNING o.shard;
+END $$;

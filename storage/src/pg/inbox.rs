@@ -1,0 +1,112 @@
+//! The shard inbox: what everybody but the owner wants of a shard.
+
+use billing_core::ids::Shard;
+use sqlx::Row;
+use sqlx::postgres::PgConnection;
+
+use super::StoreError;
+
+/// What an inbox row asks for. The number is what the database keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i16)]
+pub enum InboxKind {
+    /// New subscriptions: payload is the first and last id, big-endian.
+    Created = 1,
+    /// Someone said stop.
+    Stop = 2,
+    /// Evidence on an attempt: payload is what the sender knows.
+    Evidence = 3,
+}
+
+/// A row of the inbox.
+#[derive(Debug, Clone)]
+pub struct InboxRow {
+    /// Its id within the shard.
+    pub id: i64,
+    /// The shard.
+    pub shard: Shard,
+    /// What it asks for; `None` for a kind that this version does not know (left alone).
+    pub kind: Option<InboxKind>,
+    /// Whom it is about.
+    pub subscription_id: i64,
+    /// By kind.
+    pub payload: Vec<u8>,
+}
+
+/// The oldest rows of these shards' inboxes.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn read_inbox(
+    conn: &mut PgConnection,
+    shards: &[i32],
+    limit: i32,
+) -> Result<Vec<InboxRow>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT id, shard, kind, subscription_id, payload FROM shard_inbox WHERE shard = ANY ($1) ORDER BY id LIMIT $2",
+    )
+    .bind(shards)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let kind: i16 = row.try_get(2)?;
+            Ok(InboxRow {
+                id: row.try_get(0)?,
+                shard: Shard(row.try_get(1)?),
+                kind: [InboxKind::Created, InboxKind::Stop, InboxKind::Evidence]
+                    .into_iter()
+                    .find(|k| *k as i16 == kind),
+                subscription_id: row.try_get(3)?,
+                payload: row.try_get(4)?,
+            })
+        })
+        .collect()
+}
+
+/// Removes rows that needed no change of a subscription (a new one is in the wheel already).
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn drop_inbox(conn: &mut PgConnection, shard: Shard, ids: &[i64]) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM shard_inbox WHERE shard = $1 AND id = ANY ($2)")
+        .bind(shard.0)
+        .bind(ids)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Puts evidence into the inbox of a shard that another worker owns.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn post_evidence(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    payload: &[u8],
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO shard_inbox (shard, kind, subscription_id, payload) VALUES ($1, $2, $3, $4)")
+        .bind((subscription_id >> 32) as i32)
+        .bind(InboxKind::Evidence as i16)
+        .bind(subscription_id)
+        .bind(payload)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// STOP: works while no worker is alive. Gives the instant of the stop (business milliseconds), `None` when there is
+/// no such subscription.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn stop_subscription(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    business_at_ms: i64,
+) -> Result<Option<i64>, StoreError> {
+    let stopped = sqlx::query_scalar("SELECT stop_subscription($1, $2)");
+    Ok(stopped.bind(subscription_id).bind(business_at_ms).fetch_one(conn).await?)
+}

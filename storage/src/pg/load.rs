@@ -1,0 +1,230 @@
+//! Reading what is due: the wheel's refill, the rows of a batch, what a dead worker left behind.
+
+use billing_core::ids::{RefSeed, Shard, SubscriptionId};
+use billing_core::outcome::Op;
+use billing_core::period::{Period, date_of_days};
+use billing_core::schedule::Anchor;
+use billing_core::states::{SubscriptionState, from_number};
+use billing_core::subscription::{NextKind, OpenAttempt, Planned, Progress, Subscription};
+use jiff::Timestamp;
+use sqlx::Row;
+use sqlx::postgres::{PgConnection, PgRow};
+
+use super::StoreError;
+
+/// When a subscription fires: what the wheel holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WheelEntry {
+    /// Which subscription.
+    pub id: i64,
+    /// Business milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// A due subscription with everything that its charge needs.
+#[derive(Debug, Clone)]
+pub struct DueRow {
+    /// The subscription.
+    pub sub: Subscription,
+    /// Who sells.
+    pub merchant_no: i32,
+    /// The subscriber's zone.
+    pub zone_no: i16,
+    /// ISO 4217 numeric.
+    pub currency: i16,
+    /// The line's number, sealed under the subscriber's key.
+    pub msisdn_ct: Vec<u8>,
+    /// What the subscriber's key is derived from.
+    pub key_salt: [u8; 16],
+    /// Which key-encryption key.
+    pub kek_version: i16,
+}
+
+/// An intent with neither an outcome nor an open row.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenIntent {
+    /// Whose charge.
+    pub subscription_id: i64,
+    /// The attempt as it was planned.
+    pub planned: Planned,
+    /// ISO 4217 numeric.
+    pub currency: i16,
+    /// Who made it durable.
+    pub incarnation: i64,
+}
+
+/// One keyset chunk of a shard: entries that fire before `horizon_ms`, and the id to go on after (`None`: done).
+/// Never one long statement: an old snapshot stops HOT pruning.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn refill(
+    conn: &mut PgConnection,
+    shard: Shard,
+    after_id: i64,
+    horizon_ms: i64,
+    limit: i32,
+) -> Result<(Vec<WheelEntry>, Option<i64>), StoreError> {
+    let (_, last) = shard.id_range();
+    let (max, seen, ids, ats): (Option<i64>, i64, Option<Vec<i64>>, Option<Vec<i64>>) = sqlx::query_as(
+        "SELECT max(id), count(*), array_agg(id) FILTER (WHERE next_at_ms < $3),
+                array_agg(next_at_ms) FILTER (WHERE next_at_ms < $3)
+           FROM (SELECT id, next_at_ms FROM subscription WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $4) AS chunk",
+    )
+    .bind(after_id)
+    .bind(last)
+    .bind(horizon_ms)
+    .bind(limit)
+    .fetch_one(conn)
+    .await?;
+    let entries = ids
+        .unwrap_or_default()
+        .into_iter()
+        .zip(ats.unwrap_or_default())
+        .map(|(id, at_ms)| WheelEntry { id, at_ms })
+        .collect();
+    Ok((entries, max.filter(|_| seen == i64::from(limit))))
+}
+
+/// The rows of a batch, sorted by id. A row that cannot be read is given apart, with the reason: it is poison, and
+/// stops nobody else.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn load(
+    conn: &mut PgConnection,
+    ids: &[i64],
+) -> Result<(Vec<DueRow>, Vec<(i64, i32, String)>), StoreError> {
+    let rows = sqlx::query(
+        "SELECT s.id, s.subscriber_id, s.ref_seed, s.due_minor, s.collected_minor, s.next_at_ms, s.retry_at_ms,
+                s.paid_until_ms, s.state_until_ms, s.stop_at_ms, s.plan_no, s.merchant_no, s.anchor_day, s.period,
+                s.rev, s.flags, s.zone_no, s.anchor_minute, s.currency, s.state, s.attempt_no, s.round, s.step,
+                s.open, s.deferrals, s.next_kind, r.kek_version, r.key_salt, r.msisdn_ct
+           FROM subscription s JOIN subscriber r ON r.id = s.subscriber_id
+          WHERE s.id = ANY ($1) ORDER BY s.id",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    let mut due = Vec::with_capacity(rows.len());
+    let mut poison = Vec::new();
+    for row in &rows {
+        match due_row(row) {
+            Ok(row) => due.push(row),
+            Err(why) => poison.push((row.try_get(0)?, row.try_get(14)?, why)),
+        }
+    }
+    Ok((due, poison))
+}
+
+fn due_row(row: &PgRow) -> Result<DueRow, String> {
+    let text = |error: sqlx::Error| error.to_string();
+    let long = |at: usize| row.try_get::<i64, _>(at).map_err(text);
+    let int = |at: usize| row.try_get::<i32, _>(at).map_err(text);
+    let short = |at: usize| row.try_get::<i16, _>(at).map_err(text);
+    let instant = |at: usize| -> Result<Option<Timestamp>, String> {
+        let ms: Option<i64> = row.try_get(at).map_err(text)?;
+        ms.map(Timestamp::from_millisecond).transpose().map_err(|error| error.to_string())
+    };
+    let state = short(19)?;
+    let open = short(23)?;
+    let next_kind = short(25)?;
+    let salt: &[u8] = row.try_get(27).map_err(text)?;
+    let ciphertext: &[u8] = row.try_get(28).map_err(text)?;
+    Ok(DueRow {
+        sub: Subscription {
+            id: SubscriptionId(long(0)?),
+            subscriber_id: long(1)?,
+            ref_seed: RefSeed(long(2)?),
+            plan_no: int(10)?,
+            stop_at: instant(9)?,
+            rev: int(14)?,
+            flags: int(15)?,
+            anchor: Anchor {
+                date: date_of_days(int(12)?),
+                minute: u16::try_from(short(17)?).map_err(|e| e.to_string())?,
+            },
+            progress: Progress {
+                state: from_number::<SubscriptionState>(state).ok_or_else(|| format!("no state {state}"))?,
+                period: Period::from_number(int(13)?).map_err(|e| e.to_string())?,
+                due_minor: long(3)?,
+                collected_minor: long(4)?,
+                attempt_no: short(20)?,
+                round: short(21)?,
+                step: short(22)?,
+                open: OpenAttempt::from_number(open).ok_or_else(|| format!("no open attempt kind {open}"))?,
+                deferrals: short(24)?,
+                paid_until: instant(7)?,
+                state_until: instant(8)?,
+                retry_at: instant(6)?,
+                next_at: instant(5)?,
+                next_kind: NextKind::from_number(next_kind)
+                    .ok_or_else(|| format!("no kind of next instant {next_kind}"))?,
+            },
+        },
+        merchant_no: int(11)?,
+        zone_no: short(16)?,
+        currency: short(18)?,
+        msisdn_ct: ciphertext.to_vec(),
+        key_salt: salt.try_into().map_err(|_| "key salt is not 16 bytes".to_owned())?,
+        kek_version: short(26)?,
+    })
+}
+
+/// A chunk of what a dead worker left behind in a shard, in key order after the given key.
+///
+/// # Errors
+/// [`StoreError`] when the database is away, [`StoreError::Broken`] when an intent cannot be read.
+pub async fn open_intents(
+    conn: &mut PgConnection,
+    shard: Shard,
+    after: (i64, i32, i16),
+    limit: i32,
+) -> Result<Vec<OpenIntent>, StoreError> {
+    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64);
+    let rows: Vec<Row> = sqlx::query_as("SELECT * FROM open_intents($1, $2, $3, $4, $5)")
+        .bind(shard.0)
+        .bind(after.0)
+        .bind(after.1)
+        .bind(after.2)
+        .bind(limit)
+        .fetch_all(conn)
+        .await?;
+    let broken = |what: &dyn std::fmt::Display| StoreError::Broken(format!("intent: {what}"));
+    rows.into_iter()
+        .map(
+            |(
+                subscription_id,
+                period,
+                attempt_no,
+                op,
+                amount_minor,
+                currency,
+                round,
+                step,
+                before,
+                after,
+                incarnation,
+            )| {
+                if op != Op::Charge as i16 {
+                    return Err(broken(&format!("operation {op} is not one of this version")));
+                }
+                Ok(OpenIntent {
+                    subscription_id,
+                    planned: Planned {
+                        op: Op::Charge,
+                        period: Period::from_number(period).map_err(|e| broken(&e))?,
+                        attempt_no,
+                        amount_minor,
+                        round,
+                        step,
+                        not_before: Timestamp::from_millisecond(before).map_err(|e| broken(&e))?,
+                        not_after: Timestamp::from_millisecond(after).map_err(|e| broken(&e))?,
+                    },
+                    currency,
+                    incarnation,
+                })
+            },
+        )
+        .collect()
+}

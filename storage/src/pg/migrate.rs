@@ -1,0 +1,70 @@
+//! Numbered, immutable migrations; functions one file each, applied again at every start.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor, SqlSafeStr};
+
+use super::StoreError;
+
+const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "start", include_str!("../../db/migrations/0001_start.sql"))];
+
+/// Functions in the sequence in which they are created: SQL functions need what they call to exist.
+const PROCEDURES: &[&str] = &[
+    include_str!("../../db/procedures/ensure_partitions.sql"),
+    include_str!("../../db/procedures/check_fence.sql"),
+    include_str!("../../db/procedures/begin_verdicts.sql"),
+    include_str!("../../db/procedures/begin_attempts.sql"),
+    include_str!("../../db/procedures/record_verdicts.sql"),
+    include_str!("../../db/procedures/record_rare.sql"),
+    include_str!("../../db/procedures/record_outcomes.sql"),
+    include_str!("../../db/procedures/register_worker.sql"),
+    include_str!("../../db/procedures/renew_lease.sql"),
+    include_str!("../../db/procedures/fence_worker.sql"),
+    include_str!("../../db/procedures/claim_shards.sql"),
+    include_str!("../../db/procedures/hand_over.sql"),
+    include_str!("../../db/procedures/open_intents.sql"),
+    include_str!("../../db/procedures/allocate_ids.sql"),
+    include_str!("../../db/procedures/insert_subscriptions.sql"),
+    include_str!("../../db/procedures/stop_subscription.sql"),
+    include_str!("../../db/procedures/quarantine.sql"),
+];
+
+/// Brings the database to this version: missing migrations, then all functions, under one advisory lock.
+///
+/// # Errors
+/// [`StoreError::Broken`] when an applied migration was edited since or the database is newer than this program.
+pub async fn migrate(conn: &mut PgConnection) -> Result<(), StoreError> {
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|(version, name, sql)| {
+            Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect();
+    let migrator = Migrator::with_migrations(migrations);
+    migrator.run_direct(None, &mut *conn, false).await.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
+        other => StoreError::Broken(format!("migrations: {other}")),
+    })?;
+    let mut tx = conn.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(7130003)").execute(&mut *tx).await?;
+    for procedure in PROCEDURES {
+        tx.execute(*procedure).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Makes the partitions for business days (since 2000-01-01) exist; gives how many weeks were new.
+///
+/// # Errors
+/// [`StoreError`] when the database is away or refuses.
+pub async fn ensure_partitions(
+    conn: &mut PgConnection,
+    from_day: i32,
+    to_day: i32,
+) -> Result<i32, StoreError> {
+    let added = sqlx::query_scalar("SELECT ensure_partitions($1, $2)");
+    Ok(added.bind(from_day).bind(to_day).fetch_one(conn).await?)
+}
