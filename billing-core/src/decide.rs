@@ -199,7 +199,8 @@ fn collected(facts: &Facts<'_>, moved_minor: i64) -> Result<Decision, CoreError>
             ))
         })?;
     let next = facts.rules.schedule.next_period(facts.sub.anchor, at.period)?;
-    let ends = next.map(|period| facts.rules.schedule.starts_at(period, facts.zone)).transpose()?;
+    // Paid until the next charge falls due, not until its local midnight: access has no hole before the next charge.
+    let ends = next.map(|period| due_of(facts, period)).transpose()?;
     let settles = facts.rules.ladder.as_ref().map_or(Settles::Amount, |ladder| ladder.settles);
     let full = collected_after_minor == at.due_minor;
     let until = match (full, settles) {
@@ -511,6 +512,10 @@ fn unpaid_state(facts: &Facts<'_>) -> Result<(SubscriptionState, Option<Timestam
     })
 }
 
+fn due_of(facts: &Facts<'_>, period: Period) -> Result<Timestamp, CoreError> {
+    Ok(facts.rules.schedule.due_at(facts.sub.anchor, period, facts.zone, facts.sub.id)?)
+}
+
 /// Access pro rata, from now on, never beyond the period's end.
 fn share_of_period(
     facts: &Facts<'_>,
@@ -519,7 +524,7 @@ fn share_of_period(
 ) -> Result<Option<Timestamp>, CoreError> {
     let Some(ends) = ends else { return Ok(None) };
     let at = &facts.sub.progress;
-    let starts = facts.rules.schedule.starts_at(at.period, facts.zone)?;
+    let starts = due_of(facts, at.period)?;
     let length_s = i128::from(ends.as_second() - starts.as_second());
     let share_s = length_s * i128::from(moved_minor) / i128::from(at.due_minor.max(1));
     let share = SignedDuration::from_secs(i64::try_from(share_s).unwrap_or(0));

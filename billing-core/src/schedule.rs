@@ -241,13 +241,6 @@ impl Schedule {
         Ok(self.window.at_or_after(zone, due)?.0)
     }
 
-    /// The instant at which a period begins: its first local midnight.
-    ///
-    /// # Errors
-    /// [`ScheduleError::Zone`] at the ends of the calendar.
-    pub fn starts_at(&self, period: Period, zone: &Zone) -> Result<Timestamp, ScheduleError> {
-        Ok(zone.instant(period.date(), period.minute())?)
-    }
 }
 
 fn weekly(anchor: Date, from: Date, every: u16, on: Weekdays) -> Option<Date> {

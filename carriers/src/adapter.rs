@@ -27,8 +27,8 @@ pub trait Adapter: Send + Sync {
     /// The design names `perform(batch, sink)`; a queue serves the same purpose without a barrier at the end of
     /// each batch: a connection pulls the next attempt the moment it becomes free.
     ///
-    /// The work happens in tasks of its own, so dropping this future (a `select!`, a timeout) cuts no exchange
-    /// short: the tasks end when the queue is closed and drained. Should one die all the same (a panic, the
+    /// The work happens in tokio tasks of its own, so dropping this future (a `select!`, a timeout) cuts no exchange
+    /// short: they end when the queue is closed and drained. Should one die all the same (a panic, the
     /// runtime going down), the attempt in its hand is answered as unknown while it unwinds. Must be called
     /// inside a tokio runtime.
     fn run(

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use billing_core::decide::{Decision, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
-use billing_core::outcome::{Doubt, Outcome};
+use billing_core::outcome::Outcome;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{NextKind, Planned, Progress};
-use billing_core::triage::{Note, NoteKind};
+use billing_core::triage::Note;
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
 use storage::history::seal::Sealer;
@@ -211,17 +211,15 @@ impl Item {
     }
 
     fn note_record(&self, note: &Note) -> RecordRow {
-        // An accepted attempt whose deadline passed becomes unknown in place: a row of its own kind.
-        let doubt = note.kind == NoteKind::Doubt;
         let before = &self.row.sub.progress;
         RecordRow {
             subscription_id: self.row.sub.id.0,
             rev: self.row.sub.rev,
-            kind: if doubt { RowKind::Open } else { RowKind::Note },
+            kind: RowKind::Note,
             period: note.charge.period.number(),
-            attempt_no: if doubt { before.attempt_no } else { 0 },
+            attempt_no: 0,
             class: 0,
-            reason: if doubt { Outcome::Unknown(Doubt::NoReply).reason().0 } else { note.kind as i16 },
+            reason: note.kind as i16,
             moved_minor: 0,
             collected_after_minor: before.collected_minor,
             charge_state: note.charge_state as i16,

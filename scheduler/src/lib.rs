@@ -20,6 +20,8 @@ mod inbox;
 mod membership;
 mod takeover;
 
+pub mod import;
+
 mod catalog;
 mod clock;
 mod link;

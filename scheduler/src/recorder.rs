@@ -5,19 +5,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::days_since_2000;
+use billing_core::states::AttemptState;
+use billing_core::subscription::Planned;
+use billing_core::triage::NoteKind;
 use jiff::tz::TimeZone;
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
 use storage::pg::{
-    RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, load, open_case, post_evidence, quarantine,
+    DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, open_case,
+    post_evidence, quarantine,
 };
 
 use crate::clock::Clock;
 use crate::item::{Item, Prepared};
 use crate::link::{DbLink, RETRY_PAUSE};
 use crate::stats::Counted;
-use crate::stripe::{Stripe, Work};
+use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
 use crate::worker::{Shared, WorkerEnd};
 
@@ -83,6 +88,11 @@ impl Recorder {
                 Work::Poison { subscription_id, rev, why } => {
                     self.poison(subscription_id, rev, None, &why).await?
                 }
+                Work::Note { row, note, .. } if note.kind == NoteKind::Doubt => {
+                    if let Some(found) = self.doubted(*row).await? {
+                        items.extend(Item::of(&self.stripe, Work::Found(Box::new(found))));
+                    }
+                }
                 other => items.extend(Item::of(&self.stripe, other)),
             }
         }
@@ -96,6 +106,33 @@ impl Recorder {
             items = again;
         }
         Ok(())
+    }
+
+    /// An accepted attempt whose answer did not come in time: unknown, with its suspense.
+    async fn doubted(&mut self, row: DueRow) -> Result<Option<Found>, StoreError> {
+        let (id, period) = (row.sub.id.0, row.sub.progress.period);
+        let conn = self.db.conn().await?;
+        let kept = attempts(conn, id, period.number()).await;
+        let kept =
+            self.db.checked(kept)?.into_iter().find(|kept| kept.attempt_no == row.sub.progress.attempt_no);
+        let Some(kept) = kept else {
+            self.poison(id, row.sub.rev, None, "an accepted attempt has no intent").await?;
+            return Ok(None);
+        };
+        let planned = Planned {
+            op: Op::Charge,
+            period,
+            attempt_no: kept.attempt_no,
+            amount_minor: kept.amount_minor,
+            round: kept.round,
+            step: kept.step,
+            not_before: jiff::Timestamp::UNIX_EPOCH,
+            not_after: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let floor = self.stripe.open_floor(i64::MAX, 1);
+        let (outcome, from) = (Outcome::Unknown(Doubt::NoReply), AttemptState::Accepted);
+        let (carrier_code, carrier_txn_id) = (kept.carrier_code, kept.carrier_txn_id);
+        Ok(Some(Found { row, planned, from, outcome, carrier_code, carrier_txn_id, floor, inbox: None }))
     }
 
     /// Decide, keep, record. Gives back what has to be decided again.
@@ -159,7 +196,7 @@ impl Recorder {
         now: jiff::Timestamp,
     ) -> Result<Vec<Verdict>, StoreError> {
         let mut verdicts = vec![None; prepared.len()];
-        let mut parts = Vec::from([0..prepared.len()]);
+        let mut parts: Vec<_> = std::iter::once(0..prepared.len()).collect();
         while let Some(part) = parts.pop() {
             let Some(rows) = prepared.get(part.clone()).filter(|rows| !rows.is_empty()) else { continue };
             match self.record_part(rows, now).await {
@@ -292,6 +329,7 @@ impl Recorder {
             zone_no: item.row.zone_no,
             class: ready.record.class,
             reason: ready.record.reason,
+            charge_state: ready.record.charge_state,
             moved_minor: ready.record.moved_minor,
         }));
         let scale = i64::from(self.shared.clock.scale().max(1));

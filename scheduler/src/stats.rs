@@ -25,6 +25,7 @@ struct Key {
     zone_no: i16,
     class: i16,
     reason: i16,
+    charge_state: i16,
 }
 
 /// One attempt for the counts.
@@ -36,6 +37,7 @@ pub(crate) struct Counted {
     pub(crate) zone_no: i16,
     pub(crate) class: i16,
     pub(crate) reason: i16,
+    pub(crate) charge_state: i16,
     pub(crate) moved_minor: i64,
 }
 
@@ -73,6 +75,7 @@ impl Stats {
                 zone_no: row.zone_no,
                 class: row.class,
                 reason: row.reason,
+                charge_state: row.charge_state,
             };
             let sum = minutes.entry(key).or_default();
             sum.0 += 1;
@@ -116,6 +119,7 @@ impl Stats {
                 zone_no: key.zone_no,
                 class: key.class,
                 reason: key.reason,
+                charge_state: key.charge_state,
                 count,
                 amount_minor,
             })

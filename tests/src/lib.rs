@@ -1,1 +1,9 @@
-//! Proves: integration, conformance and tidy tests over the whole tree.
+//! The harness that all integration tests share: a private Postgres, mock carriers and `toll serve` as real processes
+//! over real sockets, in a folder of their own. Everything ends with the [`World`] that started it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod process;
+mod world;
+
+pub use process::{Engine, Mock, program};
+pub use world::{Book, World, WorldOptions, wait_until};

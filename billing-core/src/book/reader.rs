@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 pub use super::problem::{PROBLEMS_MAX, Place, Problem, Problems, SOURCE_BYTES_MAX, Source, Spanned};
 use super::values::{excerpt, nearest};
 
+mod depth;
 mod text;
 
 /// One TOML table being read. Remembers which keys were asked for.
@@ -36,11 +37,17 @@ struct Entry<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The whole file as a table. With a syntax error there is no table: all syntax errors are in `problems`.
+    /// The whole file as a table. There is none with syntax errors, which are then all in `problems`, with more than
+    /// [`SOURCE_BYTES_MAX`] bytes, or with a key of more than 16 parts.
     pub fn parse(source: &'a Source, problems: &mut Problems) -> Option<Self> {
         if source.text.len() > SOURCE_BYTES_MAX {
             let what = format!("the file has {} bytes", source.text.len());
             problems.push(source.problem(Place::START, what, format!("at most {SOURCE_BYTES_MAX} are read")));
+            return None;
+        }
+        if let Some(place) = depth::deep_key(&source.text) {
+            let help = format!("at most {} parts are allowed", depth::KEY_PARTS_MAX);
+            problems.push(source.problem(place, "a key with too many dots", help));
             return None;
         }
         let (root, errors) = DeTable::parse_recoverable(&source.text);

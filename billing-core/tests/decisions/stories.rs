@@ -72,7 +72,7 @@ fn a_smaller_price_can_buy_the_whole_period() {
     assert_eq!((decision.moved_minor, decision.rule), (300, Rule::SETTLE_PERIOD));
     assert_eq!(
         world.zone.describe(decision.grant.unwrap().until.unwrap()),
-        "2026-11-22 00:00:00 Europe/Madrid (+01)"
+        "2026-11-22 06:00:00 Europe/Madrid (+01)"
     );
     assert_eq!(world.at().state, SubscriptionState::Active);
 }

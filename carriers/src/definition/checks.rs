@@ -49,7 +49,6 @@ pub(super) fn read_examples(
     definition: &CarrierDefinition,
     problems: &mut Problems,
 ) -> Vec<Example> {
-    check_request(source, definition, problems);
     let examples: Vec<Example> =
         tables.into_iter().filter_map(|table| read_example(table, definition, problems)).collect();
     for example in &examples {
@@ -141,13 +140,16 @@ fn read_example(
 }
 
 /// The request can be made for the smallest and the largest amount, and its body is JSON whatever the text says.
-fn check_request(source: &Source, definition: &CarrierDefinition, problems: &mut Problems) {
-    let at_start = |what: String, problems: &mut Problems| {
-        problems.push(source.problem(SourcePlace::START, what, "see [charge]"));
-    };
+pub(super) fn check_request(
+    source: &Source,
+    place: SourcePlace,
+    definition: &CarrierDefinition,
+    problems: &mut Problems,
+) {
+    let refuse = |what: String, problems: &mut Problems| problems.push(source.problem(place, what, ""));
     for minor in [definition.caps.min_minor, definition.caps.max_minor] {
         let Some(mut attempt) = sample(definition, minor) else {
-            at_start("no example attempt can be made for this carrier".to_owned(), problems);
+            refuse("no example attempt can be made for this carrier".to_owned(), problems);
             return;
         };
         attempt.text = "a \"quoted\\ text\", with {braces}\n".into();
@@ -157,16 +159,16 @@ fn check_request(source: &Source, definition: &CarrierDefinition, problems: &mut
         if let Some(body) = &operation.body {
             match body.render(&attempt, &mut out) {
                 Ok(()) if Places::new().read(&out).is_err() => {
-                    at_start("the body of the request is not JSON".to_owned(), problems);
+                    refuse("the body of the request is not JSON".to_owned(), problems);
                     return;
                 }
                 Ok(()) => {}
-                Err(error) => at_start(format!("no request can be made for {amount}: {error}"), problems),
+                Err(error) => refuse(format!("no request can be made for {amount}: {error}"), problems),
             }
         }
         out.clear();
         if let Err(error) = operation.path.render(&attempt, &mut out) {
-            at_start(format!("no path can be made for {amount}: {error}"), problems);
+            refuse(format!("no path can be made for {amount}: {error}"), problems);
         }
     }
 }

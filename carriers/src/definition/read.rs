@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use billing_core::book::reader::{Problems, Source, Spanned, Table};
+use billing_core::book::reader::{Place, Problems, Source, Spanned, Table};
 use billing_core::money::Currency;
 use billing_core::outcome::Op;
 use billing_core::zone::Zone;
@@ -49,6 +49,7 @@ pub(super) fn read(
         None => Some(Breaker::default()),
     };
     let charge = root.table("charge", problems);
+    let body_place = charge.as_ref().map_or(Place::START, |charge| charge.place_of("body"));
     // Without a currency no amount can be read: the rest would only repeat that.
     let known = carrier.zip(proof);
     let charge = match (&known, charge) {
@@ -101,6 +102,7 @@ pub(super) fn read(
         examples: Vec::new(),
         secrets: secrets.given.into_inner(),
     };
+    checks::check_request(source, body_place, &definition, problems);
     definition.examples = checks::read_examples(example_tables, source, &definition, problems);
     Some(definition)
 }

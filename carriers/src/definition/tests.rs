@@ -480,10 +480,12 @@ fn a_request_without_our_key_is_refused() {
 #[test]
 fn a_body_that_is_not_json_is_refused() {
     let problems = read("alfa", &ALFA.replace("\"${text}\"}}}}", "\"${text}\"}}}")).unwrap_err();
-    assert!(problems.contains("the body of the request is not JSON; see [charge]"), "{problems}");
+    assert!(problems.contains("alfa.toml:52:8: the body of the request is not JSON"), "{problems}");
     let problems = read("alfa", &ALFA.replace("${amount:decimal(2)}", "${amount:decimal(0)}")).unwrap_err();
     assert!(
-        problems.contains("no request can be made for 0.10 EUR: the amount does not fit the carrier's form"),
+        problems.contains(
+            "alfa.toml:52:8: no request can be made for 0.10 EUR: the amount does not fit the carrier's form"
+        ),
         "{problems}"
     );
 }

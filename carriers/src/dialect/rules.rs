@@ -1,4 +1,4 @@
-//! Reply rules: which answer means what. A closed table, tried in order; what it does not name is unknown.
+//! Reply rules: which answer means what. A closed table, tried from the top; what it does not name is unknown.
 
 use billing_core::outcome::{Fault, Hindrance, LimitKind, Refusal};
 

@@ -1,6 +1,6 @@
 //! One HTTP/1.1 connection and one exchange at a time over it.
 //!
-//! The connection is driven by the same task that waits for the answer: no wake-up crosses threads.
+//! The connection is driven by the same tokio task that waits for the answer: no wake-up crosses threads.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -65,10 +65,13 @@ impl Connection {
     pub(super) async fn usable(&mut self, clock: &mut Clock, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         std::future::poll_fn(|cx| {
-            if self.poll_end(cx).is_ready() || clock.poll_until(deadline, cx).is_ready() {
+            if self.poll_end(cx).is_ready() {
                 return Poll::Ready(false);
             }
-            self.sender.poll_ready(cx).map(|ready| ready.is_ok())
+            match self.sender.poll_ready(cx) {
+                Poll::Ready(ready) => Poll::Ready(ready.is_ok()),
+                Poll::Pending => clock.poll_until(deadline, cx).map(|()| false),
+            }
         })
         .await
     }

@@ -41,6 +41,11 @@ impl Shared {
         Self { adapter, queue, guard, sink, listening: AtomicU32::new(0), call }
     }
 
+    /// A line begins to wait.
+    fn listen(&self) {
+        self.listening.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// A line stopped waiting. The last one calls the next, so that somebody waits as long as a line is left; a
     /// carrier with little to do keeps few connections, because nobody calls the other lines.
     fn stopped_listening(&self) {
@@ -74,7 +79,10 @@ async fn work(shared: Arc<Shared>) {
         scratch: Vec::new(),
         adapter: &shared.adapter,
         guard: &*shared.guard,
+        // It was called because nobody else waits.
+        listening: true,
     };
+    shared.listen();
     while let Some(attempt) = line.next(&shared).await {
         let hand = InHand::new(attempt.ticket, &shared.adapter, &line.recording, &*shared.sink);
         let reply = line.perform(&attempt).await;
@@ -89,6 +97,8 @@ struct Line<'a> {
     connection: Option<Held<'a>>,
     clock: Clock,
     scratch: Vec<u8>,
+    /// It counts among those who wait.
+    listening: bool,
 }
 
 /// An open connection, counted.
@@ -115,13 +125,23 @@ impl<'a> Line<'a> {
     /// The next attempt. Meanwhile the connection is watched: it is closed when the carrier closes it, or when it
     /// has been idle for too long.
     async fn next(&mut self, shared: &Shared) -> Option<Attempt> {
-        if let Ok(attempt) = shared.queue.try_recv() {
-            return Some(attempt);
+        let mut next = shared.queue.try_recv().ok();
+        if next.is_none() {
+            if !std::mem::replace(&mut self.listening, true) {
+                shared.listen();
+            }
+            next = self.wait(shared).await;
         }
-        shared.listening.fetch_add(1, Ordering::SeqCst);
+        if std::mem::replace(&mut self.listening, false) {
+            shared.stopped_listening();
+        }
+        next
+    }
+
+    async fn wait(&mut self, shared: &Shared) -> Option<Attempt> {
         let idle_until = Instant::now() + self.adapter.idle_timeout;
         let mut coming = pin!(shared.queue.recv());
-        let next = std::future::poll_fn(|cx| {
+        std::future::poll_fn(|cx| {
             if let Poll::Ready(attempt) = coming.as_mut().poll(cx) {
                 return Poll::Ready(attempt.ok());
             }
@@ -133,9 +153,7 @@ impl<'a> Line<'a> {
             }
             Poll::Pending
         })
-        .await;
-        shared.stopped_listening();
-        next
+        .await
     }
 
     /// Exactly one reply. Writes the attempt's request at most once.

@@ -22,7 +22,7 @@ pub(super) struct Tee {
 }
 
 /// The bytes of the current exchange. One per connection loop, shared with the stream under the connection; never
-/// contended, since both live in one task.
+/// contended, since both live in one tokio task.
 #[derive(Default)]
 pub(super) struct Recording(Mutex<Taken>);
 

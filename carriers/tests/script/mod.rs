@@ -222,7 +222,7 @@ pub struct Rig {
     pub running: tokio::task::JoinHandle<()>,
 }
 
-/// Replies by ticket, in the order in which they came.
+/// Replies by ticket, as they came.
 #[derive(Default)]
 pub struct Replies(Mutex<HashMap<u64, Vec<Reply>>>);
 

@@ -295,7 +295,8 @@ CREATE TABLE charge_minute (
     plan_no      int  NOT NULL,
     zone_no      int2 NOT NULL,
     class        int2 NOT NULL,
-    reason       int2 NOT NULL
+    reason       int2 NOT NULL,
+    charge_state int2 NOT NULL
 );
 CREATE INDEX charge_minute_at ON charge_minute USING brin (minute_ms);
 COMMENT ON TABLE charge_minute IS 'summed in memory, appended every few seconds: for status and charts, never for money';

@@ -19,6 +19,8 @@ pub struct MinuteRow {
     pub class: i16,
     /// The outcomes' detail.
     pub reason: i16,
+    /// Where the charges stood then.
+    pub charge_state: i16,
     /// How many.
     pub count: i64,
     /// What moved, minor units of the plan's currency.
@@ -40,10 +42,10 @@ pub async fn append_minutes(
         };
     }
     sqlx::query(
-        "INSERT INTO charge_minute (minute_ms, count, amount_minor, incarnation, carrier_no, plan_no, zone_no, class, reason)
-         SELECT m, n, a, $1, c, p, z, k, r
-           FROM unnest($2::int8[], $3::int8[], $4::int8[], $5::int4[], $6::int4[], $7::int2[], $8::int2[], $9::int2[])
-                AS u (m, n, a, c, p, z, k, r)",
+        "INSERT INTO charge_minute (minute_ms, count, amount_minor, incarnation, carrier_no, plan_no, zone_no, class, reason, charge_state)
+         SELECT m, n, a, $1, c, p, z, k, r, s
+           FROM unnest($2::int8[], $3::int8[], $4::int8[], $5::int4[], $6::int4[], $7::int2[], $8::int2[], $9::int2[], $10::int2[])
+                AS u (m, n, a, c, p, z, k, r, s)",
     )
     .bind(incarnation)
     .bind(column!(minute_ms))
@@ -54,6 +56,7 @@ pub async fn append_minutes(
     .bind(column!(zone_no))
     .bind(column!(class))
     .bind(column!(reason))
+    .bind(column!(charge_state))
     .execute(conn)
     .await?;
     Ok(())

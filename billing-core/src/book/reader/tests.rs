@@ -265,8 +265,9 @@ fn hostile_texts_of_full_size_are_answered() {
         let room = SOURCE_BYTES_MAX - head.len() - 8;
         head.to_owned() + &piece.repeat(room / piece.len())
     };
-    let path = format!("{}a", "a.".repeat(70));
-    let nested = format!("{{ {path} = ").repeat(70) + "1" + &"}".repeat(70);
+    // As deep as it gets: a sixteen-part header and key, 79 nested tables of sixteen-part keys.
+    let path = format!("{}a", "a.".repeat(15));
+    let nested = format!("{{ {path} = ").repeat(79) + "1" + &"}".repeat(79);
     let unsound = [
         full("a", ".a"),
         full("[a", ".a"),
@@ -277,6 +278,8 @@ fn hostile_texts_of_full_size_are_answered() {
         full("", "\""),
         full("", "a=1\n"),
         full("", "[a]\n"),
+        format!("{path}.a = 1"),
+        format!("[{path}]\n{path} = {nested}\n{path} = {nested}\n"),
     ];
     for text in unsound {
         let source = source(&text);

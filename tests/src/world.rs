@@ -1,0 +1,208 @@
+//! A world of its own per test: folder, Postgres, book, carriers, engines.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use sqlx::postgres::PgConnection;
+use storage::launcher::{LauncherOptions, PrivatePostgres};
+use storage::pg::{ClockRow, connect, migrate, set_clock};
+
+use crate::process::{Engine, Mock, program};
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// How a world starts.
+pub struct WorldOptions {
+    /// Shards of the carrier.
+    pub slices: u32,
+    /// Lease in milliseconds; the default of the product is 20 s, tests that wait for it may shorten it.
+    pub lease_ttl_ms: u64,
+    /// Business milliseconds per machine millisecond.
+    pub scale: i32,
+    /// Business time at the start.
+    pub business_at: &'static str,
+    /// The mock's behaviour as JSON.
+    pub behaviour: &'static str,
+    /// More lines for engine.toml.
+    pub engine_toml: &'static str,
+}
+
+impl Default for WorldOptions {
+    fn default() -> Self {
+        Self {
+            slices: 8,
+            lease_ttl_ms: 4_000,
+            scale: 1,
+            business_at: "2026-12-01T09:00:00Z",
+            behaviour: "{}",
+            engine_toml: "",
+        }
+    }
+}
+
+/// A carrier `medina` with its plans, Postgres and whatever a test starts.
+pub struct World {
+    pub dir: PathBuf,
+    pub postgres: PrivatePostgres,
+    pub mock: Mock,
+    pub book: Book,
+}
+
+/// The book of a world.
+pub struct Book {
+    pub dir: PathBuf,
+}
+
+impl World {
+    pub fn start(name: &str, options: &WorldOptions) -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("tollbook-{name}-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let book = Book::write(&dir, options);
+        let mock = Mock::start(&dir, "medina", "flat", "TND", options.behaviour);
+        let mut launcher = LauncherOptions::new(dir.join("postgres"), "tollbook");
+        launcher.settings = vec![("max_connections".into(), "80".into())];
+        let postgres = PrivatePostgres::start(launcher).unwrap();
+        let world = Self { dir, postgres, mock, book };
+        world.set_business(options.business_at, options.scale);
+        world
+    }
+
+    pub fn url(&self) -> String {
+        self.postgres.url()
+    }
+
+    /// Runs a future on a runtime of its own: tests are plain functions.
+    pub fn block<T>(&self, future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    }
+
+    pub async fn conn(&self) -> PgConnection {
+        connect(&self.url(), "tollbook test").await.unwrap()
+    }
+
+    /// One number out of the database.
+    pub fn number(&self, sql: &'static str) -> i64 {
+        self.block(async { sqlx::query_scalar(sql).fetch_one(&mut self.conn().await).await.unwrap() })
+    }
+
+    pub fn set_business(&self, at: &str, scale: i32) {
+        let base_business_ms = at.parse::<Timestamp>().unwrap().as_millisecond();
+        let base_machine_ms = Timestamp::now().as_millisecond();
+        self.block(async {
+            let mut conn = self.conn().await;
+            migrate(&mut conn).await.unwrap();
+            set_clock(&mut conn, ClockRow { base_machine_ms, base_business_ms, scale }).await.unwrap();
+        });
+    }
+
+    /// `toll` with this world's folders and database.
+    pub fn toll(&self, data: &str) -> Command {
+        let mut command = Command::new(program("toll"));
+        command
+            .arg("--data")
+            .arg(self.dir.join(data))
+            .arg("--config")
+            .arg(&self.book.dir)
+            .arg("--database")
+            .arg(self.url())
+            .env("RUST_LOG", "info")
+            .env_remove("RUST_BACKTRACE");
+        command
+    }
+
+    /// Runs a `toll` command to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.toll("data").args(args).output().unwrap()
+    }
+
+    pub fn import(&self, csv: &Path) -> String {
+        let output = self.run(&["sub", "import", csv.to_str().unwrap()]);
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{text}");
+        text
+    }
+
+    /// Subscribers on a plan, all with the given start date.
+    pub fn import_rows(&self, plan: &str, from: u32, rows: u32, start: &str) {
+        let mut csv = String::from("msisdn,plan,reference,start\n");
+        for i in from..from + rows {
+            csv.push_str(&format!("216{:08},{plan},ref-{plan}-{i},{start}\n", 20_000_000 + i));
+        }
+        let file = self.dir.join(format!("{plan}-{from}.csv"));
+        std::fs::write(&file, csv).unwrap();
+        self.import(&file);
+    }
+
+    /// Starts a worker process; engines of one world share its data folder, as processes of one machine do.
+    pub fn serve(&self, name: &str) -> Engine {
+        let mut command = self.toll("data");
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--carrier-base"])
+            .arg(format!("medina=http://{}", self.mock.address));
+        Engine::start(&mut command, &self.dir.join(format!("{name}.log")))
+    }
+
+    /// Compares our ledger with the carrier's own; panics with the differences.
+    pub fn compare(&self) -> loadtest::compare::Comparison {
+        self.mock.sync();
+        let ledgers = vec![("medina".to_owned(), self.mock.ledger.clone())];
+        let comparison =
+            self.block(async { loadtest::compare::compare(&mut self.conn().await, &ledgers).await.unwrap() });
+        assert!(comparison.differences.is_empty(), "our ledger and the carrier's differ: {comparison:#?}");
+        comparison
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the world of this test is kept in {}", self.dir.display());
+            return;
+        }
+        let _ = std::fs::remove_dir_all(self.dir.join("data"));
+        // Postgres' own folder goes when its server has stopped, which is after this.
+    }
+}
+
+impl Book {
+    fn write(dir: &Path, options: &WorldOptions) -> Self {
+        let book = dir.join("config");
+        std::fs::create_dir_all(book.join("carriers")).unwrap();
+        std::fs::create_dir_all(book.join("plans")).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+        let carrier = std::fs::read_to_string(shipped.join("carriers/medina.toml")).unwrap();
+        let carrier = carrier
+            .replace("[carrier]\n", &format!("[carrier]\nslices = {}\n", options.slices))
+            .replace("reply_timeout = \"8s\"", "reply_timeout = \"1s\"");
+        std::fs::write(book.join("carriers/medina.toml"), carrier).unwrap();
+        for plan in ["medina-kids-daily", "medina-ringtone-once"] {
+            std::fs::copy(shipped.join(format!("plans/{plan}.toml")), book.join(format!("plans/{plan}.toml"))).unwrap();
+        }
+        let engine = format!(
+            "{}\n[lease]\nttl = \"{}ms\"\nrenew = \"{}ms\"\n[history]\nmin_free = \"64MiB\"\n",
+            options.engine_toml,
+            options.lease_ttl_ms,
+            options.lease_ttl_ms / 8,
+        );
+        std::fs::write(book.join("engine.toml"), engine).unwrap();
+        Self { dir: book }
+    }
+
+    pub fn write_plan(&self, id: &str, text: &str) {
+        std::fs::write(self.dir.join(format!("plans/{id}.toml")), text).unwrap();
+    }
+}
+
+/// Waits until a condition holds; panics with `what` after the deadline.
+pub fn wait_until(what: &str, deadline: Duration, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + deadline;
+    while !holds() {
+        assert!(Instant::now() < end, "waited {deadline:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

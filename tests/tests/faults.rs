@@ -1,0 +1,164 @@
+//! Kills, lost databases, full disks: nothing twice, nothing lost, everything listed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::{Duration, Instant};
+
+use tests::{World, WorldOptions, wait_until};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// A business day takes 20 seconds: due instants keep coming while things are killed.
+fn busy() -> WorldOptions {
+    WorldOptions {
+        scale: 4_320,
+        business_at: "2026-12-01T04:55:00Z",
+        behaviour: r#"{"latency_ms":2,"latency_jitter_ms":6,"reset_applied_ppm":300}"#,
+        ..WorldOptions::default()
+    }
+}
+
+/// After everything: each row of the carrier is ours or listed, each listed one has its reason.
+fn settle(world: &World) {
+    wait_until("every intent has its outcome or is listed", LONG, || {
+        world.number(
+            "SELECT count(*) FROM attempt_intent i
+              WHERE NOT EXISTS (SELECT FROM attempt_outcome o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no))
+                AND NOT EXISTS (SELECT FROM attempt_open o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no))",
+        ) == 0
+    });
+    let comparison = world.compare();
+    eprintln!(
+        "applied {} approved {} unknown listed {}",
+        comparison.applied, comparison.approved, comparison.unknown_listed
+    );
+    assert_eq!(world.number("SELECT sum(posted)::int8 FROM account_balance"), 0);
+    assert_eq!(
+        world.number(
+            "SELECT count(*) FROM (SELECT subscription_id, period FROM attempt_outcome GROUP BY 1, 2 HAVING sum(moved_minor) > 500) x"
+        ),
+        0,
+        "no charge may collect more than the 0.500 due"
+    );
+}
+
+#[test]
+fn twenty_kills_of_engine_and_postgres_under_load() {
+    let mut world = World::start("kills", &busy());
+    world.import_rows("medina-kids-daily", 0, 4_000, "2026-12-01");
+    let mut kills = 0;
+    let mut engine = Some(world.serve("engine"));
+    let mut recorded = 0;
+    for round in 0..22 {
+        // Under load means: outcomes are being recorded right now.
+        wait_until("progress before the next kill", LONG, || {
+            let now = world.number("SELECT count(*) FROM attempt_outcome");
+            now > recorded + 40
+        });
+        recorded = world.number("SELECT count(*) FROM attempt_outcome");
+        if round % 3 == 2 {
+            world.postgres.kill9();
+            world.postgres.restart().unwrap();
+        } else {
+            engine.take().unwrap().kill9();
+            engine = Some(world.serve("engine"));
+        }
+        kills += 1;
+    }
+    assert!(kills >= 20);
+    let (_, well) = engine.take().unwrap().terminate();
+    assert!(well);
+    settle(&world);
+    assert!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") > 1_000);
+}
+
+#[test]
+fn three_processes_share_the_shards_and_a_killed_one_is_replaced_in_time() {
+    let world = World::start("share", &WorldOptions { slices: 16, ..busy() });
+    world.import_rows("medina-kids-daily", 0, 3_000, "2026-12-01");
+    let shares = || {
+        world.block(async {
+            let rows: Vec<i64> = sqlx::query_scalar("SELECT count(*) FROM shard_owner WHERE slot IS NOT NULL GROUP BY slot ORDER BY 1")
+                .fetch_all(&mut world.conn().await)
+                .await
+                .unwrap();
+            rows
+        })
+    };
+    let first = world.serve("first");
+    let second = world.serve("second");
+    wait_until("two equal shares", LONG, || shares() == [8, 8]);
+    let third = world.serve("third");
+    wait_until("three shares", LONG, || shares() == [4, 6, 6] || shares() == [5, 5, 6]);
+    let slot = third.status()["slot"].as_i64().unwrap();
+    let killed = Instant::now();
+    third.kill9();
+    wait_until("the others take its shards", LONG, || shares() == [8, 8]);
+    let took = killed.elapsed();
+    // Lease of 4 s + 5 s.
+    assert!(took < Duration::from_secs(9), "took {took:?}");
+    assert!(slot > 0);
+    let fenced = world.number("SELECT count(*) FROM worker_incarnation WHERE fenced_at IS NOT NULL");
+    assert_eq!(fenced, 1);
+    wait_until("charges go on", LONG, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") > 4_000);
+    assert!(first.terminate().1 && second.terminate().1);
+    settle(&world);
+}
+
+#[test]
+fn a_drain_under_load_causes_no_unknown() {
+    let world = World::start("drain", &WorldOptions { behaviour: r#"{"latency_ms":20}"#, ..busy() });
+    world.import_rows("medina-kids-daily", 0, 3_000, "2026-12-01");
+    for round in 0..3 {
+        let engine = world.serve("engine");
+        let before = world.number("SELECT count(*) FROM attempt_outcome");
+        wait_until("load", LONG, || world.number("SELECT count(*) FROM attempt_outcome") > before + 200);
+        let (took, well) = engine.terminate();
+        assert!(well && took <= Duration::from_secs(10), "round {round}: {took:?}");
+        assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0, "round {round}");
+    }
+    settle(&world);
+}
+
+#[test]
+fn a_restarted_worker_finds_answers_in_its_own_spool() {
+    // The engine is killed while Postgres is away: answers are in the spool, outcomes are not recorded.
+    let mut world = World::start("spool", &WorldOptions { behaviour: r#"{"latency_ms":300}"#, ..WorldOptions::default() });
+    world.import_rows("medina-kids-daily", 0, 60, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("requests are on their way", LONG, || world.mock.stats()["requests"].as_u64().unwrap() >= 20);
+    world.postgres.kill9();
+    wait_until("their answers arrived", LONG, || engine.status()["lanes"][0]["in_lane"].as_u64() == Some(0));
+    // The answers are durable in the spool before anything is recorded.
+    std::thread::sleep(Duration::from_millis(500));
+    engine.kill9();
+    world.postgres.restart().unwrap();
+    let left = world.number(
+        "SELECT count(*) FROM attempt_intent i WHERE NOT EXISTS (SELECT FROM attempt_outcome o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no))",
+    );
+    assert!(left > 0, "nothing was left behind");
+    let _engine = world.serve("engine");
+    wait_until("all charges", LONG, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 60);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0, "no answer was lost");
+    assert_eq!(world.mock.applied(), 60);
+    settle(&world);
+}
+
+#[test]
+fn a_full_history_stops_sending_and_loses_nothing() {
+    let world = World::start("full", &busy());
+    world.import_rows("medina-kids-daily", 0, 500, "2026-12-01");
+    // The disk has less room than the book demands.
+    let engine_toml = world.book.dir.join("engine.toml");
+    let text = std::fs::read_to_string(&engine_toml).unwrap();
+    std::fs::write(&engine_toml, text.replace("min_free = \"64MiB\"", "min_free = \"1TiB\"")).unwrap();
+    let engine = world.serve("engine");
+    wait_until("it says why it is not ready", LONG, || {
+        engine.status()["worker"]["not_ready"].as_str().or(engine.status()["not_ready"].as_str()).is_some_and(|why| why.contains("history"))
+    });
+    assert_eq!(world.mock.stats()["requests"].as_u64(), Some(0));
+    assert!(engine.get("/readyz").starts_with("HTTP/1.1 503"));
+    assert!(engine.terminate().1);
+    std::fs::write(&engine_toml, text).unwrap();
+    let _engine = world.serve("engine");
+    wait_until("charges", LONG, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") >= 500);
+}

@@ -1,0 +1,109 @@
+//! Puts a worker together: book, database, keys, spool.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use carriers::{Adapter, HttpAdapter};
+use scheduler::{BreakerSettings, Catalog, WorkerCarrier, WorkerParts, WorkerSettings};
+use sqlx::postgres::PgConnection;
+use storage::history::{FjallHistory, FjallHistoryOptions, HistoryStore};
+use storage::pg::{WorkerIdentity, sync_book};
+use storage::spool::{SentLog, SentLogOptions};
+use storage::vault::Vault;
+
+use crate::book_files::LoadedBook;
+use crate::home::{Spool, boot_id, host, new_incarnation};
+
+const MIB: u64 = 1024 * 1024;
+
+/// What outlives a worker that was fenced: the next one of this process uses it again.
+pub(crate) struct Assembly {
+    pub(crate) loaded: LoadedBook,
+    pub(crate) bases: HashMap<String, String>,
+    pub(crate) database_url: String,
+    pub(crate) vault: Arc<Vault>,
+    pub(crate) history: Arc<dyn HistoryStore>,
+    pub(crate) sent_log: Arc<SentLog>,
+    pub(crate) identity: WorkerIdentity,
+}
+
+impl Assembly {
+    /// Opens the spool and makes everything that a worker needs but its registration.
+    pub(crate) fn open(
+        loaded: LoadedBook,
+        bases: HashMap<String, String>,
+        database_url: String,
+        vault: Arc<Vault>,
+        spool: &Spool,
+        endpoint: String,
+    ) -> anyhow::Result<Self> {
+        if let Some(unknown) = bases.keys().find(|id| !loaded.carriers.iter().any(|c| c.id.as_ref() == id.as_str())) {
+            bail!("--carrier-base {unknown}: the book has no such carrier");
+        }
+        let engine = &loaded.book.engine;
+        let options = FjallHistoryOptions {
+            quota_bytes: engine.history_quota_mib * MIB,
+            min_free_bytes: engine.history_min_free_mib * MIB,
+            ..FjallHistoryOptions::default()
+        };
+        let history = FjallHistory::open(&spool.history(), options)
+            .with_context(|| format!("cannot open the history in {}", spool.history().display()))?;
+        let sent_log = SentLog::open(&spool.sent(), SentLogOptions::default())
+            .with_context(|| format!("cannot open the sent log in {}", spool.sent().display()))?;
+        let spool = spool.dir.display().to_string();
+        Ok(Self {
+            loaded,
+            bases,
+            database_url,
+            vault,
+            history: Arc::new(history),
+            sent_log: Arc::new(sent_log),
+            identity: WorkerIdentity { host: host(), boot_id: boot_id(), spool, endpoint },
+        })
+    }
+
+    /// The parts of one worker: a new incarnation each time.
+    pub(crate) async fn parts(&self, conn: &mut PgConnection) -> anyhow::Result<WorkerParts> {
+        let names = sync_book(conn, &self.loaded.names()?).await?;
+        let mut carriers = Vec::new();
+        for definition in &self.loaded.carriers {
+            let Some((carrier_no, ..)) = names.carriers.get(definition.id.as_ref()) else { continue };
+            let base = self.bases.get(definition.id.as_ref()).map(String::as_str);
+            let adapter = HttpAdapter::new(definition, base).with_context(|| format!("carrier {}", definition.id))?;
+            carriers.push(WorkerCarrier {
+                carrier_no: *carrier_no,
+                id: definition.id.to_string(),
+                adapter: Arc::new(adapter) as Arc<dyn Adapter>,
+                breaker: BreakerSettings {
+                    share_percent: u32::from(definition.breaker.unknown_share_percent),
+                    window_ms: i64::from(definition.breaker.window_ms),
+                    open_for_ms: i64::from(definition.breaker.open_for_ms),
+                    ..BreakerSettings::default()
+                },
+                dictionary: definition.dictionary(),
+            });
+        }
+        let slot = former_slot(conn, &self.identity).await?;
+        Ok(WorkerParts {
+            database_url: self.database_url.clone(),
+            settings: WorkerSettings::from(&self.loaded.book.engine),
+            catalog: Catalog::new(&self.loaded.book.plans, names)?,
+            carriers,
+            vault: Arc::clone(&self.vault),
+            history: Arc::clone(&self.history),
+            sent_log: Arc::clone(&self.sent_log),
+            identity: self.identity.clone(),
+            slot,
+            incarnation: new_incarnation()?,
+        })
+    }
+}
+
+/// The slot that this spool's former process had. We hold the spool's lock, so that process is dead.
+async fn former_slot(conn: &mut PgConnection, who: &WorkerIdentity) -> anyhow::Result<Option<i32>> {
+    let slot = sqlx::query_scalar(
+        "SELECT slot FROM worker_incarnation WHERE host = $1 AND spool = $2 ORDER BY started_at DESC LIMIT 1",
+    );
+    Ok(slot.bind(&who.host).bind(&who.spool).fetch_optional(conn).await?)
+}

@@ -1,0 +1,53 @@
+//! What the command line takes. `toll <noun> <verb>`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::import::ImportArgs;
+use crate::serve::ServeArgs;
+
+/// Carrier billing: charges mobile subscribers through their carriers, on time in their own time zone, never twice, and
+/// can say why.
+#[derive(Debug, Parser)]
+#[command(name = "toll", version, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Where this machine's data lies: private Postgres, spools, secrets
+    #[arg(long, global = true, env = "TOLLBOOK_DATA", value_name = "DIR", default_value = "data")]
+    pub(crate) data: PathBuf,
+    /// The book: carriers/, plans/, engine.toml
+    #[arg(long, global = true, env = "TOLLBOOK_CONFIG", value_name = "DIR", default_value = "config")]
+    pub(crate) config: PathBuf,
+    /// Your own Postgres (postgres://…); without it a private one on a Unix socket is used
+    #[arg(long, global = true, env = "TOLLBOOK_DATABASE", value_name = "URL", hide_env_values = true)]
+    pub(crate) database: Option<String>,
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// The nouns.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one worker process: claims shards, charges what is due, drains on SIGTERM
+    Serve(ServeArgs),
+    /// Subscriptions
+    #[command(subcommand)]
+    Sub(SubCommand),
+}
+
+/// What can be done with subscriptions.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SubCommand {
+    /// Import subscribers from a CSV file (columns msisdn, plan, reference; optional zone, start)
+    Import(ImportArgs),
+}

@@ -1,0 +1,146 @@
+//! `toll serve`: one worker process. Starts again by itself when it was fenced, drains on SIGTERM.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use carriers::FileSecrets;
+use scheduler::{Worker, WorkerEnd};
+use storage::vault::Vault;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::assemble::Assembly;
+use crate::book_files;
+use crate::cli::Global;
+use crate::database::Database;
+use crate::home::Home;
+
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
+
+/// What `toll serve` takes besides the global options.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Where the API listens (metrics, health, history); the book's engine.toml says where by default
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Reach a carrier at another base URL than its file says (for simulators), as ID=URL; may be repeated
+    #[arg(long = "carrier-base", value_name = "ID=URL", value_parser = parse_base)]
+    carrier_bases: Vec<(String, String)>,
+}
+
+fn parse_base(text: &str) -> Result<(String, String), String> {
+    let (id, url) = text.split_once('=').ok_or("expected ID=URL, such as medina=http://127.0.0.1:4020")?;
+    Ok((id.to_owned(), url.to_owned()))
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn serve(global: &Global, args: ServeArgs) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let home = Home::open(&global.data)?;
+    let database = Database::open(&home, global.database.as_deref()).await?;
+    let served = run(global, args.listen, args.carrier_bases.into_iter().collect(), &home, &database, stop, |_| ()).await;
+    database.close().await;
+    served
+}
+
+/// Runs workers on an open database until `stop`; `started` is told where the API listens.
+pub(crate) async fn run(
+    global: &Global,
+    listen: Option<SocketAddr>,
+    bases: HashMap<String, String>,
+    home: &Home,
+    database: &Database,
+    stop: CancellationToken,
+    started: impl FnOnce(SocketAddr),
+) -> anyhow::Result<()> {
+    let secrets = FileSecrets { dir: home.secrets() };
+    let loaded = book_files::load(&global.config, &secrets)?;
+    let vault = Arc::new(Vault::open_or_create(&home.secrets())?);
+    let spool = home.take_spool()?;
+    let address = listen.unwrap_or(loaded.book.engine.listen);
+    api::require_loopback(address)?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    let assembly = Assembly::open(loaded, bases, database.url.clone(), vault, &spool, format!("http://{address}"))?;
+    let state = Arc::new(api::State::new(api::telemetry::install_metrics()?));
+    let api_stop = CancellationToken::new();
+    let api_server = tokio::spawn(api::serve(listener, Arc::clone(&state), api_stop.clone().cancelled_owned()));
+    tracing::info!(api = %format!("http://{address}"), spool = %spool.dir.display(), "serving");
+    started(address);
+    let ended = keep_working(&assembly, database, &state, &stop).await;
+    state.set_worker(None);
+    api_stop.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(2), api_server).await;
+    ended
+}
+
+/// One worker after the other: a fenced one dropped everything, the next is a new incarnation.
+async fn keep_working(
+    assembly: &Assembly,
+    database: &Database,
+    state: &api::State,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    while !stop.is_cancelled() {
+        let worker = match start_worker(assembly, database).await {
+            Ok(worker) => worker,
+            Err(error) if is_passing(&error) => {
+                tracing::error!("cannot start working: {error:#}");
+                pause(stop).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        state.set_worker(Some(worker.shared()));
+        let end = worker.run(stop.clone()).await;
+        state.set_worker(None);
+        match end {
+            WorkerEnd::Stopped => return Ok(()),
+            WorkerEnd::Fenced(why) => tracing::warn!(why, "fenced: everything dropped, starting as a new incarnation"),
+            WorkerEnd::Died(why) => tracing::error!(why, "the worker died: starting as a new incarnation"),
+        }
+        pause(stop).await;
+    }
+    Ok(())
+}
+
+async fn start_worker(assembly: &Assembly, database: &Database) -> anyhow::Result<Worker> {
+    let mut conn = database.migrated().await?;
+    let parts = assembly.parts(&mut conn).await?;
+    Ok(Worker::start(parts).await?)
+}
+
+/// The database being away passes; a wrong book or a broken spool does not.
+fn is_passing(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<storage::pg::StoreError>().is_some_and(storage::pg::StoreError::is_transient)
+            || matches!(cause.downcast_ref::<sqlx::Error>(), Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut))
+    })
+}
+
+async fn pause(stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(RESTART_PAUSE) => {}
+    }
+}
+
+/// A token that SIGTERM or SIGINT cancels.
+pub(crate) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}
