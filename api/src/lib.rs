@@ -1,6 +1,6 @@
 //! Answers: metrics, health, and what a running engine knows.
 //!
-//! Read in this order: [`State`] (what is answered from), [`routes`] (what is answered), [`serve`] (over which
+//! Read in this order: [`State`] (what is answered from), `routes.rs` (what is answered), [`serve()`] (over which
 //! connections), [`client`] (who asks). [`telemetry`] sets up metrics and logs of a process.
 //!
 //! **There is no authentication yet.** Who reaches the listener may read everything here and reset the latencies. So the

@@ -164,11 +164,9 @@ async fn who_reads_too_slowly_is_cut() {
         stream.readable().await.unwrap();
         unread.push(stream);
     }
-    // Served within the default deadline only because the unread ones were cut before.
+    // A turn came free within the default deadline only because the first unread one was cut.
     assert_eq!(served.get("/internal/history?subscription_id=2").await.status, 200);
-    for stream in &mut unread {
-        assert!(read_to_end(stream).await.len() < 7 * ROW_BYTES);
-    }
+    assert!(read_to_end(&mut unread[0]).await.len() < 7 * ROW_BYTES);
     served.stop().await;
 }
 

@@ -1,3 +1,5 @@
 //! Measures and rehearses: mock carriers, populations, benchmarks.
 
+pub mod compare;
 pub mod mock;
+pub mod population;

@@ -31,8 +31,8 @@ use thiserror::Error;
 use crate::catalog::{Catalog, CatalogPlan};
 
 use self::batch::Fate;
-use self::lines::Lines;
 pub use self::lines::LINE_BYTES_MAX;
+use self::lines::Lines;
 use self::progress::Pace;
 pub use self::progress::{ImportProgress, ImportReport};
 pub use self::rejects::{RejectFile, Rejected};
@@ -125,7 +125,6 @@ pub enum ImportError {
 pub struct Importer<'a> {
     catalog: &'a Catalog,
     vault: &'a Vault,
-    business_now: Timestamp,
     batch_rows: usize,
     plans: HashMap<&'a str, PlanEntry<'a>>,
     days: HashMap<i16, ZoneDay<'a>>,
@@ -198,7 +197,7 @@ impl<'a> Importer<'a> {
             Some((*number, ZoneDay { zone, today: zone.local(business_now).0 }))
         };
         let days = names.zones.values().filter_map(day).collect();
-        Ok(Self { catalog, vault, business_now, batch_rows: BATCH_ROWS, plans, days })
+        Ok(Self { catalog, vault, batch_rows: BATCH_ROWS, plans, days })
     }
 
     /// The same with other batches: 1 to [`BATCH_ROWS_MAX`] lines.

@@ -1,6 +1,5 @@
 //! `toll sub import`: subscribers from a CSV file into the database.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
@@ -38,7 +37,15 @@ pub(crate) async fn import(global: &Global, args: ImportArgs) -> anyhow::Result<
     database.close().await;
     let report = report?;
     if global.json {
-        println!("{}", serde_json::to_string(&report)?);
+        let report = serde_json::json!({
+            "rows": report.rows,
+            "created": report.created,
+            "existing": report.existing,
+            "rejected": report.rejected,
+            "subscribers_created": report.subscribers_created,
+            "elapsed_ms": report.elapsed_ms,
+        });
+        println!("{report}");
     } else {
         println!(
             "{} rows: {} subscriptions created, {} existed already, {} rejected, in {:.1} s",
@@ -64,50 +71,68 @@ pub(crate) async fn run(
     let names = sync_book(&mut conn, &loaded.names()?).await?;
     let clock = read_clock(&mut conn).await?;
     let business_now = jiff::Timestamp::from_millisecond(clock.business_ms(jiff::Timestamp::now().as_millisecond()))?;
-    let carriers = carrier_rules(loaded, &names);
-    let catalog = Catalog::new(&loaded.book.plans, names)?;
-    let importer = Importer::new(&catalog, carriers, vault, business_now);
-    let input = File::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
-    let bytes = input.metadata().map_or(0, |meta| meta.len());
-    let rejects_path = args.rejects.clone().unwrap_or_else(|| {
-        let mut name = args.file.clone().into_os_string();
-        name.push(".rejects.csv");
-        PathBuf::from(name)
-    });
-    let mut rejects = RejectFile::lazily(&rejects_path);
-    let bar = progress_bar(bytes);
-    let report = importer
-        .run(&mut conn, BufReader::new(input), &mut rejects, &mut |progress| {
-            bar.set_position(progress.bytes_read);
-            bar.set_message(format!("{} rows", progress.rows));
+    let carriers: Vec<CarrierRules> = loaded
+        .carriers
+        .iter()
+        .map(|carrier| CarrierRules {
+            id: carrier.id.to_string(),
+            msisdn: carrier.msisdn.clone(),
+            zones: carrier.zones.clone(),
         })
+        .collect();
+    let catalog = Catalog::new(&loaded.book.plans, names)?;
+    let importer = Importer::new(&catalog, &carriers, vault, business_now)?;
+    let input = File::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
+    let bytes = input.metadata().ok().map(|meta| meta.len());
+    let rejects_path = rejects_path(args)?;
+    let mut rejects = RejectFile::create(&rejects_path)
+        .with_context(|| format!("cannot make the file for bad rows, {}", rejects_path.display()))?;
+    let bar = progress_bar(bytes.unwrap_or(0));
+    let report = importer
+        .run(
+            &mut conn,
+            BufReader::new(input),
+            bytes,
+            &mut |rejected| rejects.write(rejected),
+            &mut |progress| {
+                bar.set_position(progress.bytes_read);
+                bar.set_message(format!("{} rows, {} rows/s", progress.report.rows, progress.rows_per_s));
+            },
+        )
         .await?;
     bar.finish_and_clear();
+    rejects.finish()?;
     if report.rejected > 0 {
         eprintln!("{} bad rows are in {}, each with its line and reason", report.rejected, rejects_path.display());
     }
     Ok(report)
 }
 
-fn carrier_rules(loaded: &LoadedBook, names: &storage::pg::Names) -> HashMap<String, CarrierRules> {
-    let rules = loaded.carriers.iter().filter_map(|carrier| {
-        let (carrier_no, slices, _) = *names.carriers.get(carrier.id.as_ref())?;
-        let rules = CarrierRules {
-            id: carrier.id.to_string(),
-            carrier_no,
-            slices: u32::try_from(slices).unwrap_or(1),
-            msisdn: carrier.msisdn.clone(),
-            zones: carrier.zones.clone(),
-        };
-        Some((carrier.id.to_string(), rules))
-    });
-    rules.collect()
+/// Where bad rows go. The default name is ours, so what an import before this one left there is replaced.
+fn rejects_path(args: &ImportArgs) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &args.rejects {
+        return Ok(path.clone());
+    }
+    let mut name = args.file.clone().into_os_string();
+    name.push(".rejects.csv");
+    let path = PathBuf::from(name);
+    if path.exists() {
+        std::fs::remove_file(&path).with_context(|| format!("cannot replace {}", path.display()))?;
+    }
+    Ok(path)
+}
+
+impl ImportArgs {
+    /// The import of a file with everything at its default.
+    pub(crate) fn of(file: PathBuf) -> Self {
+        Self { file, rejects: None }
+    }
 }
 
 /// A bar on stderr with rate and time to go; hidden when stderr is no terminal.
 fn progress_bar(bytes: u64) -> ProgressBar {
     let bar = ProgressBar::new(bytes);
-    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  {bytes_per_sec}  {eta} to go");
+    let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  {eta} to go");
     if let Ok(style) = style {
         bar.set_style(style);
     }

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use api::telemetry::{LogFormat, init_tracing};
 use cli::{Cli, Command, SubCommand};
 
 fn main() -> ExitCode {
@@ -36,11 +37,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Logs of a process that serves: JSON when `TOLLBOOK_LOG=json`, what `RUST_LOG` says, `info` by default.
+fn init_logs() -> anyhow::Result<()> {
+    let json = std::env::var("TOLLBOOK_LOG").is_ok_and(|format| format == "json");
+    let format = if json { LogFormat::Json } else { LogFormat::Human };
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    init_tracing(format, &filter)?;
+    Ok(())
+}
+
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let global = cli.global;
     match cli.command {
         Command::Serve(args) => {
-            api::telemetry::init_tracing(api::telemetry::LogFormat::from_env())?;
+            init_logs()?;
             serve::serve(&global, args).await
         }
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,

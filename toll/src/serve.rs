@@ -95,7 +95,7 @@ async fn keep_working(
             }
             Err(error) => return Err(error),
         };
-        state.set_worker(Some(worker.shared()));
+        state.set_worker(Some(worker.shared() as Arc<dyn api::Running>));
         let end = worker.run(stop.clone()).await;
         state.set_worker(None);
         match end {

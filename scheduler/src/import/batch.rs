@@ -100,7 +100,11 @@ impl Importer<'_> {
         Ok(Settled { rows: rows.collect(), subscribers_created })
     }
 
-    async fn settle_good(&self, conn: &mut PgConnection, rows: &[Numbered<'_>]) -> Result<Placed, ImportError> {
+    async fn settle_good(
+        &self,
+        conn: &mut PgConnection,
+        rows: &[Numbered<'_>],
+    ) -> Result<Placed, ImportError> {
         if rows.is_empty() {
             return Ok(Placed::default());
         }
@@ -121,7 +125,11 @@ impl Importer<'_> {
         Err(ImportError::Contended(ROUNDS_MAX))
     }
 
-    async fn settle_once(&self, conn: &mut PgConnection, rows: &[Numbered<'_>]) -> Result<Placed, ImportError> {
+    async fn settle_once(
+        &self,
+        conn: &mut PgConnection,
+        rows: &[Numbered<'_>],
+    ) -> Result<Placed, ImportError> {
         let mut shards: Vec<i32> = rows.iter().map(|(_, row)| row.shard.0).collect();
         shards.sort_unstable();
         shards.dedup();
@@ -306,7 +314,7 @@ fn compare(row: &Row, digest: &[u8], taken: Option<Taken>, subscriber: Option<Su
         return differs("for another plan");
     }
     if subscriber != Some(taken.subscriber) {
-        return differs("for another line");
+        return differs("for another number");
     }
     if row.zone_no.is_some_and(|zone_no| zone_no != taken.zone_no) {
         return differs("in another zone");

@@ -104,7 +104,8 @@ fn quoted_field(quoted: &str) -> Result<(Cow<'_, str>, &str), &'static str> {
         let after = &quoted[close + 1..];
         if !after.starts_with('"') {
             let field = &quoted[..close];
-            let field = if from == 0 { Cow::Borrowed(field) } else { Cow::Owned(field.replace("\"\"", "\"")) };
+            let field =
+                if from == 0 { Cow::Borrowed(field) } else { Cow::Owned(field.replace("\"\"", "\"")) };
             return Ok((field, after));
         }
         from = close + 2;

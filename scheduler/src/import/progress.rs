@@ -63,7 +63,8 @@ impl Pace {
 
     /// Where things stand after a batch.
     pub(super) fn mark(&mut self, report: &ImportReport, bytes_read: u64, now: Instant) -> ImportProgress {
-        let at_us = u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX);
+        let at_us =
+            u64::try_from(now.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX);
         let mark = Mark { at_us, rows: report.rows, bytes: bytes_read };
         let since = *self.marks.front().unwrap_or(&mark);
         self.marks.push_back(mark);

@@ -58,10 +58,12 @@ impl Columns {
         }
         let text = std::str::from_utf8(text).map_err(|_| "it is not UTF-8")?;
         let mut names = split(text)?;
-        let skipped = if names.starts_with(&REJECT_COLUMNS.map(Into::into)) { REJECT_COLUMNS.len() } else { 0 };
+        let skipped =
+            if names.starts_with(&REJECT_COLUMNS.map(Into::into)) { REJECT_COLUMNS.len() } else { 0 };
         names.drain(..skipped);
         let mut places = [None; 5];
-        let expected = "msisdn, plan and reference are required, zone and start may follow, divided by commas";
+        let expected =
+            "msisdn, plan and reference are required, zone and start may follow, divided by commas";
         for (at, name) in names.iter().enumerate() {
             let known = REQUIRED.iter().chain(&OPTIONAL).position(|known| known == name);
             // A file without names begins with somebody's number: it is not to be shown.
@@ -178,8 +180,10 @@ fn check_reference(text: &str) -> Result<(), String> {
         return Err("a reference has printable characters only, and no space at its ends".to_owned());
     }
     if looks_like_card(text) {
-        return Err("the reference could be the number of a payment card: 13 to 19 digits with a valid check digit"
-            .to_owned());
+        return Err(
+            "the reference could be the number of a payment card: 13 to 19 digits with a valid check digit"
+                .to_owned(),
+        );
     }
     Ok(())
 }
@@ -231,7 +235,8 @@ mod tests {
             assert!(check_reference(good).is_ok(), "{good}");
         }
         let too_long = "é".repeat(REFERENCE_CHARS_MAX + 1);
-        for bad in ["", " a", "a ", "a\u{a0}b", "a\u{200b}b", "a\u{202e}b", "a\u{85}", &too_long, "4111111111111111"]
+        for bad in
+            ["", " a", "a ", "a\u{a0}b", "a\u{200b}b", "a\u{202e}b", "a\u{85}", &too_long, "4111111111111111"]
         {
             assert!(check_reference(bad).is_err(), "{bad:?}");
         }
