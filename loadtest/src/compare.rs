@@ -181,7 +181,8 @@ impl fmt::Display for Difference {
             DifferenceKind::OutcomeWithoutIntent => "an outcome has no intent",
         };
         write!(f, "{}: {what}", self.carrier)?;
-        let place = [("key", Some(&self.key)), ("of", self.subscription.as_ref()), ("period", self.period.as_ref())];
+        let place =
+            [("key", Some(&self.key)), ("of", self.subscription.as_ref()), ("period", self.period.as_ref())];
         for (name, value) in place {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
                 write!(f, ", {name} {value}")?;
@@ -281,7 +282,14 @@ impl One<'_> {
                     None => amount_minor,
                 };
                 let subscription = SubscriptionId(id);
-                charge = Some(Charge { subscription, period, due_minor, currency, ours_minor: 0, theirs_minor: 0 });
+                charge = Some(Charge {
+                    subscription,
+                    period,
+                    due_minor,
+                    currency,
+                    ours_minor: 0,
+                    theirs_minor: 0,
+                });
             }
             let key = OurRef::new(RefSeed(kept.values[0]), period, attempt_no)?;
             if op == i64::from(Op::Charge as i16)
@@ -296,13 +304,7 @@ impl One<'_> {
         Ok(())
     }
 
-    fn attempt(
-        &mut self,
-        charge: &mut Charge,
-        key: OurRef,
-        currency: Currency,
-        outcome: Option<Row>,
-    ) {
+    fn attempt(&mut self, charge: &mut Charge, key: OurRef, currency: Currency, outcome: Option<Row>) {
         let theirs = self.theirs.keys.remove(&key);
         if let Some(theirs) = &theirs {
             self.count_theirs(theirs, 1);

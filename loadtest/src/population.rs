@@ -87,10 +87,11 @@ fn write_rows(out: &mut impl Write, spec: &PopulationSpec) -> io::Result<Populat
         let Some(share) = spec.plans.get(place) else { continue };
         per_plan[place] += 1;
         let key = (share.msisdn_prefix.as_str(), share.digits);
-        let slot = used.iter().position(|(prefix, digits, _)| (*prefix, *digits) == key).unwrap_or_else(|| {
-            used.push((key.0, key.1, 0));
-            used.len() - 1
-        });
+        let slot =
+            used.iter().position(|(prefix, digits, _)| (*prefix, *digits) == key).unwrap_or_else(|| {
+                used.push((key.0, key.1, 0));
+                used.len() - 1
+            });
         let number = nth_number(used[slot].2, free_digits(share), spec.seed)?;
         used[slot].2 += 1;
         let zone = match share.zones.len() as u64 {
@@ -115,7 +116,10 @@ fn check(spec: &PopulationSpec) -> io::Result<()> {
     for share in &spec.plans {
         let PlanShare { plan, msisdn_prefix, digits, .. } = share;
         let numeric = msisdn_prefix.bytes().all(|byte| byte.is_ascii_digit());
-        if msisdn_prefix.is_empty() || !numeric || !(msisdn_prefix.len() + 1..=MSISDN_DIGITS_MAX).contains(digits) {
+        if msisdn_prefix.is_empty()
+            || !numeric
+            || !(msisdn_prefix.len() + 1..=MSISDN_DIGITS_MAX).contains(digits)
+        {
             return wrong(format!("plan {plan}: no numbers of {digits} digits begin with {msisdn_prefix:?}"));
         }
         let texts = share.zones.iter().chain([plan]);
@@ -242,7 +246,8 @@ mod tests {
         let mut small = spec(1_000, 9);
         small.plans = vec![share("p", 1, "4912345", 10, &[])];
         small.start = None;
-        let numbers: HashSet<String> = text(&small).lines().skip(1).map(|line| line[..10].to_owned()).collect();
+        let numbers: HashSet<String> =
+            text(&small).lines().skip(1).map(|line| line[..10].to_owned()).collect();
         assert_eq!(numbers.len(), 1_000);
         small.rows = 1_001;
         assert_eq!(write_rows(&mut Vec::new(), &small).unwrap_err().kind(), io::ErrorKind::InvalidInput);

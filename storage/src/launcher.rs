@@ -14,6 +14,7 @@ mod tests;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -350,6 +351,8 @@ impl PrivatePostgres {
     /// A program of the installation that runs as the right account and is told to stop when we die.
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new("setpriv");
+        // A group of its own: Ctrl-C in a terminal is meant for the program that started the server, which stops it last.
+        command.process_group(0);
         command.args(["--pdeathsig", "INT"]);
         if let Some(Account { uid, gid }) = self.account {
             command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups");

@@ -162,7 +162,7 @@ impl Drop for Engine {
 }
 
 /// One plain HTTP request; the whole answer as text.
-pub fn http(address: &str, method: &str, path: &str, body: &str) -> String {
+pub(crate) fn http(address: &str, method: &str, path: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let length = body.len();

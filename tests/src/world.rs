@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use loadtest::compare::CarrierLedger;
 use sqlx::postgres::PgConnection;
 use storage::launcher::{LauncherOptions, PrivatePostgres};
 use storage::pg::{ClockRow, connect, migrate, set_clock};
@@ -122,7 +123,8 @@ impl World {
 
     pub fn import(&self, csv: &Path) -> String {
         let output = self.run(&["sub", "import", csv.to_str().unwrap()]);
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{text}");
         text
     }
@@ -150,10 +152,10 @@ impl World {
     /// Compares our ledger with the carrier's own; panics with the differences.
     pub fn compare(&self) -> loadtest::compare::Comparison {
         self.mock.sync();
-        let ledgers = vec![("medina".to_owned(), self.mock.ledger.clone())];
+        let ledgers = [CarrierLedger { carrier: "medina".to_owned(), path: self.mock.ledger.clone() }];
         let comparison =
             self.block(async { loadtest::compare::compare(&mut self.conn().await, &ledgers).await.unwrap() });
-        assert!(comparison.differences.is_empty(), "our ledger and the carrier's differ: {comparison:#?}");
+        assert!(comparison.agrees(), "our ledger and the carrier's differ: {comparison:#?}");
         comparison
     }
 }
@@ -181,7 +183,11 @@ impl Book {
             .replace("reply_timeout = \"8s\"", "reply_timeout = \"1s\"");
         std::fs::write(book.join("carriers/medina.toml"), carrier).unwrap();
         for plan in ["medina-kids-daily", "medina-ringtone-once"] {
-            std::fs::copy(shipped.join(format!("plans/{plan}.toml")), book.join(format!("plans/{plan}.toml"))).unwrap();
+            std::fs::copy(
+                shipped.join(format!("plans/{plan}.toml")),
+                book.join(format!("plans/{plan}.toml")),
+            )
+            .unwrap();
         }
         let engine = format!(
             "{}\n[lease]\nttl = \"{}ms\"\nrenew = \"{}ms\"\n[history]\nmin_free = \"64MiB\"\n",

@@ -30,8 +30,14 @@ fn everybody_due_is_charged_once_and_both_books_agree() {
     assert_eq!(world.number("SELECT count(*) FROM entitlement_grant"), 500);
     assert_eq!(world.number("SELECT sum(cardinality(events))::int8 FROM outbox"), 500);
     // The daily ones wait for tomorrow, the single ones ended.
-    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE state = 4 AND next_at_ms IS NOT NULL"), 400);
-    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE state = 10 AND next_at_ms IS NULL"), 100);
+    assert_eq!(
+        world.number("SELECT count(*) FROM subscription WHERE state = 4 AND next_at_ms IS NOT NULL"),
+        400
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM subscription WHERE state = 10 AND next_at_ms IS NULL"),
+        100
+    );
     let (took, well) = engine.terminate();
     assert!(well && took < Duration::from_secs(10), "{took:?}");
     assert_eq!(world.number("SELECT count(*) FROM worker WHERE incarnation <> 0"), 0);
@@ -59,13 +65,17 @@ fn refusals_step_down_the_ladder_and_wait_for_their_round() {
 
 #[test]
 fn a_lost_answer_is_unknown_is_listed_and_is_never_sent_again() {
-    let options = WorldOptions { behaviour: r#"{"reset_applied_ppm":300000,"fault_times":0}"#, ..WorldOptions::default() };
+    let options = WorldOptions {
+        behaviour: r#"{"reset_applied_ppm":300000,"fault_times":0}"#,
+        ..WorldOptions::default()
+    };
     let world = World::start("unknown", &options);
     world.import_rows("medina-kids-daily", 0, 100, "2026-12-01");
     let engine = world.serve("engine");
     wait_until("100 attempts with their result", SOON, || {
-        world.number("SELECT (SELECT count(*) FROM attempt_outcome) + (SELECT count(*) FROM attempt_open)") >= 40
-            && engine.status()["in_flight"].as_u64() == Some(0)
+        world.number("SELECT (SELECT count(*) FROM attempt_outcome) + (SELECT count(*) FROM attempt_open)")
+            >= 40
+            && engine.status()["worker"]["in_flight"].as_u64() == Some(0)
     });
     let unknown = world.number("SELECT count(*) FROM attempt_open WHERE kind = 2");
     assert!(unknown > 5, "{unknown}");
@@ -117,14 +127,22 @@ fn a_poison_row_is_quarantined_with_a_case_and_stops_nobody_else() {
             .unwrap();
     });
     let _engine = world.serve("engine");
-    wait_until("48 charges", SOON, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 48);
-    wait_until("2 cases", SOON, || world.number("SELECT count(*) FROM case_file WHERE kind = 'quarantine'") == 2);
-    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE flags & 1 = 1 AND next_at_ms IS NULL"), 2);
+    wait_until("48 charges", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 48
+    });
+    wait_until("2 cases", SOON, || {
+        world.number("SELECT count(*) FROM case_file WHERE kind = 'quarantine'") == 2
+    });
+    assert_eq!(
+        world.number("SELECT count(*) FROM subscription WHERE flags & 1 = 1 AND next_at_ms IS NULL"),
+        2
+    );
 }
 
 #[test]
 fn the_subscription_row_is_updated_in_place() {
-    let options = WorldOptions { scale: 1_440, business_at: "2026-12-01T04:50:00Z", ..WorldOptions::default() };
+    let options =
+        WorldOptions { scale: 1_440, business_at: "2026-12-01T04:50:00Z", ..WorldOptions::default() };
     let world = World::start("hot", &options);
     world.import_rows("medina-kids-daily", 0, 3_000, "2026-12-01");
     let _engine = world.serve("engine");

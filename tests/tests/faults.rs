@@ -29,7 +29,7 @@ fn settle(world: &World) {
     let comparison = world.compare();
     eprintln!(
         "applied {} approved {} unknown listed {}",
-        comparison.applied, comparison.approved, comparison.unknown_listed
+        comparison.applied_by_carrier, comparison.approved, comparison.unknown_listed
     );
     assert_eq!(world.number("SELECT sum(posted)::int8 FROM account_balance"), 0);
     assert_eq!(
@@ -77,10 +77,12 @@ fn three_processes_share_the_shards_and_a_killed_one_is_replaced_in_time() {
     world.import_rows("medina-kids-daily", 0, 3_000, "2026-12-01");
     let shares = || {
         world.block(async {
-            let rows: Vec<i64> = sqlx::query_scalar("SELECT count(*) FROM shard_owner WHERE slot IS NOT NULL GROUP BY slot ORDER BY 1")
-                .fetch_all(&mut world.conn().await)
-                .await
-                .unwrap();
+            let rows: Vec<i64> = sqlx::query_scalar(
+                "SELECT count(*) FROM shard_owner WHERE slot IS NOT NULL GROUP BY slot ORDER BY 1",
+            )
+            .fetch_all(&mut world.conn().await)
+            .await
+            .unwrap();
             rows
         })
     };
@@ -89,7 +91,7 @@ fn three_processes_share_the_shards_and_a_killed_one_is_replaced_in_time() {
     wait_until("two equal shares", LONG, || shares() == [8, 8]);
     let third = world.serve("third");
     wait_until("three shares", LONG, || shares() == [4, 6, 6] || shares() == [5, 5, 6]);
-    let slot = third.status()["slot"].as_i64().unwrap();
+    let slot = third.status()["worker"]["slot"].as_i64().unwrap();
     let killed = Instant::now();
     third.kill9();
     wait_until("the others take its shards", LONG, || shares() == [8, 8]);
@@ -99,7 +101,9 @@ fn three_processes_share_the_shards_and_a_killed_one_is_replaced_in_time() {
     assert!(slot > 0);
     let fenced = world.number("SELECT count(*) FROM worker_incarnation WHERE fenced_at IS NOT NULL");
     assert_eq!(fenced, 1);
-    wait_until("charges go on", LONG, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") > 4_000);
+    wait_until("charges go on", LONG, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") > 4_000
+    });
     assert!(first.terminate().1 && second.terminate().1);
     settle(&world);
 }
@@ -122,12 +126,17 @@ fn a_drain_under_load_causes_no_unknown() {
 #[test]
 fn a_restarted_worker_finds_answers_in_its_own_spool() {
     // The engine is killed while Postgres is away: answers are in the spool, outcomes are not recorded.
-    let mut world = World::start("spool", &WorldOptions { behaviour: r#"{"latency_ms":300}"#, ..WorldOptions::default() });
+    let mut world = World::start(
+        "spool",
+        &WorldOptions { behaviour: r#"{"latency_ms":300}"#, ..WorldOptions::default() },
+    );
     world.import_rows("medina-kids-daily", 0, 60, "2026-12-01");
     let engine = world.serve("engine");
     wait_until("requests are on their way", LONG, || world.mock.stats()["requests"].as_u64().unwrap() >= 20);
     world.postgres.kill9();
-    wait_until("their answers arrived", LONG, || engine.status()["lanes"][0]["in_lane"].as_u64() == Some(0));
+    wait_until("their answers arrived", LONG, || {
+        engine.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0)
+    });
     // The answers are durable in the spool before anything is recorded.
     std::thread::sleep(Duration::from_millis(500));
     engine.kill9();
@@ -137,7 +146,9 @@ fn a_restarted_worker_finds_answers_in_its_own_spool() {
     );
     assert!(left > 0, "nothing was left behind");
     let _engine = world.serve("engine");
-    wait_until("all charges", LONG, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 60);
+    wait_until("all charges", LONG, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 60
+    });
     assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0, "no answer was lost");
     assert_eq!(world.mock.applied(), 60);
     settle(&world);
@@ -153,12 +164,17 @@ fn a_full_history_stops_sending_and_loses_nothing() {
     std::fs::write(&engine_toml, text.replace("min_free = \"64MiB\"", "min_free = \"1TiB\"")).unwrap();
     let engine = world.serve("engine");
     wait_until("it says why it is not ready", LONG, || {
-        engine.status()["worker"]["not_ready"].as_str().or(engine.status()["not_ready"].as_str()).is_some_and(|why| why.contains("history"))
+        engine.status()["worker"]["not_ready"]
+            .as_str()
+            .or(engine.status()["not_ready"].as_str())
+            .is_some_and(|why| why.contains("history"))
     });
     assert_eq!(world.mock.stats()["requests"].as_u64(), Some(0));
     assert!(engine.get("/readyz").starts_with("HTTP/1.1 503"));
     assert!(engine.terminate().1);
     std::fs::write(&engine_toml, text).unwrap();
     let _engine = world.serve("engine");
-    wait_until("charges", LONG, || world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") >= 500);
+    wait_until("charges", LONG, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") >= 500
+    });
 }

@@ -69,7 +69,11 @@ fn the_workspace_is_what_the_architecture_says() {
     for name in CRATES {
         let text = std::fs::read_to_string(root().join(name).join("Cargo.toml")).unwrap();
         let manifest: toml::Table = text.parse().unwrap();
-        assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true), "{name} must take the workspace's lints");
+        assert_eq!(
+            manifest["lints"]["workspace"].as_bool(),
+            Some(true),
+            "{name} must take the workspace's lints"
+        );
         assert_eq!(manifest["package"]["name"].as_str(), Some(name), "folder name = crate name");
     }
     assert!(root().join("Cargo.lock").exists());
@@ -78,11 +82,26 @@ fn the_workspace_is_what_the_architecture_says() {
 #[test]
 fn the_core_reads_no_clock_and_no_randomness_and_does_no_io() {
     let banned = [
-        "SystemTime", "Instant::now", "Timestamp::now", "Zoned::now", "Utc::now", "Local::now", "rand::", "getrandom",
-        "thread_rng", "tokio", "sqlx", "std::fs", "std::net", "std::env", "std::process", "std::thread",
+        "SystemTime",
+        "Instant::now",
+        "Timestamp::now",
+        "Zoned::now",
+        "Utc::now",
+        "Local::now",
+        "rand::",
+        "getrandom",
+        "thread_rng",
+        "tokio",
+        "sqlx",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::process",
+        "std::thread",
     ];
     let mut seen = 0;
-    for (file, text) in files(&[".rs"]).into_iter().filter(|(file, _)| file.starts_with("billing-core/src/")) {
+    for (file, text) in files(&[".rs"]).into_iter().filter(|(file, _)| file.starts_with("billing-core/src/"))
+    {
         seen += 1;
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         let is_test = file.ends_with("tests.rs");
@@ -102,8 +121,16 @@ fn code_has(code: &str, word: &str) -> bool {
 fn banned_words_of_the_glossary_do_not_appear() {
     let banned = ["user", "order", "bill", "job", "carrier_ref"];
     let allowed = [
-        "order by", "within group (order", "in order", "user-agent", "user_agent", "userinfo", "border", "reorder",
-        "order-preserving", "order_by",
+        "order by",
+        "within group (order",
+        "in order",
+        "user-agent",
+        "user_agent",
+        "userinfo",
+        "border",
+        "reorder",
+        "order-preserving",
+        "order_by",
     ];
     for (file, text) in files(&[".rs", ".sql"]) {
         if file == "tests/tests/tidy.rs" {
@@ -129,7 +156,10 @@ fn no_source_file_outgrew_its_limit() {
     const LINES_MAX: usize = 600;
     for (file, text) in files(&[".rs", ".sql", ".py"]) {
         let lines = text.lines().count();
-        assert!(lines <= LINES_MAX, "{file} has {lines} lines: split it by responsibility (limit {LINES_MAX})");
+        assert!(
+            lines <= LINES_MAX,
+            "{file} has {lines} lines: split it by responsibility (limit {LINES_MAX})"
+        );
     }
 }
 
@@ -158,7 +188,13 @@ fn every_procedure_is_applied_and_documented() {
 
 #[test]
 fn queries_are_never_formatted() {
-    for (file, text) in files(&[".rs"]).into_iter().filter(|(f, _)| f.starts_with("storage/src") || f.starts_with("scheduler/src")) {
-        assert!(!text.contains("query(&format!") && !text.contains("AssertSqlSafe"), "{file}: prepared statements only");
+    for (file, text) in files(&[".rs"])
+        .into_iter()
+        .filter(|(f, _)| f.starts_with("storage/src") || f.starts_with("scheduler/src"))
+    {
+        assert!(
+            !text.contains("query(&format!") && !text.contains("AssertSqlSafe"),
+            "{file}: prepared statements only"
+        );
     }
 }

@@ -38,7 +38,9 @@ impl Assembly {
         spool: &Spool,
         endpoint: String,
     ) -> anyhow::Result<Self> {
-        if let Some(unknown) = bases.keys().find(|id| !loaded.carriers.iter().any(|c| c.id.as_ref() == id.as_str())) {
+        if let Some(unknown) =
+            bases.keys().find(|id| !loaded.carriers.iter().any(|c| c.id.as_ref() == id.as_str()))
+        {
             bail!("--carrier-base {unknown}: the book has no such carrier");
         }
         let engine = &loaded.book.engine;
@@ -70,7 +72,8 @@ impl Assembly {
         for definition in &self.loaded.carriers {
             let Some((carrier_no, ..)) = names.carriers.get(definition.id.as_ref()) else { continue };
             let base = self.bases.get(definition.id.as_ref()).map(String::as_str);
-            let adapter = HttpAdapter::new(definition, base).with_context(|| format!("carrier {}", definition.id))?;
+            let adapter =
+                HttpAdapter::new(definition, base).with_context(|| format!("carrier {}", definition.id))?;
             carriers.push(WorkerCarrier {
                 carrier_no: *carrier_no,
                 id: definition.id.to_string(),

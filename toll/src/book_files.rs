@@ -36,7 +36,14 @@ fn lines(problems: &Problems) -> String {
 /// [`BookProblems`] with all of them, or an I/O error.
 pub(crate) fn load(dir: &Path, secrets: &dyn Secrets) -> anyhow::Result<LoadedBook> {
     Zone::check_rules().context("the time zone rules built into this program are not usable")?;
-    let sources = read_sources(dir)?;
+    check(read_sources(dir)?, secrets)
+}
+
+/// Checks the whole book of these sources.
+///
+/// # Errors
+/// [`BookProblems`] with all of them.
+pub(crate) fn check(sources: Vec<Source>, secrets: &dyn Secrets) -> anyhow::Result<LoadedBook> {
     let mut problems = Problems::default();
     let carriers: Vec<CarrierDefinition> = sources
         .iter()
@@ -66,7 +73,10 @@ fn read_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
     for folder in ["carriers", "plans"] {
         let folder = dir.join(folder);
         let entries = fs::read_dir(&folder).with_context(|| {
-            format!("cannot read {}: the book has folders carriers/ and plans/ and a file engine.toml", folder.display())
+            format!(
+                "cannot read {}: the book has folders carriers/ and plans/ and a file engine.toml",
+                folder.display()
+            )
         })?;
         for entry in entries {
             let path = entry?.path();
@@ -83,7 +93,8 @@ fn read_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
     paths
         .into_iter()
         .map(|path| {
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             // The book's own names, so that its digest does not depend on where it lies.
             let inside = path.strip_prefix(dir).unwrap_or(&path);
             let file = Path::new("config").join(inside).display().to_string();
@@ -110,9 +121,14 @@ impl LoadedBook {
             .book
             .plans
             .iter()
-            .map(|plan| PlanName { id: plan.id.clone(), merchant: plan.merchant.clone(), carrier: plan.carrier.clone() })
+            .map(|plan| PlanName {
+                id: plan.id.clone(),
+                merchant: plan.merchant.clone(),
+                carrier: plan.carrier.clone(),
+            })
             .collect();
-        let zones = self.carriers.iter().flat_map(|c| c.zones.iter().map(|zone| zone.name().to_owned())).collect();
+        let zones =
+            self.carriers.iter().flat_map(|c| c.zones.iter().map(|zone| zone.name().to_owned())).collect();
         Ok(BookNames {
             digest: self.book.digest.to_vec(),
             files_json: serde_json::to_string(&files)?,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::demo::DemoArgs;
 use crate::import::ImportArgs;
 use crate::serve::ServeArgs;
 
@@ -40,6 +41,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Run one worker process: claims shards, charges what is due, drains on SIGTERM
     Serve(ServeArgs),
+    /// Show the main job on embedded defaults: simulated carriers, 20,000 subscribers, a day a minute
+    Demo(DemoArgs),
     /// Subscriptions
     #[command(subcommand)]
     Sub(SubCommand),

@@ -26,7 +26,8 @@ impl Home {
     /// The data folder, made when missing. Its path becomes absolute: others find the spools by it.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make the data folder {}", dir.display()))?;
-        let dir = dir.canonicalize().with_context(|| format!("cannot find the data folder {}", dir.display()))?;
+        let dir =
+            dir.canonicalize().with_context(|| format!("cannot find the data folder {}", dir.display()))?;
         Ok(Self { dir })
     }
 
@@ -87,17 +88,21 @@ impl Spool {
 
 /// This machine's name.
 pub(crate) fn host() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "unknown".to_owned(), |name| name.trim().to_owned())
 }
 
 /// The kernel's boot id.
 pub(crate) fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
+    fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
 }
 
 /// A number for this process' life: random, because two lives must never share one.
 pub(crate) fn new_incarnation() -> anyhow::Result<i64> {
     let mut bytes = [0; 8];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("cannot read /dev/urandom")?;
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
     Ok((i64::from_le_bytes(bytes) & i64::MAX).max(1))
 }

@@ -70,7 +70,8 @@ pub(crate) async fn run(
     let mut conn = database.migrated().await?;
     let names = sync_book(&mut conn, &loaded.names()?).await?;
     let clock = read_clock(&mut conn).await?;
-    let business_now = jiff::Timestamp::from_millisecond(clock.business_ms(jiff::Timestamp::now().as_millisecond()))?;
+    let business_now =
+        jiff::Timestamp::from_millisecond(clock.business_ms(jiff::Timestamp::now().as_millisecond()))?;
     let carriers: Vec<CarrierRules> = loaded
         .carriers
         .iter()
@@ -103,7 +104,11 @@ pub(crate) async fn run(
     bar.finish_and_clear();
     rejects.finish()?;
     if report.rejected > 0 {
-        eprintln!("{} bad rows are in {}, each with its line and reason", report.rejected, rejects_path.display());
+        eprintln!(
+            "{} bad rows are in {}, each with its line and reason",
+            report.rejected,
+            rejects_path.display()
+        );
     }
     Ok(report)
 }

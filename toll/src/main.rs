@@ -4,6 +4,7 @@ mod assemble;
 mod book_files;
 mod cli;
 mod database;
+mod demo;
 mod home;
 mod import;
 mod serve;
@@ -37,11 +38,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs of a process that serves: JSON when `TOLLBOOK_LOG=json`, what `RUST_LOG` says, `info` by default.
+/// Logs of a process that serves: JSON when `TOLLBOOK_LOG=json`, what `RUST_LOG` says.
 fn init_logs() -> anyhow::Result<()> {
+    init_logs_at("info,fjall=warn,lsm_tree=warn")
+}
+
+fn init_logs_at(default: &str) -> anyhow::Result<()> {
     let json = std::env::var("TOLLBOOK_LOG").is_ok_and(|format| format == "json");
     let format = if json { LogFormat::Json } else { LogFormat::Human };
-    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| default.to_owned());
     init_tracing(format, &filter)?;
     Ok(())
 }
@@ -52,6 +57,10 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Serve(args) => {
             init_logs()?;
             serve::serve(&global, args).await
+        }
+        Command::Demo(args) => {
+            init_logs_at("warn")?;
+            demo::demo(&global, args).await
         }
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,
     }

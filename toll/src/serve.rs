@@ -42,7 +42,9 @@ pub(crate) async fn serve(global: &Global, args: ServeArgs) -> anyhow::Result<()
     let stop = stop_on_signal()?;
     let home = Home::open(&global.data)?;
     let database = Database::open(&home, global.database.as_deref()).await?;
-    let served = run(global, args.listen, args.carrier_bases.into_iter().collect(), &home, &database, stop, |_| ()).await;
+    let served =
+        run(global, args.listen, args.carrier_bases.into_iter().collect(), &home, &database, stop, |_| ())
+            .await;
     database.close().await;
     served
 }
@@ -65,10 +67,12 @@ pub(crate) async fn run(
     api::require_loopback(address)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
-    let assembly = Assembly::open(loaded, bases, database.url.clone(), vault, &spool, format!("http://{address}"))?;
+    let assembly =
+        Assembly::open(loaded, bases, database.url.clone(), vault, &spool, format!("http://{address}"))?;
     let state = Arc::new(api::State::new(api::telemetry::install_metrics()?));
     let api_stop = CancellationToken::new();
-    let api_server = tokio::spawn(api::serve(listener, Arc::clone(&state), api_stop.clone().cancelled_owned()));
+    let api_server =
+        tokio::spawn(api::serve(listener, Arc::clone(&state), api_stop.clone().cancelled_owned()));
     tracing::info!(api = %format!("http://{address}"), spool = %spool.dir.display(), "serving");
     started(address);
     let ended = keep_working(&assembly, database, &state, &stop).await;
@@ -100,7 +104,9 @@ async fn keep_working(
         state.set_worker(None);
         match end {
             WorkerEnd::Stopped => return Ok(()),
-            WorkerEnd::Fenced(why) => tracing::warn!(why, "fenced: everything dropped, starting as a new incarnation"),
+            WorkerEnd::Fenced(why) => {
+                tracing::warn!(why, "fenced: everything dropped, starting as a new incarnation")
+            }
             WorkerEnd::Died(why) => tracing::error!(why, "the worker died: starting as a new incarnation"),
         }
         pause(stop).await;
@@ -118,7 +124,10 @@ async fn start_worker(assembly: &Assembly, database: &Database) -> anyhow::Resul
 fn is_passing(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause.downcast_ref::<storage::pg::StoreError>().is_some_and(storage::pg::StoreError::is_transient)
-            || matches!(cause.downcast_ref::<sqlx::Error>(), Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut))
+            || matches!(
+                cause.downcast_ref::<sqlx::Error>(),
+                Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut)
+            )
     })
 }
 

@@ -105,7 +105,9 @@ impl Chunks {
             .fetch_all(conn)
             .await?;
         self.done = rows.is_empty();
-        let rows = rows.into_iter().map(|(id, period, no, a, b, c)| Row { key: (id, period, no), values: [a, b, c] });
+        let rows = rows
+            .into_iter()
+            .map(|(id, period, no, a, b, c)| Row { key: (id, period, no), values: [a, b, c] });
         self.rows.extend(rows);
         if let Some(last) = self.rows.back() {
             self.after = last.key;

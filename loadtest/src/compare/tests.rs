@@ -42,7 +42,8 @@ impl World {
         let mut conn = connect(&server.url(), "compare test").await.unwrap();
         migrate(&mut conn).await.unwrap();
         ensure_partitions(&mut conn, DAY - 7, DAY + 7).await.unwrap();
-        let carriers = "INSERT INTO carrier (id, currency, slices) VALUES ('medina', 788, 1), ('alfa', 978, 1)";
+        let carriers =
+            "INSERT INTO carrier (id, currency, slices) VALUES ('medina', 788, 1), ('alfa', 978, 1)";
         sqlx::query(carriers).execute(&mut conn).await.unwrap();
         let guard = Scratch(dir.clone());
         Self { _server: server, conn, ledger: String::new(), lines: 0, dir, _guard: guard }

@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn references_are_printable() {
         let longest = "é".repeat(REFERENCE_CHARS_MAX);
-        for good in ["a", "order 7", "名前/7", "=1+1", &longest] {
+        for good in ["a", "nr 7", "名前/7", "=1+1", &longest] {
             assert!(check_reference(good).is_ok(), "{good}");
         }
         let too_long = "é".repeat(REFERENCE_CHARS_MAX + 1);

@@ -59,7 +59,7 @@ impl World {
         let dir = std::env::temp_dir().join(format!("toll-import-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let options =
-            LauncherOptions { durable: std::env::var("DURABLE").is_ok(), ..LauncherOptions::new(dir.join("postgres"), "toll_test") };
+            LauncherOptions { durable: false, ..LauncherOptions::new(dir.join("postgres"), "toll_test") };
         let postgres =
             tokio::task::spawn_blocking(|| PrivatePostgres::start(options).unwrap()).await.unwrap();
         let mut conn = connect(&postgres.url(), "import-test").await.unwrap();

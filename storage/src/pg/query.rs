@@ -35,4 +35,6 @@ pub use status::{
     CaseCount, DayRow, OpenSum, StateCount, case_counts, charges_since, intents_without_answer, open_sums,
     subscription_counts, zones,
 };
-pub use subscriptions::{SubscriptionPlace, by_msisdn_hmac, by_reference, subscription_place};
+pub use subscriptions::{
+    SubscriptionPlace, by_msisdn_hmac, by_ref_seed, by_reference, carrier_numbers, subscription_place,
+};

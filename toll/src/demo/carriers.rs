@@ -5,11 +5,13 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
+use loadtest::compare::CarrierLedger;
 
 use crate::home::Home;
 
@@ -72,11 +74,16 @@ impl Simulators {
     /// Starts all of them on free ports; they end with this process.
     pub(crate) fn start(home: &Home) -> anyhow::Result<Self> {
         let binary = std::env::current_exe()?.with_file_name("mock-carrier");
-        anyhow::ensure!(binary.exists(), "the simulator {} is missing: build it with cargo build -p loadtest", binary.display());
+        anyhow::ensure!(
+            binary.exists(),
+            "the simulator {} is missing: build it with cargo build -p loadtest",
+            binary.display()
+        );
         let dir = home.dir().join("carriers");
         fs::create_dir_all(&dir)?;
         write_secret(home, "hoshi_key")?;
-        let running = SCRIPTS.iter().map(|script| start_one(&binary, &dir, script)).collect::<anyhow::Result<_>>()?;
+        let running =
+            SCRIPTS.iter().map(|script| start_one(&binary, &dir, script)).collect::<anyhow::Result<_>>()?;
         Ok(Self { running })
     }
 
@@ -94,8 +101,12 @@ impl Simulators {
     }
 
     /// Their own books, by carrier.
-    pub(crate) fn ledgers(&self) -> Vec<(String, PathBuf)> {
-        self.running.iter().map(|simulator| (simulator.script.id.to_owned(), simulator.ledger.clone())).collect()
+    pub(crate) fn ledgers(&self) -> Vec<CarrierLedger> {
+        let ledger = |simulator: &Simulator| CarrierLedger {
+            carrier: simulator.script.id.to_owned(),
+            path: simulator.ledger.clone(),
+        };
+        self.running.iter().map(ledger).collect()
     }
 
     /// Makes them write everything down.
@@ -103,10 +114,16 @@ impl Simulators {
         for simulator in &self.running {
             let mut stream = TcpStream::connect(&simulator.address)?;
             stream.set_read_timeout(Some(DEADLINE))?;
-            stream.write_all(b"POST /_mock/sync HTTP/1.1\r\nhost: mock\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+            stream.write_all(
+                b"POST /_mock/sync HTTP/1.1\r\nhost: mock\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            )?;
             let mut answer = String::new();
             let _ = stream.take(64 * 1024).read_to_string(&mut answer);
-            anyhow::ensure!(answer.starts_with("HTTP/1.1 204"), "the simulator {} did not sync", simulator.script.id);
+            anyhow::ensure!(
+                answer.starts_with("HTTP/1.1 204"),
+                "the simulator {} did not sync",
+                simulator.script.id
+            );
         }
         Ok(())
     }
@@ -132,12 +149,22 @@ fn start_one(binary: &Path, dir: &Path, script: &'static Script) -> anyhow::Resu
     fs::write(&behaviour, script.behaviour)?;
     let ledger = dir.join(format!("{}.ledger.ndjson", script.id));
     let mut child = Command::new(binary)
-        .args(["--listen", "127.0.0.1:0", "--dialect", script.dialect, "--currency", script.currency, "--seed", "11"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--dialect",
+            script.dialect,
+            "--currency",
+            script.currency,
+            "--seed",
+            "11",
+        ])
         .arg("--ledger")
         .arg(&ledger)
         .arg("--behaviour")
         .arg(&behaviour)
         .arg("--stdin-guard")
+        .process_group(0) // Ctrl-C is for the demo alone: it stops its simulators last
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -147,7 +174,8 @@ fn start_one(binary: &Path, dir: &Path, script: &'static Script) -> anyhow::Resu
     BufReader::new(stdout.take(4_096)).read_line(&mut line)?;
     let ready: serde_json::Value =
         serde_json::from_str(&line).with_context(|| format!("the simulator {} did not start", script.id))?;
-    let address = ready["listening"].as_str().context("the simulator does not say where it listens")?.to_owned();
+    let address =
+        ready["listening"].as_str().context("the simulator does not say where it listens")?.to_owned();
     Ok(Simulator { script, address, ledger, child })
 }
 

@@ -60,9 +60,16 @@ pub(crate) async fn watch(url: String, clock_note: PathBuf, data: String, stop: 
     }
 }
 
-fn line(zone: &str, currency: i16, since: Sums, now: Timestamp, first_day: &mut Option<jiff::civil::Date>) -> String {
+fn line(
+    zone: &str,
+    currency: i16,
+    since: Sums,
+    now: Timestamp,
+    first_day: &mut Option<jiff::civil::Date>,
+) -> String {
     let rules = billing_core::zone::Zone::named(zone);
-    let (day, minute) = rules.map_or_else(|_| (now.to_zoned(TimeZone::UTC).date(), 0), |rules| rules.local(now));
+    let (day, minute) =
+        rules.map_or_else(|_| (now.to_zoned(TimeZone::UTC).date(), 0), |rules| rules.local(now));
     let first = *first_day.get_or_insert(day);
     let number = day.since((jiff::Unit::Day, first)).map_or(0, |span| span.get_days()) + 1;
     let money = Currency::from_numeric(currency)
@@ -90,10 +97,11 @@ async fn hint(conn: &mut PgConnection, data: &str) -> bool {
     .await;
     let Ok(Some((id, period, state))) = found else { return false };
     let Ok(period) = billing_core::period::Period::from_number(period) else { return false };
-    let charge =
-        billing_core::ids::ChargeId { subscription: billing_core::ids::SubscriptionId(id), period };
+    let charge = billing_core::ids::ChargeId { subscription: billing_core::ids::SubscriptionId(id), period };
     let what = if state == ChargeState::Reduced as i16 { "a part-paid charge" } else { "a charge" };
-    println!("        target/release/toll --data {data} explain {charge}      ({what})      Ctrl-C stops, data kept");
+    println!(
+        "        target/release/toll --data {data} explain {charge}      ({what})      Ctrl-C stops, data kept"
+    );
     true
 }
 
@@ -147,7 +155,7 @@ pub(crate) fn grouped(number: i64) -> String {
     let digits = number.unsigned_abs().to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -71,7 +71,11 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
     tick("postgres", &format!("private {version}, unix socket"), started.elapsed());
     println!("• history      built-in store, encrypted per subscriber");
     let simulators = Simulators::start(&home)?;
-    println!("✓ carriers     {} simulators, processes of their own: {}", simulators.len(), simulators.describe());
+    println!(
+        "✓ carriers     {} simulators, processes of their own: {}",
+        simulators.len(),
+        simulators.describe()
+    );
     let outcome = run(&global, &args, &home, &database, &simulators, stop).await;
     simulators.stop();
     database.close().await;
@@ -91,8 +95,9 @@ async fn run(
     let loaded = book_files::load(&global.config, &secrets)?;
     let vault = Vault::open_or_create(&home.secrets())?;
     wind_clock(database, home).await?;
-    let existing: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM subscription").fetch_one(&mut database.migrated().await?).await?;
+    let existing: i64 = sqlx::query_scalar("SELECT count(*) FROM subscription")
+        .fetch_one(&mut database.migrated().await?)
+        .await?;
     if existing == 0 {
         let file = home.dir().join("subscribers.csv");
         write_population(&file, args.subscribers)?;
@@ -123,7 +128,9 @@ async fn run(
         stop.clone(),
     ));
     let served = serve::run(global, None, simulators.bases(), home, database, stop, |address| {
-        println!("→ api          http://{address}/metrics  /healthz  /readyz  /v1/status      (loopback only)");
+        println!(
+            "→ api          http://{address}/metrics  /healthz  /readyz  /v1/status      (loopback only)"
+        );
     })
     .await;
     let _ = watch.await;
@@ -137,7 +144,8 @@ async fn run(
 async fn wind_clock(database: &Database, home: &Home) -> anyhow::Result<()> {
     let mut conn = database.migrated().await?;
     let row = read_clock(&mut conn).await?;
-    let noted = std::fs::read_to_string(home.dir().join(CLOCK_NOTE)).ok().and_then(|text| text.trim().parse().ok());
+    let noted =
+        std::fs::read_to_string(home.dir().join(CLOCK_NOTE)).ok().and_then(|text| text.trim().parse().ok());
     let fresh = row.base_machine_ms == 0;
     let business_ms = match (fresh, row.scale, noted) {
         (true, ..) => FIRST_INSTANT.parse::<Timestamp>()?.as_millisecond(),
@@ -145,8 +153,11 @@ async fn wind_clock(database: &Database, home: &Home) -> anyhow::Result<()> {
         (false, _, Some(noted)) => noted,
         (false, _, None) => row.base_business_ms,
     };
-    let clock =
-        ClockRow { base_machine_ms: Timestamp::now().as_millisecond(), base_business_ms: business_ms, scale: SCALE };
+    let clock = ClockRow {
+        base_machine_ms: Timestamp::now().as_millisecond(),
+        base_business_ms: business_ms,
+        scale: SCALE,
+    };
     set_clock(&mut conn, clock).await?;
     Ok(())
 }
@@ -156,12 +167,14 @@ async fn stop_clock(database: &Database, home: &Home) -> anyhow::Result<()> {
     let mut conn = database.conn().await?;
     let now_ms = Timestamp::now().as_millisecond();
     let business_ms = read_clock(&mut conn).await?.business_ms(now_ms);
-    set_clock(&mut conn, ClockRow { base_machine_ms: now_ms, base_business_ms: business_ms, scale: 0 }).await?;
-    std::fs::write(home.dir().join(CLOCK_NOTE), business_ms.to_string()).context("cannot note the business clock")
+    set_clock(&mut conn, ClockRow { base_machine_ms: now_ms, base_business_ms: business_ms, scale: 0 })
+        .await?;
+    std::fs::write(home.dir().join(CLOCK_NOTE), business_ms.to_string())
+        .context("cannot note the business clock")
 }
 
 fn write_population(file: &Path, rows: u64) -> anyhow::Result<()> {
-    let share = |plan: &str, weight: u32, prefix: &str, digits: u8, zones: &[&str]| PlanShare {
+    let share = |plan: &str, weight: u32, prefix: &str, digits: usize, zones: &[&str]| PlanShare {
         plan: plan.to_owned(),
         weight,
         msisdn_prefix: prefix.to_owned(),

@@ -80,3 +80,20 @@ pub async fn by_msisdn_hmac(
     );
     Ok(found.bind(msisdn_hmac.as_slice()).bind(limit).fetch_all(conn).await?)
 }
+
+/// The subscription with this `ref_seed`, as our keys on the wire carry it.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn by_ref_seed(conn: &mut PgConnection, ref_seed: i64) -> Result<Option<i64>, StoreError> {
+    let found = sqlx::query_scalar("SELECT subscription_id FROM subscription_ref WHERE ref_seed = $1");
+    Ok(found.bind(ref_seed).fetch_optional(conn).await?)
+}
+
+/// Every carrier's id and number.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn carrier_numbers(conn: &mut PgConnection) -> Result<Vec<(String, i32)>, StoreError> {
+    Ok(sqlx::query_as("SELECT id, carrier_no FROM carrier ORDER BY id").fetch_all(conn).await?)
+}

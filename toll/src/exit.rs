@@ -1,0 +1,64 @@
+//! What the process says with its exit code: 0 done, 1 failed, 2 usage, 5 server unreachable.
+
+use storage::pg::StoreError;
+use thiserror::Error;
+
+/// Failed.
+pub(crate) const FAILED: u8 = 1;
+/// What was asked for cannot be understood.
+pub(crate) const USAGE: u8 = 2;
+/// A server cannot be reached.
+pub(crate) const UNREACHABLE: u8 = 5;
+
+/// A failure with an exit code of its own and a text for people.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    code: u8,
+    text: String,
+}
+
+/// The command cannot be understood.
+pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
+    Failure { code: USAGE, text: text.into() }.into()
+}
+
+/// It was understood, and failed.
+pub(crate) fn failed(text: impl Into<String>) -> anyhow::Error {
+    Failure { code: FAILED, text: text.into() }.into()
+}
+
+/// The exit code of an error.
+pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(Failure { code, .. }) = cause.downcast_ref() {
+            return *code;
+        }
+        let unreachable = matches!(cause.downcast_ref(), Some(StoreError::Unavailable(_)))
+            || matches!(cause.downcast_ref(), Some(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut));
+        if unreachable {
+            return UNREACHABLE;
+        }
+    }
+    FAILED
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn codes_survive_context() {
+        let away = || sqlx::Error::Io(std::io::Error::other("away"));
+        let with = |error: anyhow::Error| Err::<(), _>(error).context("while reading").map_err(|e| code_of(&e));
+        assert_eq!(with(usage("x")), Err(USAGE));
+        assert_eq!(with(failed("x")), Err(FAILED));
+        assert_eq!(with(StoreError::from(away()).into()), Err(UNREACHABLE));
+        assert_eq!(with(away().into()), Err(UNREACHABLE));
+        assert_eq!(with(anyhow::anyhow!("x")), Err(FAILED));
+        let refused = StoreError::Broken("x".into());
+        assert_eq!(with(refused.into()), Err(FAILED));
+    }
+}
