@@ -3,11 +3,12 @@
 //! What comes back goes through the recorder ([`crate::recorder`]). A crash anywhere in between leaves an intent
 //! without an outcome: the next owner treats it as unknown, and it is never simply sent again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing_core::ids::{AttemptId, ChargeId, OurRef, money_digest};
+use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
 use billing_core::subscription::{CoreError, Planned};
 use billing_core::triage::{Triage, triage};
@@ -73,6 +74,7 @@ impl Engine {
             Ok(loaded) => loaded,
             Err(error) => {
                 self.put_back(&ids, now.as_millisecond());
+                ids.iter().for_each(|id| self.shared.give_back(carrier_of(*id), 1));
                 return Err(error);
             }
         };
@@ -80,6 +82,13 @@ impl Engine {
             self.stripe.put(Work::Poison { subscription_id, rev, why });
         }
         let ready = self.triage(rows, now);
+        // Places of what will not be sent.
+        let mut unused: HashMap<i32, usize> = HashMap::new();
+        ids.iter().for_each(|id| *unused.entry(carrier_of(*id)).or_default() += 1);
+        for row in &ready {
+            unused.entry(carrier_of(row.row.sub.id.0)).and_modify(|places| *places -= 1);
+        }
+        unused.into_iter().for_each(|(carrier_no, places)| self.shared.give_back(carrier_no, places));
         self.send(ready, now).await?;
         Ok(ids.len())
     }
@@ -87,9 +96,22 @@ impl Engine {
     /// Hops 1 and 2: what is due, no more than the lanes have room for. Whatever is on its way already stays out.
     fn due(&self, now_ms: i64) -> Vec<i64> {
         let lanes = &self.shared.lanes;
-        let mut room = |carrier_no: i32| lanes.get(&carrier_no).map_or(0, |lane| lane.room());
-        let mut ids = self.stripe.wheel().due(now_ms, self.shared.settings.batch_max, &mut room);
+        let batch_max = self.shared.settings.batch_max;
+        let mut reserved = HashMap::new();
+        let mut room = |carrier_no: i32| {
+            let places = lanes.get(&carrier_no).map_or(0, |lane| lane.reserve(batch_max));
+            *reserved.entry(carrier_no).or_insert(places)
+        };
+        let mut ids = self.stripe.wheel().due(now_ms, batch_max, &mut room);
         ids.retain(|id| self.stripe.hold(*id));
+        for id in &ids {
+            if let Some(places) = reserved.get_mut(&carrier_of(*id)) {
+                *places -= 1;
+            }
+        }
+        for (carrier_no, unused) in reserved {
+            self.shared.give_back(carrier_no, unused);
+        }
         ids
     }
 
@@ -182,6 +204,7 @@ impl Engine {
                 self.stripe.close_floor(floor, ready.len());
                 let ids: Vec<i64> = ready.iter().map(|row| row.row.sub.id.0).collect();
                 self.put_back(&ids, now.as_millisecond());
+                ids.iter().for_each(|id| self.shared.give_back(carrier_of(*id), 1));
                 return Err(error);
             }
         };
@@ -201,6 +224,7 @@ impl Engine {
                     flights.push(flight);
                 }
                 other => {
+                    self.shared.give_back(carrier_of(row.row.sub.id.0), 1);
                     self.not_begun(&row, other, now.as_millisecond()).await;
                     self.stripe.close_floor(floor, 1);
                 }
@@ -364,6 +388,10 @@ fn decide_row<'a>(
     }
     let planned = triage(&row.sub, &plan.rules, zone, now).map_err(|error: CoreError| error.to_string())?;
     Ok((planned, plan))
+}
+
+fn carrier_of(subscription_id: i64) -> i32 {
+    Shard((subscription_id >> 32) as i32).carrier_no()
 }
 
 fn poison(row: &DueRow, why: String) -> Work {

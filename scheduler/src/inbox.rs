@@ -162,6 +162,7 @@ impl InboxReader {
             row: due,
             planned,
             from: AttemptState::Unknown,
+            why: 0,
             outcome,
             carrier_code: evidence.carrier_code,
             carrier_txn_id: evidence.carrier_txn_id,

@@ -112,7 +112,7 @@ impl Item {
             planned: found.planned,
             from: found.from,
             outcome: found.outcome,
-            why: 0,
+            why: found.why,
             seq: if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER },
             business_at_ms: 0,
             carrier_code: found.carrier_code,

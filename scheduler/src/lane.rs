@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use billing_core::decide::LaneHint;
 use billing_core::outcome::Outcome;
 use carriers::{Adapter, Attempt, OutcomeSink, SendGuard};
-use governor::{Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::task::JoinSet;
 
 use crate::breaker::{Breaker, BreakerState};
@@ -33,6 +33,41 @@ pub(crate) struct Lane {
     breaker: Mutex<Breaker>,
     rests_until_ms: AtomicI64,
     clock: Arc<dyn Clock>,
+    rate: Arc<Rate>,
+}
+
+/// The carrier's rate and this worker's share of it: owned slices ÷ all slices, so that all workers together never exceed
+/// what the carrier allows.
+struct Rate {
+    n: u32,
+    per_ms: u32,
+    limiter: RwLock<Arc<DefaultDirectRateLimiter>>,
+    share: Mutex<(usize, usize)>,
+}
+
+impl Rate {
+    fn new(n: u32, per_ms: u32) -> Self {
+        let limiter = Arc::new(RateLimiter::direct(quota_of(n, per_ms, 1, 1)));
+        Self { n, per_ms, limiter: RwLock::new(limiter), share: Mutex::new((1, 1)) }
+    }
+
+    fn limiter(&self) -> Arc<DefaultDirectRateLimiter> {
+        match self.limiter.read() {
+            Ok(limiter) => Arc::clone(&limiter),
+            Err(poisoned) => Arc::clone(&poisoned.into_inner()),
+        }
+    }
+
+    fn set_share(&self, owned: usize, all: usize) {
+        let Ok(mut share) = self.share.lock() else { return };
+        if owned == 0 || *share == (owned, all) {
+            return;
+        }
+        *share = (owned, all);
+        if let Ok(mut limiter) = self.limiter.write() {
+            *limiter = Arc::new(RateLimiter::direct(quota_of(self.n, self.per_ms, owned, all)));
+        }
+    }
 }
 
 impl Lane {
@@ -54,8 +89,8 @@ impl Lane {
             .clamp(caps.in_flight_max as usize, (2 * batch_max).max(caps.in_flight_max as usize));
         let (queue, entry) = async_channel::bounded(depth_max);
         let (feed, gate) = async_channel::bounded((caps.in_flight_max as usize).max(1));
-        let quota = quota_of(per_second);
-        running.spawn(feed_at_rate(entry, feed, quota));
+        let rate = Arc::new(Rate::new(caps.rate_n, caps.rate_per_ms));
+        running.spawn(feed_at_rate(entry, feed, Arc::clone(&rate)));
         running.spawn(Arc::clone(&adapter).run(gate, guard, sink));
         Arc::new(Self {
             carrier: carrier.id,
@@ -66,17 +101,41 @@ impl Lane {
             breaker: Mutex::new(Breaker::new(carrier.breaker)),
             rests_until_ms: AtomicI64::new(0),
             clock,
+            rate,
         })
     }
 
-    /// How many more attempts it takes just now: back-pressure, not recorded anywhere.
-    #[must_use]
-    pub(crate) fn room(&self) -> usize {
+    /// Takes the room that there is just now, at most `max` places: back-pressure, not recorded anywhere. Each place is
+    /// given back by [`Lane::give_back`], or by [`Lane::done`] with its attempt's outcome.
+    pub(crate) fn reserve(&self, max: usize) -> usize {
+        let mut inside = self.in_lane.load(Ordering::Relaxed);
+        loop {
+            let taken = self.room(inside).min(max);
+            let swapped =
+                self.in_lane.compare_exchange(inside, inside + taken, Ordering::Relaxed, Ordering::Relaxed);
+            match swapped {
+                Ok(_) => return taken,
+                Err(now) => inside = now,
+            }
+        }
+    }
+
+    /// Gives places back that were not used.
+    pub(crate) fn give_back(&self, places: usize) {
+        self.in_lane.fetch_sub(places, Ordering::Relaxed);
+    }
+
+    /// This worker's part of the carrier's rate: owned slices of all slices.
+    pub(crate) fn set_share(&self, owned: usize, all: usize) {
+        self.rate.set_share(owned, all);
+    }
+
+    fn room(&self, inside: usize) -> usize {
         let now_ms = self.clock.machine_ms();
         if now_ms < self.rests_until_ms.load(Ordering::Relaxed) {
             return 0;
         }
-        let free = self.depth_max.saturating_sub(self.in_lane.load(Ordering::Relaxed));
+        let free = self.depth_max.saturating_sub(inside);
         match self.with_breaker(|breaker| breaker.state(now_ms)) {
             BreakerState::Closed => free,
             BreakerState::Open => 0,
@@ -84,14 +143,14 @@ impl Lane {
         }
     }
 
-    /// Puts an attempt in whose intent is durable. `false` when the lane is closed: nothing reached it.
+    /// Puts an attempt into its reserved place; its intent is durable. `false` when the lane is closed: nothing reached
+    /// it, and the place is given back.
     pub(crate) fn push(&self, attempt: Attempt) -> bool {
-        self.in_lane.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(attempt).is_ok() {
-            return true;
+        let pushed = self.queue.try_send(attempt).is_ok();
+        if !pushed {
+            self.give_back(1);
         }
-        self.in_lane.fetch_sub(1, Ordering::Relaxed);
-        false
+        pushed
     }
 
     /// An attempt came out with this outcome.
@@ -163,24 +222,28 @@ impl std::fmt::Debug for Lane {
     }
 }
 
-fn quota_of(per_second: u64) -> Quota {
-    let per_second =
-        NonZeroU32::new(u32::try_from(per_second).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+/// `owned` of `all` parts of `n` per `per_ms`.
+fn quota_of(n: u32, per_ms: u32, owned: usize, all: usize) -> Quota {
+    let parts = u128::from(n.max(1)) * owned.max(1) as u128;
+    let period_ns = u128::from(per_ms.max(1)) * 1_000_000 * all.max(1) as u128 / parts;
+    let period = Duration::from_nanos(u64::try_from(period_ns).unwrap_or(u64::MAX).max(1));
     // A burst of a fiftieth of a second: coarse enough for permits in chunks, fine enough for a carrier's counter.
-    let burst = NonZeroU32::new(per_second.get() / 50).unwrap_or(NonZeroU32::MIN);
-    Quota::per_second(per_second).allow_burst(burst)
+    let burst = Duration::from_millis(20).as_nanos() / period.as_nanos().max(1);
+    let burst = NonZeroU32::new(u32::try_from(burst).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
+    Quota::with_period(period).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
 }
 
 /// Moves attempts from the lane's queue to the adapter's, no faster than the carrier's rate.
 async fn feed_at_rate(
     entry: async_channel::Receiver<Attempt>,
     feed: async_channel::Sender<Attempt>,
-    quota: Quota,
+    rate: Arc<Rate>,
 ) {
-    let limiter = RateLimiter::direct(quota);
-    let chunk_max = quota.burst_size().get().min(PERMITS_MAX);
-    let mut chunk = Vec::with_capacity(chunk_max as usize);
+    let mut chunk = Vec::with_capacity(PERMITS_MAX as usize);
     while let Ok(first) = entry.recv().await {
+        let (n, per_ms) = (rate.n, rate.per_ms);
+        let (owned, all) = rate.share.lock().map_or((1, 1), |share| *share);
+        let chunk_max = quota_of(n, per_ms, owned, all).burst_size().get().min(PERMITS_MAX);
         chunk.push(first);
         while chunk.len() < chunk_max as usize
             && let Ok(more) = entry.try_recv()
@@ -188,9 +251,13 @@ async fn feed_at_rate(
             chunk.push(more);
         }
         let permits = NonZeroU32::new(u32::try_from(chunk.len()).unwrap_or(1)).unwrap_or(NonZeroU32::MIN);
-        // A chunk never exceeds the burst, so this cannot be refused; were it, waiting is the safe answer.
-        while limiter.until_n_ready(permits).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        // A chunk never exceeds the burst but when the share shrank this instant: then the next limiter is asked.
+        while rate.limiter().until_n_ready(permits).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if permits.get() > 1 {
+                rate.limiter().until_ready().await;
+                break;
+            }
         }
         for attempt in chunk.drain(..) {
             if feed.send(attempt).await.is_err() {

@@ -118,6 +118,18 @@ impl Steward {
         Ok(())
     }
 
+    /// Each lane uses the part of its carrier's rate that its slices are of all slices.
+    fn set_shares(&self) {
+        let mut owned: HashMap<i32, usize> = HashMap::new();
+        self.owned().iter().for_each(|shard| *owned.entry(shard.carrier_no()).or_default() += 1);
+        for (carrier_no, slices, _) in self.shared.catalog.names.carriers.values() {
+            if let Some(lane) = self.shared.lanes.get(carrier_no) {
+                let all = usize::try_from(*slices).unwrap_or(1);
+                lane.set_share(owned.get(carrier_no).copied().unwrap_or(0), all);
+            }
+        }
+    }
+
     /// One pass.
     pub(crate) async fn run_once(&mut self) -> Result<(), StoreError> {
         let now_ms = self.shared.clock.machine_ms();
@@ -131,6 +143,7 @@ impl Steward {
         self.fence_the_dead(&workers, now_ms).await?;
         if !self.shared.stop_claiming.is_cancelled() {
             self.balance(now_ms).await?;
+            self.set_shares();
         }
         if now_ms - self.last_low_water_ms >= self.shared.settings.low_water_every_ms {
             self.last_low_water_ms = now_ms;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::days_since_2000;
+use billing_core::reason::Rule;
 use billing_core::states::AttemptState;
 use billing_core::subscription::Planned;
 use billing_core::triage::NoteKind;
@@ -17,6 +18,8 @@ use storage::pg::{
     DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, open_case,
     post_evidence, quarantine,
 };
+
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::item::{Item, Prepared};
@@ -31,7 +34,40 @@ const TRIES_MAX: u8 = 5;
 /// A batch's bodies may not exceed what the history takes at once.
 const BATCH_BYTES_MAX: usize = APPEND_BYTES_MAX / 2;
 
-/// Decides and records for one stripe.
+/// Calls the database until it answers: what came back from a carrier is never dropped because Postgres is away. Ends
+/// early only when the worker is halted.
+macro_rules! insist {
+    ($self:ident, $doing:literal, |$conn:ident| $call:expr) => {
+        loop {
+            let result = match $self.db.conn().await {
+                Ok($conn) => {
+                    let result = $call.await;
+                    $self.db.checked(result)
+                }
+                Err(error) => Err(error),
+            };
+            match result {
+                Err(error) if error.is_transient() && !$self.shared.is_halted() => {
+                    $self.shared.trouble($doing, &error);
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                other => break other,
+            }
+        }
+    };
+}
+
+/// A decided batch whose history is durable, on its way to its commit.
+pub(crate) struct Decided {
+    prepared: Vec<(Item, Prepared)>,
+    now: jiff::Timestamp,
+}
+
+/// Decided batches that may wait for the database: what they hold is safe in the history already.
+pub(crate) const DECIDED_MAX: usize = 4;
+
+/// Decides and records for one stripe, as two tasks: the first decides and writes the history, the second commits. So
+/// answers become durable while a commit is under way, or while Postgres is away.
 pub(crate) struct Recorder {
     pub(crate) shared: Arc<Shared>,
     pub(crate) stripe: Arc<Stripe>,
@@ -40,8 +76,8 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Records until the worker finishes and nothing is on its way any more.
-    pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
+    /// Decides until the worker finishes and nothing is on its way any more.
+    pub(crate) async fn decide_all(mut self, decided: mpsc::Sender<Decided>) -> Result<(), WorkerEnd> {
         loop {
             let work = self.next_batch().await;
             if work.is_empty() {
@@ -51,6 +87,21 @@ impl Recorder {
                 continue;
             }
             match self.pass(work).await {
+                Ok(batch) => {
+                    if self.shared.is_halted() || decided.send(batch).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
+                Err(error) => self.shared.trouble("deciding", &error),
+            }
+        }
+    }
+
+    /// Commits what was decided, until no more comes.
+    pub(crate) async fn record_all(mut self, mut decided: mpsc::Receiver<Decided>) -> Result<(), WorkerEnd> {
+        while let Some(batch) = decided.recv().await {
+            match self.commit(batch).await {
                 Ok(()) => {}
                 Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
                 Err(error) => self.shared.trouble("recording", &error),
@@ -59,6 +110,7 @@ impl Recorder {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// A batch is full, or its first piece has waited long enough.
@@ -80,8 +132,8 @@ impl Recorder {
         self.stripe.take_work(full)
     }
 
-    /// Decides on a batch and records it.
-    pub(crate) async fn pass(&mut self, work: Vec<Work>) -> Result<(), StoreError> {
+    /// Decides on a batch and writes its history.
+    async fn pass(&mut self, work: Vec<Work>) -> Result<Decided, StoreError> {
         let mut items = Vec::with_capacity(work.len());
         for piece in work {
             match piece {
@@ -98,12 +150,21 @@ impl Recorder {
         }
         // Sorted by subscription: a quarter less database CPU.
         items.sort_unstable_by_key(|item| item.row.sub.id);
-        while !items.is_empty() {
-            let (again, given_up) = self.round(items).await?;
+        self.decide(items).await
+    }
+
+    /// Records a decided batch; what changed under it is loaded and decided again.
+    async fn commit(&mut self, mut batch: Decided) -> Result<(), StoreError> {
+        while !batch.prepared.is_empty() {
+            let verdicts = self.record(&batch.prepared, batch.now).await?;
+            let (again, given_up) = self.settle(batch.prepared, verdicts, batch.now).await?;
             for item in given_up {
                 self.poison_item(&item, "the row changed under every try to record its outcome").await?;
             }
-            items = again;
+            batch = self.decide(again).await?;
+            if self.shared.is_halted() {
+                break;
+            }
         }
         Ok(())
     }
@@ -111,10 +172,8 @@ impl Recorder {
     /// An accepted attempt whose answer did not come in time: unknown, with its suspense.
     async fn doubted(&mut self, row: DueRow) -> Result<Option<Found>, StoreError> {
         let (id, period) = (row.sub.id.0, row.sub.progress.period);
-        let conn = self.db.conn().await?;
-        let kept = attempts(conn, id, period.number()).await;
-        let kept =
-            self.db.checked(kept)?.into_iter().find(|kept| kept.attempt_no == row.sub.progress.attempt_no);
+        let kept = insist!(self, "loading an intent", |conn| attempts(conn, id, period.number()))?;
+        let kept = kept.into_iter().find(|kept| kept.attempt_no == row.sub.progress.attempt_no);
         let Some(kept) = kept else {
             self.poison(id, row.sub.rev, None, "an accepted attempt has no intent").await?;
             return Ok(None);
@@ -132,11 +191,12 @@ impl Recorder {
         let floor = self.stripe.open_floor(i64::MAX, 1);
         let (outcome, from) = (Outcome::Unknown(Doubt::NoReply), AttemptState::Accepted);
         let (carrier_code, carrier_txn_id) = (kept.carrier_code, kept.carrier_txn_id);
-        Ok(Some(Found { row, planned, from, outcome, carrier_code, carrier_txn_id, floor, inbox: None }))
+        let why = Rule::DEADLINE_PASSED.number();
+        Ok(Some(Found { row, planned, from, why, outcome, carrier_code, carrier_txn_id, floor, inbox: None }))
     }
 
-    /// Decide, keep, record. Gives back what has to be decided again.
-    async fn round(&mut self, items: Vec<Item>) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
+    /// Hop 7, then the history.
+    async fn decide(&mut self, items: Vec<Item>) -> Result<Decided, StoreError> {
         let now = self.shared.clock.business();
         let mut prepared = Vec::with_capacity(items.len());
         for item in items {
@@ -147,11 +207,7 @@ impl Recorder {
             }
         }
         self.keep(&mut prepared).await;
-        if self.shared.is_halted() {
-            return Ok((Vec::new(), Vec::new()));
-        }
-        let verdicts = self.record(&prepared, now).await?;
-        self.settle(prepared, verdicts, now).await
+        Ok(Decided { prepared, now })
     }
 
     /// The history first: what cannot be explained must not be recorded. Waits for room as long as it takes; sending
@@ -232,29 +288,18 @@ impl Recorder {
         }
         let business_date = days_since_2000(now.to_zoned(TimeZone::UTC).date());
         let stripe = balance_stripe(self.shared.lease.slot, self.stripe.no);
-        loop {
-            let recorded = match self.db.conn().await {
-                Ok(conn) => {
-                    let recorded = batch
-                        .record(conn, &self.shared.lease, stripe, now.as_millisecond(), business_date)
-                        .await;
-                    self.db.checked(recorded)
-                }
-                Err(error) => Err(error),
-            };
-            match recorded {
-                Err(error) if error.is_transient() && !self.shared.is_halted() => {
-                    self.shared.trouble("recording outcomes", &error);
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-                other => {
-                    if other.is_ok() {
-                        self.shared.well();
-                    }
-                    return other;
-                }
-            }
+        let lease = self.shared.lease;
+        let recorded = insist!(self, "recording outcomes", |conn| batch.record(
+            conn,
+            &lease,
+            stripe,
+            now.as_millisecond(),
+            business_date
+        ));
+        if recorded.is_ok() {
+            self.shared.well();
         }
+        recorded
     }
 
     /// One reaction per verdict (the table in ARCHITECTURE.md).
@@ -287,9 +332,7 @@ impl Recorder {
                     if let Some(evidence) = Evidence::of(&item)
                         && let Ok(payload) = evidence.encode()
                     {
-                        let conn = self.db.conn().await?;
-                        let posted = post_evidence(conn, id, &payload).await;
-                        self.db.checked(posted)?;
+                        insist!(self, "giving evidence", |conn| post_evidence(conn, id, &payload))?;
                     }
                     self.release(&item);
                 }
@@ -299,9 +342,8 @@ impl Recorder {
                 Verdict::NotFound => self.release(&item), // refused above and quarantined, or gone
                 other => {
                     let what = format!("recording {:?} met {other:?}", item.attempt_no());
-                    let conn = self.db.conn().await?;
-                    let opened = open_case(conn, id, item.attempt_key(), "conflict", &what).await;
-                    self.db.checked(opened)?;
+                    let attempt = item.attempt_key();
+                    insist!(self, "opening a case", |conn| open_case(conn, id, attempt, "conflict", &what))?;
                     self.release(&item);
                 }
             }
@@ -365,9 +407,7 @@ impl Recorder {
             return Ok(stale);
         }
         let ids: Vec<i64> = stale.iter().map(|item| item.row.sub.id.0).collect();
-        let conn = self.db.conn().await?;
-        let loaded = load(conn, &ids).await;
-        let (rows, poison) = self.db.checked(loaded)?;
+        let (rows, poison) = insist!(self, "loading rows again", |conn| load(conn, &ids))?;
         let mut rows: HashMap<i64, _> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
         let mut again = Vec::with_capacity(stale.len());
         for mut item in stale {
@@ -408,9 +448,15 @@ impl Recorder {
     ) -> Result<(), StoreError> {
         tracing::error!(subscription = %billing_core::ids::SubscriptionId(subscription_id), why, "quarantined");
         metrics::counter!("tollbook_quarantined_total").increment(1);
-        let conn = self.db.conn().await?;
-        let done = quarantine(conn, &self.shared.lease, subscription_id, rev, attempt, why).await;
-        self.db.checked(done)?;
+        let lease = self.shared.lease;
+        insist!(self, "setting a poison row aside", |conn| quarantine(
+            conn,
+            &lease,
+            subscription_id,
+            rev,
+            attempt,
+            why
+        ))?;
         self.stripe.release(subscription_id);
         Ok(())
     }

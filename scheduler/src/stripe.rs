@@ -52,6 +52,8 @@ pub(crate) struct Found {
     pub(crate) row: DueRow,
     pub(crate) planned: Planned,
     pub(crate) from: AttemptState,
+    /// The rule that brought it here; 0 for none.
+    pub(crate) why: i16,
     pub(crate) outcome: Outcome,
     pub(crate) carrier_code: Option<String>,
     pub(crate) carrier_txn_id: Option<String>,

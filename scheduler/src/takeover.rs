@@ -150,6 +150,7 @@ async fn hand_to_recorder(
             row,
             planned: intent.planned,
             from: AttemptState::Intent,
+            why: 0,
             outcome,
             carrier_code,
             carrier_txn_id,

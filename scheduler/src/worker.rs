@@ -18,6 +18,7 @@ use storage::pg::{
 use storage::spool::SentLog;
 use storage::vault::Vault;
 use thiserror::Error;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +32,7 @@ use crate::inbox::InboxReader;
 use crate::lane::Lane;
 use crate::link::DbLink;
 use crate::membership::{LeaseKeeper, Steward};
-use crate::recorder::Recorder;
+use crate::recorder::{DECIDED_MAX, Recorder};
 use crate::stats::Stats;
 use crate::stripe::{Stripe, Work};
 
@@ -288,10 +289,23 @@ impl Shared {
     pub(crate) fn dispatch(&self, stripe: &Stripe, attempt: Attempt) {
         let carrier_no = attempt.id.charge.subscription.shard().carrier_no();
         let ticket = attempt.ticket;
-        let pushed =
-            self.sent_log_works() && self.lanes.get(&carrier_no).is_some_and(|lane| lane.push(attempt));
+        let pushed = if self.sent_log_works() {
+            self.lanes.get(&carrier_no).is_some_and(|lane| lane.push(attempt))
+        } else {
+            self.give_back(carrier_no, 1);
+            false
+        };
         if !pushed {
             stripe.put(Work::Reply(not_sent(ticket, self.clock.wall())));
+        }
+    }
+
+    /// Places of a lane that were reserved and not used.
+    pub(crate) fn give_back(&self, carrier_no: i32, places: usize) {
+        if places > 0
+            && let Some(lane) = self.lanes.get(&carrier_no)
+        {
+            lane.give_back(places);
         }
     }
 
@@ -446,27 +460,23 @@ impl Worker {
         let shared = &self.shared;
         let link = |what: &str| DbLink::new(&shared.url, format!("tollbook {} {what}", shared.lease.slot));
         for stripe in &shared.stripes {
-            let mut sealers = HashMap::new();
-            for (carrier_no, (carrier, dictionary)) in dictionaries {
-                let sealer = Sealer::new(dictionary).map_err(|error| StartError::Dictionary {
-                    carrier: carrier.clone(),
-                    why: error.to_string(),
-                })?;
-                sealers.insert(*carrier_no, sealer);
-            }
             let engine = Engine {
                 shared: Arc::clone(shared),
                 stripe: Arc::clone(stripe),
                 db: link(&format!("begin {}", stripe.no)),
             };
-            let recorder = Recorder {
-                shared: Arc::clone(shared),
-                stripe: Arc::clone(stripe),
-                db: link(&format!("record {}", stripe.no)),
-                sealers,
+            let recorder = |what: &str| {
+                Ok::<_, StartError>(Recorder {
+                    shared: Arc::clone(shared),
+                    stripe: Arc::clone(stripe),
+                    db: link(&format!("{what} {}", stripe.no)),
+                    sealers: sealers(dictionaries)?,
+                })
             };
             self.parts.spawn(engine.run());
-            self.parts.spawn(recorder.run());
+            let (decided, to_record) = mpsc::channel(DECIDED_MAX);
+            self.parts.spawn(recorder("decide")?.decide_all(decided));
+            self.parts.spawn(recorder("record")?.record_all(to_record));
         }
         self.parts.spawn(LeaseKeeper { shared: Arc::clone(shared), db: link("lease") }.run());
         self.parts.spawn(Steward::new(Arc::clone(shared), link("steward")).run());
@@ -565,6 +575,17 @@ impl Worker {
             lane.close();
         }
     }
+}
+
+fn sealers(dictionaries: &HashMap<i32, (String, Vec<u8>)>) -> Result<HashMap<i32, Sealer>, StartError> {
+    let sealer = |(carrier_no, (carrier, dictionary)): (&i32, &(String, Vec<u8>))| {
+        let unusable = |error: storage::history::seal::SealError| StartError::Dictionary {
+            carrier: carrier.clone(),
+            why: error.to_string(),
+        };
+        Ok((*carrier_no, Sealer::new(dictionary).map_err(unusable)?))
+    };
+    dictionaries.iter().map(sealer).collect()
 }
 
 /// Sends replies to the stripe that waits for them.

@@ -13,8 +13,8 @@ mod process;
 mod tests;
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 

@@ -48,14 +48,19 @@ impl Base {
                 digest: vec![7; 32],
                 files_json: r#"{"config/plans/daily.toml": "x"}"#.into(),
                 carriers: vec![CarrierName { id: "medina".into(), currency: TND, slices: 1 }],
-                plans: vec![PlanName { id: "daily".into(), merchant: "demo".into(), carrier: "medina".into() }],
+                plans: vec![PlanName {
+                    id: "daily".into(),
+                    merchant: "demo".into(),
+                    carrier: "medina".into(),
+                }],
                 zones: vec!["Africa/Tunis".into()],
             };
             sync_book(&mut conn, &book).await.unwrap();
             let day = period(1).number() / 2_048;
             ensure_partitions(&mut conn, day - 7, day + 7).await.unwrap();
             let subscribers: Vec<_> = [1_u32, 2].map(subscriber).into();
-            let subscriptions: Vec<_> = [(1, 1), (2, 2), (3, 2)].map(|(no, line)| subscription(no, line)).into();
+            let subscriptions: Vec<_> =
+                [(1, 1), (2, 2), (3, 2)].map(|(no, line)| subscription(no, line)).into();
             insert_subscriptions(&mut conn, 1, &subscribers, &subscriptions).await.unwrap();
             conn
         });
@@ -319,7 +324,11 @@ fn status_counts_what_is_open_due_and_done() {
         assert_eq!((sums.len(), sums[0].kind, sums[0].count, sums[0].amount_minor), (1, 2, 2, 3_000));
         assert_eq!(intents_without_answer(conn, 100).await.unwrap(), 1);
         let unknown = open_attempts(conn, 2, &KeyRange::ALL, 10).await.unwrap();
-        assert_eq!(unknown.iter().map(|row| row.subscription_id).collect::<Vec<_>>(), [id(1), id(2)], "oldest first");
+        assert_eq!(
+            unknown.iter().map(|row| row.subscription_id).collect::<Vec<_>>(),
+            [id(1), id(2)],
+            "oldest first"
+        );
         assert_eq!(unknown[0].since_us, sums[0].oldest_us);
         assert_eq!(case_counts(conn).await.unwrap(), [CaseCount { kind: "quarantine".into(), count: 2 }]);
         assert_eq!(zones(conn).await.unwrap(), [(1, "Africa/Tunis".into())]);

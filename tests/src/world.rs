@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use loadtest::compare::CarrierLedger;
 use sqlx::postgres::PgConnection;
 use storage::launcher::{LauncherOptions, PrivatePostgres};
-use storage::pg::{ClockRow, connect, migrate, set_clock};
+use storage::pg::{ClockRow, connect, migrate, read_clock, set_clock};
 
 use crate::process::{Engine, Mock, program};
 
@@ -50,6 +50,8 @@ pub struct World {
     pub postgres: PrivatePostgres,
     pub mock: Mock,
     pub book: Book,
+    // The last field: fields are dropped in this sequence.
+    _folder: Folder,
 }
 
 /// The book of a world.
@@ -68,7 +70,7 @@ impl World {
         let mut launcher = LauncherOptions::new(dir.join("postgres"), "tollbook");
         launcher.settings = vec![("max_connections".into(), "80".into())];
         let postgres = PrivatePostgres::start(launcher).unwrap();
-        let world = Self { dir, postgres, mock, book };
+        let world = Self { _folder: Folder(dir.clone()), dir, postgres, mock, book };
         world.set_business(options.business_at, options.scale);
         world
     }
@@ -98,6 +100,18 @@ impl World {
             let mut conn = self.conn().await;
             migrate(&mut conn).await.unwrap();
             set_clock(&mut conn, ClockRow { base_machine_ms, base_business_ms, scale }).await.unwrap();
+        });
+    }
+
+    /// Business time stands still from now on: nothing more falls due.
+    pub fn freeze(&self) {
+        self.block(async {
+            let mut conn = self.conn().await;
+            let now_ms = Timestamp::now().as_millisecond();
+            let base_business_ms = read_clock(&mut conn).await.unwrap().business_ms(now_ms);
+            set_clock(&mut conn, ClockRow { base_machine_ms: now_ms, base_business_ms, scale: 0 })
+                .await
+                .unwrap();
         });
     }
 
@@ -160,14 +174,16 @@ impl World {
     }
 }
 
-impl Drop for World {
+/// Removes the folder when everything in it has ended; keeps it when the test failed.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the world of this test is kept in {}", self.dir.display());
-            return;
+            eprintln!("the world of this test is kept in {}", self.0.display());
+        } else {
+            let _ = std::fs::remove_dir_all(&self.0);
         }
-        let _ = std::fs::remove_dir_all(self.dir.join("data"));
-        // Postgres' own folder goes when its server has stopped, which is after this.
     }
 }
 

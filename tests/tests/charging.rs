@@ -159,3 +159,86 @@ fn the_subscription_row_is_updated_in_place() {
     assert!(share >= 9_500, "only {} % of the updates were HOT", share as f64 / 100.0);
     world.compare();
 }
+
+#[test]
+fn a_hostile_answer_is_unknown_with_an_alert() {
+    for kind in ["html", "truncated", "unknown_code", "empty", "wrong_key", "huge"] {
+        let behaviour = format!(r#"{{"garbage_ppm":1000000,"garbage_kinds":["{kind}"],"fault_times":0}}"#);
+        let options = WorldOptions { behaviour: Box::leak(behaviour.into_boxed_str()), ..WorldOptions::default() };
+        let world = World::start("hostile", &options);
+        world.import_rows("medina-kids-daily", 0, 6, "2026-12-01");
+        let engine = world.serve("engine");
+        wait_until(kind, SOON, || world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") == 6);
+        assert_eq!(world.number("SELECT count(*) FROM attempt_outcome"), 0, "{kind}");
+        let metrics = engine.get("/metrics");
+        assert!(metrics.lines().any(|line| line.starts_with("tollbook_alerts_total")), "{kind}: {metrics}");
+        world.compare();
+    }
+}
+
+#[test]
+fn a_wrong_amount_is_unknown_and_never_booked() {
+    let options = WorldOptions { behaviour: r#"{"wrong_amount_ppm":1000000}"#, ..WorldOptions::default() };
+    let world = World::start("amount", &options);
+    world.import_rows("medina-kids-daily", 0, 10, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("10 unknown", SOON, || world.number("SELECT count(*) FROM attempt_open WHERE reason = 82") == 10);
+    assert_eq!(world.number("SELECT coalesce(sum(moved_minor), 0)::int8 FROM attempt_outcome"), 0);
+    // Suspense shows what may have moved; nothing is receivable.
+    assert_eq!(
+        world.number("SELECT sum(b.posted)::int8 FROM account_balance b JOIN account a ON a.id = b.account_id WHERE a.purpose = 3 AND a.owner_kind = 1"),
+        10 * 500
+    );
+}
+
+#[test]
+fn the_history_tells_every_byte_and_no_number_is_stored_in_clear() {
+    let world = World::start("explain", &WorldOptions::default());
+    world.import_rows("medina-kids-daily", 0, 5, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("5 charges", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 5);
+    let id = world.number("SELECT min(subscription_id) FROM attempt_outcome");
+    let period = i32::try_from(world.number("SELECT min(period) FROM attempt_outcome")).unwrap();
+    let charge = billing_core::ids::ChargeId {
+        subscription: billing_core::ids::SubscriptionId(id),
+        period: billing_core::period::Period::from_number(period).unwrap(),
+    }
+    .to_string();
+    // Told by the process that has the store open, then from the store of a dead one: the same story.
+    let live = world.run(&["explain", &charge]);
+    let live = String::from_utf8(live.stdout).unwrap();
+    for part in ["POST /v1/charge", "\"result\":\"OK\"", "due.send", "settle.full", "0.500 TND", "Africa/Tunis"] {
+        assert!(live.contains(part), "{part} is missing in:\n{live}");
+    }
+    assert!(!live.contains("21620000000"), "the number must be masked:\n{live}");
+    assert!(engine.terminate().1);
+    let dead = String::from_utf8(world.run(&["explain", &charge]).stdout).unwrap();
+    assert!(dead.contains("POST /v1/charge"), "{dead}");
+    let dump = world.block(async {
+        let mut conn = world.conn().await;
+        let tables: Vec<String> = sqlx::query_scalar("SELECT query_to_xml('SELECT * FROM ' || quote_ident(tablename), true, false, '')::text FROM pg_tables WHERE schemaname = 'public'")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
+        tables.join("\n")
+    });
+    for i in 0..5 {
+        assert!(!dump.contains(&format!("216{:08}", 20_000_000 + i)), "a clear number is in the database");
+    }
+    for file in walk(&world.dir.join("data")).into_iter().chain([world.dir.join("engine.log")]) {
+        let bytes = std::fs::read(&file).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        for i in 0..5 {
+            assert!(!text.contains(&format!("216{:08}", 20_000_000 + i)), "a clear number is in {}", file.display());
+        }
+    }
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
+    }
+    found
+}

@@ -8,7 +8,7 @@ use carriers::{Adapter, HttpAdapter};
 use scheduler::{BreakerSettings, Catalog, WorkerCarrier, WorkerParts, WorkerSettings};
 use sqlx::postgres::PgConnection;
 use storage::history::{FjallHistory, FjallHistoryOptions, HistoryStore};
-use storage::pg::{WorkerIdentity, sync_book};
+use storage::pg::{WorkerIdentity, check_keys, sync_book};
 use storage::spool::{SentLog, SentLogOptions};
 use storage::vault::Vault;
 
@@ -67,6 +67,7 @@ impl Assembly {
 
     /// The parts of one worker: a new incarnation each time.
     pub(crate) async fn parts(&self, conn: &mut PgConnection) -> anyhow::Result<WorkerParts> {
+        check_keys(conn, &self.vault).await?;
         let names = sync_book(conn, &self.loaded.names()?).await?;
         let mut carriers = Vec::new();
         for definition in &self.loaded.carriers {

@@ -4,9 +4,16 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bench::BenchCommand;
+use crate::book::BookCommand;
+use crate::charge::ChargeCommand;
 use crate::demo::DemoArgs;
+use crate::doctor::DoctorArgs;
+use crate::explain::ExplainArgs;
 use crate::import::ImportArgs;
 use crate::serve::ServeArgs;
+use crate::status::StatusArgs;
+use crate::sub;
 
 /// Carrier billing: charges mobile subscribers through their carriers, on time in their own time zone, never twice, and
 /// can say why.
@@ -43,9 +50,24 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Show the main job on embedded defaults: simulated carriers, 20,000 subscribers, a day a minute
     Demo(DemoArgs),
+    /// Measure: charges per second, CPU and bytes per charge, against Postgres' own ceiling
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Tell the whole story of a charge: what was due, what was sent, what came back, who decided what and why
+    Explain(ExplainArgs),
+    /// Charges
+    #[command(subcommand)]
+    Charge(ChargeCommand),
     /// Subscriptions
     #[command(subcommand)]
     Sub(SubCommand),
+    /// The book: what is sold, when it is charged, how carriers are spoken to
+    #[command(subcommand)]
+    Book(BookCommand),
+    /// Show who works, what is due, what is open, what was charged today
+    Status(StatusArgs),
+    /// Check this machine, its book and its database, and say what to do
+    Doctor(DoctorArgs),
 }
 
 /// What can be done with subscriptions.
@@ -53,4 +75,8 @@ pub(crate) enum Command {
 pub(crate) enum SubCommand {
     /// Import subscribers from a CSV file (columns msisdn, plan, reference; optional zone, start)
     Import(ImportArgs),
+    /// Show a subscription and its latest charges
+    Show(sub::ShowArgs),
+    /// Stop a subscription for good; says first what that does
+    Cancel(sub::CancelArgs),
 }

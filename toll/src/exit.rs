@@ -1,4 +1,4 @@
-//! What the process says with its exit code: 0 done, 1 failed, 2 usage, 5 server unreachable.
+//! What the process says with its exit code: 0 done, 1 failed, 2 usage, 4 threshold missed, 5 server unreachable.
 
 use storage::pg::StoreError;
 use thiserror::Error;
@@ -7,6 +7,8 @@ use thiserror::Error;
 pub(crate) const FAILED: u8 = 1;
 /// What was asked for cannot be understood.
 pub(crate) const USAGE: u8 = 2;
+/// A threshold was missed.
+pub(crate) const MISSED: u8 = 4;
 /// A server cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 5;
 
@@ -28,6 +30,11 @@ pub(crate) fn failed(text: impl Into<String>) -> anyhow::Error {
     Failure { code: FAILED, text: text.into() }.into()
 }
 
+/// It worked, but a threshold that was asked for was missed.
+pub(crate) fn missed(text: impl Into<String>) -> anyhow::Error {
+    Failure { code: MISSED, text: text.into() }.into()
+}
+
 /// The exit code of an error.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
@@ -43,6 +50,20 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
     FAILED
 }
 
+/// What went wrong and why, each cause once: some errors repeat theirs.
+pub(crate) fn text_of(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
@@ -52,7 +73,8 @@ mod tests {
     #[test]
     fn codes_survive_context() {
         let away = || sqlx::Error::Io(std::io::Error::other("away"));
-        let with = |error: anyhow::Error| Err::<(), _>(error).context("while reading").map_err(|e| code_of(&e));
+        let with =
+            |error: anyhow::Error| Err::<(), _>(error).context("while reading").map_err(|e| code_of(&e));
         assert_eq!(with(usage("x")), Err(USAGE));
         assert_eq!(with(failed("x")), Err(FAILED));
         assert_eq!(with(StoreError::from(away()).into()), Err(UNREACHABLE));
@@ -60,5 +82,14 @@ mod tests {
         assert_eq!(with(anyhow::anyhow!("x")), Err(FAILED));
         let refused = StoreError::Broken("x".into());
         assert_eq!(with(refused.into()), Err(FAILED));
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let away = StoreError::from(sqlx::Error::Io(std::io::Error::other("refused by the peer")));
+        let error = anyhow::Error::from(away).context("cannot connect");
+        let text = text_of(&error);
+        assert!(text.starts_with("cannot connect: the database cannot be reached"), "{text}");
+        assert_eq!(text.matches("refused by the peer").count(), 1, "{text}");
     }
 }

@@ -6,6 +6,8 @@ mod render;
 mod story;
 mod why;
 
+pub(crate) use why::{next, state_name};
+
 use crate::cli::Global;
 use crate::out::{self, Paint};
 use crate::reading::Reading;

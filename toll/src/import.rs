@@ -9,7 +9,7 @@ use carriers::StandInSecrets;
 use indicatif::{ProgressBar, ProgressStyle};
 use scheduler::Catalog;
 use scheduler::import::{CarrierRules, ImportReport, Importer, RejectFile};
-use storage::pg::{read_clock, sync_book};
+use storage::pg::{check_keys, read_clock, sync_book};
 use storage::vault::Vault;
 
 use crate::book_files::{self, LoadedBook};
@@ -68,6 +68,7 @@ pub(crate) async fn run(
     database: &Database,
 ) -> anyhow::Result<ImportReport> {
     let mut conn = database.migrated().await?;
+    check_keys(&mut conn, vault).await?;
     let names = sync_book(&mut conn, &loaded.names()?).await?;
     let clock = read_clock(&mut conn).await?;
     let business_now =

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use api::client::{fetch_dictionary, fetch_history};
 use sqlx::postgres::PgConnection;
 use storage::history::{
-    Digest, FjallHistory, FjallHistoryOptions, HistoryError, HistoryKey, HistoryStore, SealedRow, TIMELINE_ROWS_MAX,
-    seal,
+    Digest, FjallHistory, FjallHistoryOptions, HistoryError, HistoryKey, HistoryStore, SealedRow,
+    TIMELINE_ROWS_MAX, seal,
 };
 use storage::pg::worker_rows;
 use storage::story::Story;
@@ -53,7 +53,9 @@ impl Kept {
                 Ok(()) => {
                     read.insert(spool);
                 }
-                Err(why) => kept.problems.push(format!("the spool {} cannot be read: {why}", spool.display())),
+                Err(why) => {
+                    kept.problems.push(format!("the spool {} cannot be read: {why}", spool.display()))
+                }
             }
         }
         for (spool, slot, why) in silent {
@@ -89,7 +91,9 @@ impl Kept {
         let lock = File::options().write(true).open(spool.join("lock")).map_err(|error| error.to_string())?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err("a process has it that could not be asked".to_owned()),
+            Err(TryLockError::WouldBlock) => {
+                return Err("a process has it that could not be asked".to_owned());
+            }
             Err(TryLockError::Error(error)) => return Err(error.to_string()),
         }
         let open = move || FjallHistory::open(&history, FjallHistoryOptions::default());
@@ -133,7 +137,11 @@ impl Kept {
             let place = (row.key.attempt_no, row.key.seq);
             match self.open(key, row) {
                 // Two spools may have kept the same decision: the later one was recorded.
-                Ok(story) if stories.get(&place).is_none_or(|other| other.business_at_ms <= story.business_at_ms) => {
+                Ok(story)
+                    if stories
+                        .get(&place)
+                        .is_none_or(|other| other.business_at_ms <= story.business_at_ms) =>
+                {
                     stories.insert(place, story);
                 }
                 Ok(_) => {}
@@ -169,7 +177,8 @@ fn name(key: &HistoryKey) -> String {
 /// The spools of a data folder.
 fn spools(home: &Home) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(home.spools()).into_iter().flatten().flatten();
-    let mut spools: Vec<_> = entries.map(|entry| entry.path()).filter(|path| path.join("lock").is_file()).collect();
+    let mut spools: Vec<_> =
+        entries.map(|entry| entry.path()).filter(|path| path.join("lock").is_file()).collect();
     spools.sort();
     spools
 }
@@ -186,7 +195,8 @@ mod tests {
     use super::*;
 
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    const PLACE: HistoryKey = HistoryKey { subscription_id: 7, month: 202_612, period: 9_000, attempt_no: 1, seq: 0 };
+    const PLACE: HistoryKey =
+        HistoryKey { subscription_id: 7, month: 202_612, period: 9_000, attempt_no: 1, seq: 0 };
 
     fn story(business_at_ms: i64) -> Story {
         Story {
@@ -234,7 +244,9 @@ mod tests {
         assert_eq!(stories.len(), 1);
         assert_eq!(stories[&(1, 0)].business_at_ms, 5, "the later of two rows of one place");
         assert_eq!((kept.count(9_000), kept.problems.len()), (4, 2));
-        assert!(kept.problems[0].contains("note at revision 3") && kept.problems[0].contains("no dictionary"));
+        assert!(
+            kept.problems[0].contains("note at revision 3") && kept.problems[0].contains("no dictionary")
+        );
         assert!(kept.problems[1].contains("exchange of attempt 2"));
     }
 
@@ -252,7 +264,7 @@ mod tests {
         drop(store);
         let path = spool.dir.clone();
         drop(spool);
-        assert_eq!(spools(&home), [path.clone()]);
+        assert_eq!(spools(&home), std::slice::from_ref(&path));
         for month in [202_611, 202_612] {
             kept.read_spool(&path, 7, month).await.unwrap();
         }

@@ -1,13 +1,26 @@
 //! The binary: arguments, settings, telemetry, wiring. Nothing else.
 
 mod assemble;
+mod bench;
+mod book;
 mod book_files;
+mod charge;
 mod cli;
 mod database;
 mod demo;
+mod doctor;
+mod exit;
+mod explain;
 mod home;
 mod import;
+mod kept;
+mod out;
+mod reading;
 mod serve;
+mod shown;
+mod status;
+mod sub;
+mod words;
 
 use std::process::ExitCode;
 
@@ -32,8 +45,8 @@ fn main() -> ExitCode {
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("toll: {error:#}");
-            ExitCode::FAILURE
+            eprintln!("toll: {}", exit::text_of(&error));
+            ExitCode::from(exit::code_of(&error))
         }
     }
 }
@@ -62,6 +75,14 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             init_logs_at("warn")?;
             demo::demo(&global, args).await
         }
+        Command::Bench(command) => bench::run(&global, command).await,
+        Command::Explain(args) => explain::explain(&global, args).await,
+        Command::Charge(command) => charge::run(&global, command).await,
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,
+        Command::Sub(SubCommand::Show(args)) => sub::show(&global, args).await,
+        Command::Sub(SubCommand::Cancel(args)) => sub::cancel(&global, args).await,
+        Command::Book(command) => book::run(&global, &command),
+        Command::Status(args) => status::status(&global, args).await,
+        Command::Doctor(args) => doctor::doctor(&global, args).await,
     }
 }

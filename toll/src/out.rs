@@ -82,11 +82,6 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// Whether there is no row.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// The table as lines, each with `indent` spaces in front.
     pub(crate) fn render(&self, indent: usize, paint: Paint) -> String {
         let heads: Vec<String> = self.heads.iter().map(|head| (*head).to_owned()).collect();

@@ -1,6 +1,8 @@
 //! What every reading command begins with: the data folder, a connection that cannot write, both clocks; and ids as
 //! people type them.
 
+use std::path::Path;
+
 use anyhow::Context;
 use billing_core::ids::{ChargeId, OurRef, SubscriptionId};
 use billing_core::zone::Zone;
@@ -28,11 +30,7 @@ impl Reading {
     /// Opens what is there; starts the private Postgres for the time of the command when it does not run.
     pub(crate) async fn open(global: &Global) -> anyhow::Result<Self> {
         if global.database.is_none() && !global.data.join("postgres").is_dir() {
-            return Err(failed(format!(
-                "there is no Tollbook in {}: name its folder with --data DIR or its database with --database URL; \
-                 `toll serve` makes a new one",
-                global.data.display()
-            )));
+            return Err(nothing_here(&global.data));
         }
         let home = Home::open(&global.data)?;
         let database = Database::open(&home, global.database.as_deref()).await?;
@@ -49,9 +47,9 @@ impl Reading {
         let mut conn = database.conn().await.context("cannot connect to the database")?;
         pg::reading(&mut conn, STATEMENT_TIMEOUT_MS).await?;
         let now = pg::business_now(&mut conn).await.map_err(|error| match &error {
-            StoreError::Refused(cause) if sqlstate(cause) == "42P01" => {
-                failed("this database has no tables of Tollbook yet: `toll sub import` or `toll serve` makes them")
-            }
+            StoreError::Refused(cause) if sqlstate(cause) == "42P01" => failed(
+                "this database has no tables of Tollbook yet: `toll sub import` or `toll serve` makes them",
+            ),
             _ => error.into(),
         })?;
         Ok((conn, now))
@@ -76,8 +74,8 @@ impl Reading {
     pub(crate) async fn subscription(&mut self, id: SubscriptionId) -> anyhow::Result<Loaded> {
         let none = || {
             failed(format!(
-                "there is no subscription {id}: `toll sub show --reference MERCHANT REF` finds one by the merchant's own \
-                 reference, `toll sub show --msisdn NUMBER` by its line"
+                "there is no subscription {id}: `toll sub show --reference MERCHANT REF` finds one by the merchant's \
+                 own reference, `toll sub show --msisdn NUMBER` by its line"
             ))
         };
         let place = pg::subscription_place(&mut self.conn, id.0).await?.ok_or_else(none)?;
@@ -98,7 +96,9 @@ impl Reading {
         let our_ref = OurRef::parse(text).ok().and_then(|our_ref| our_ref.parts().ok());
         let Some((seed, period, attempt_no)) = our_ref else { return Err(no_charge_id(text)) };
         let subscription = pg::by_ref_seed(&mut self.conn, seed.0).await?.ok_or_else(|| {
-            failed(format!("{text} has the form of our key on the wire, but no subscription here has made it"))
+            failed(format!(
+                "{text} has the form of our key on the wire, but no subscription here has made it"
+            ))
         })?;
         Ok((ChargeId { subscription: SubscriptionId(subscription), period }, Some(attempt_no)))
     }
@@ -124,6 +124,19 @@ impl Loaded {
     }
 }
 
+fn nothing_here(data: &Path) -> anyhow::Error {
+    let demo = data.join("demo");
+    let hint = if demo.join("postgres").is_dir() {
+        format!("the demo's is in {0}: --data {0}", demo.display())
+    } else {
+        "`toll serve` makes a new one".to_owned()
+    };
+    failed(format!(
+        "there is no Tollbook in {}: name its folder with --data DIR or its database with --database URL; {hint}",
+        data.display()
+    ))
+}
+
 /// `ch_…` or `at_…`; `None` for another beginning.
 fn parse_charge(text: &str) -> Option<anyhow::Result<(ChargeId, Option<i16>)>> {
     if text.starts_with("ch_") {
@@ -132,7 +145,8 @@ fn parse_charge(text: &str) -> Option<anyhow::Result<(ChargeId, Option<i16>)>> {
     let rest = text.strip_prefix("at_")?;
     let parsed = rest.rsplit_once('-').and_then(|(charge, attempt_no)| {
         let charge = format!("ch_{charge}").parse().ok()?;
-        let attempt_no = attempt_no.parse().ok().filter(|no| (1..=billing_core::ids::ATTEMPT_NO_MAX).contains(no))?;
+        let attempt_no =
+            attempt_no.parse().ok().filter(|no| (1..=billing_core::ids::ATTEMPT_NO_MAX).contains(no))?;
         Some((charge, Some(attempt_no)))
     });
     Some(parsed.ok_or_else(|| no_charge_id(text)))
@@ -141,11 +155,13 @@ fn parse_charge(text: &str) -> Option<anyhow::Result<(ChargeId, Option<i16>)>> {
 fn no_charge_id(text: &str) -> anyhow::Error {
     let shown: String = crate::shown::one_line(text).chars().take(64).collect();
     if text.parse::<SubscriptionId>().is_ok() {
-        return usage(format!("{shown} is a subscription; its charges: toll charge list --subscription {shown}"));
+        return usage(format!(
+            "{shown} is a subscription; its charges: toll charge list --subscription {shown}"
+        ));
     }
     usage(format!(
-        "{shown:?} is not a charge: ids look like ch_0008000000003-20261121 (at_0008000000003-20261121-2 for its second \
-         attempt), or 20 characters or 30 digits of our key on the wire; `toll charge list` shows recent ones"
+        "{shown:?} is not a charge: ids look like ch_0008000000003-20261121 (at_0008000000003-20261121-2 for its \
+         second attempt), or 20 characters or 30 digits of our key on the wire; `toll charge list` shows recent ones"
     ))
 }
 
@@ -155,8 +171,8 @@ pub(crate) fn subscription_id(text: &str) -> Result<SubscriptionId, String> {
     text.parse().map_err(|_| match text.parse::<ChargeId>() {
         Ok(charge) => format!("{shown} is a charge; its subscription is {}", charge.subscription),
         Err(_) => format!(
-            "{shown:?} is not a subscription: ids look like sub_0008000000003; `toll sub show --reference MERCHANT REF` \
-             or `--msisdn NUMBER` finds one"
+            "{shown:?} is not a subscription: ids look like sub_0008000000003; `toll sub show --reference MERCHANT \
+             REF` or `--msisdn NUMBER` finds one"
         ),
     })
 }
@@ -177,8 +193,17 @@ mod tests {
         assert_eq!((charge.to_string(), attempt), ("ch_0008000000003-20261121".into(), None));
         let (charge, attempt) = parse_charge("at_0008000000003-20261121t0630-12").unwrap().unwrap();
         assert_eq!((charge.to_string(), attempt), ("ch_0008000000003-20261121t0630".into(), Some(12)));
-        for bad in ["ch_", "at_0008000000003-20261121", "at_0008000000003-20261121-0", "at_0008000000003-20261121-1024"] {
-            assert_eq!(crate::exit::code_of(&parse_charge(bad).unwrap().unwrap_err()), crate::exit::USAGE, "{bad}");
+        for bad in [
+            "ch_",
+            "at_0008000000003-20261121",
+            "at_0008000000003-20261121-0",
+            "at_0008000000003-20261121-1024",
+        ] {
+            assert_eq!(
+                crate::exit::code_of(&parse_charge(bad).unwrap().unwrap_err()),
+                crate::exit::USAGE,
+                "{bad}"
+            );
         }
         assert!(parse_charge("sub_0008000000003").is_none());
     }

@@ -62,7 +62,10 @@ impl Number {
             let mut at = start;
             for (offset, digit) in wanted.iter().enumerate() {
                 let mut skipped = 0;
-                while offset > 0 && skipped < SEPARATORS_MAX && bytes.get(at).is_some_and(|b| is_separator(*b)) {
+                while offset > 0
+                    && skipped < SEPARATORS_MAX
+                    && bytes.get(at).is_some_and(|b| is_separator(*b))
+                {
                     at += 1;
                     skipped += 1;
                 }
@@ -237,7 +240,10 @@ mod tests {
 
     #[test]
     fn whatever_could_be_a_number_is_hidden_when_it_is_not_known() {
-        assert_eq!(Mask::Unknown.text("to 4917012345678, 1.99 EUR, code 123456"), "to *************, 1.99 EUR, code 123456");
+        assert_eq!(
+            Mask::Unknown.text("to 4917012345678, 1.99 EUR, code 123456"),
+            "to *************, 1.99 EUR, code 123456"
+        );
         assert_eq!(Mask::Unknown.text("1234567"), "*******");
     }
 

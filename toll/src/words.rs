@@ -25,7 +25,9 @@ impl Amount {
                 amount: Money::new(minor, currency).to_decimal().to_string(),
                 currency: currency.code().to_owned(),
             },
-            Err(_) => Self { amount: minor.to_string(), currency: format!("minor units of currency {currency}") },
+            Err(_) => {
+                Self { amount: minor.to_string(), currency: format!("minor units of currency {currency}") }
+            }
         }
     }
 }
@@ -145,17 +147,23 @@ pub(crate) fn period(period: Period, rules: Option<&PlanRules>, anchor: Anchor) 
 
 /// When a plan charges: `every day`, `every week on Monday and Thursday`, `once`.
 pub(crate) fn cadence(cadence: Cadence, anchor: Anchor) -> String {
-    let every = |n: u16, unit: &str| if n == 1 { format!("every {unit}") } else { format!("every {n} {unit}s") };
+    let every =
+        |n: u16, unit: &str| if n == 1 { format!("every {unit}") } else { format!("every {n} {unit}s") };
     match cadence {
         Cadence::Once => "once".to_owned(),
         Cadence::Days(n) => every(n, "day"),
         Cadence::Weeks { every: n, on } => {
-            let days: Vec<_> = Weekday::Monday.cycle_forward().take(7).filter(|day| on.contains(*day)).collect();
+            let days: Vec<_> =
+                Weekday::Monday.cycle_forward().take(7).filter(|day| on.contains(*day)).collect();
             let days = if days.is_empty() { vec![anchor.date.weekday()] } else { days };
             format!("{} on {}", every(n, "week"), list(&days.into_iter().map(weekday).collect::<Vec<_>>()))
         }
-        Cadence::Months(n) => format!("{} on day {} (or the month's last)", every(n, "month"), anchor.date.day()),
-        Cadence::Years(n) => format!("{} on {:02}-{:02}", every(n, "year"), anchor.date.month(), anchor.date.day()),
+        Cadence::Months(n) => {
+            format!("{} on day {} (or the month's last)", every(n, "month"), anchor.date.day())
+        }
+        Cadence::Years(n) => {
+            format!("{} on {:02}-{:02}", every(n, "year"), anchor.date.month(), anchor.date.day())
+        }
     }
 }
 

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use billing_core::outcome::ReasonCode;
 use billing_core::period::{Period, days_since_2000};
 use jiff::Timestamp;
 use jiff::civil::Date;
+use scheduler::class_name;
 use sqlx::postgres::PgConnection;
 use storage::launcher::{LauncherOptions, PrivatePostgres};
 use storage::pg::{ClockRow, connect, ensure_partitions, migrate, set_clock};
@@ -167,7 +169,7 @@ impl Cluster {
         let deadline = Instant::now() + COUNTS_WITHIN;
         loop {
             let counts =
-                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'subscription'";
+                "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_all_tables WHERE relname = 'subscription'";
             let (all, hot): (i64, i64) = sqlx::query_as(counts).fetch_one(&mut self.engine).await?;
             if u64::try_from(all)? >= updates || Instant::now() >= deadline {
                 ensure!(all > 0, "postgres reports no updates");
@@ -209,14 +211,16 @@ pub(super) async fn day_facts(
            FROM attempt_outcome WHERE period = $1",
     )
     .bind(period)
-    .fetch_one(conn)
+    .fetch_one(&mut *conn)
     .await?;
     let (Some(first), Some(last)) = (first, last) else { bail!("nothing was charged on {today}") };
     let approved = u64::try_from(approved)?;
-    ensure!(
-        approved == charges && u64::try_from(all)? == charges,
-        "on {today} {all} outcomes were recorded and {approved} of them approved; {charges} were expected"
-    );
+    if approved != charges || u64::try_from(all)? != charges {
+        bail!(
+            "on {today} {all} outcomes were recorded and {approved} of them approved; {charges} were expected. By class: {}",
+            by_class(conn, period).await?
+        );
+    }
     ensure!(last > first, "the charges of {today} took no time");
     Ok(DayFacts {
         approved,
@@ -224,6 +228,20 @@ pub(super) async fn day_facts(
         begin_rows: charges as f64 / begins.max(1) as f64,
         record_rows: charges as f64 / records.max(1) as f64,
     })
+}
+
+/// What became of a day's charges, for whoever has to find out why.
+async fn by_class(conn: &mut PgConnection, period: i32) -> anyhow::Result<String> {
+    let counts: Vec<(i16, i16, i64)> = sqlx::query_as(
+        "SELECT class, reason, count(*) FROM attempt_outcome WHERE period = $1 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 10",
+    )
+    .bind(period)
+    .fetch_all(conn)
+    .await?;
+    let texts = counts.into_iter().map(|(class, reason, count)| {
+        format!("{count} {} ({})", class_name(class), ReasonCode(reason).name())
+    });
+    Ok(texts.collect::<Vec<_>>().join(", "))
 }
 
 impl Snapshot {

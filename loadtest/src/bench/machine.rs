@@ -58,13 +58,13 @@ impl MachineTimes {
         Self::parse(&fs::read_to_string("/proc/stat").unwrap_or_default()).unwrap_or_default()
     }
 
-    /// `cpu user nice system idle iowait irq softirq steal guest guest_nice`; guests are inside user and nice.
+    /// The first line: own code, nice, system, idle, iowait, irq, softirq, steal; guests are inside the first two.
     fn parse(text: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
         let fields = line.split_ascii_whitespace().take(8).map(|field| field.parse().ok());
         let fields: Vec<u64> = fields.collect::<Option<_>>()?;
-        let [user, nice, system, idle, iowait, irq, softirq, steal] = fields.as_slice().try_into().ok()?;
-        let busy = user + nice + system + irq + softirq;
+        let [own, nice, system, idle, iowait, irq, softirq, steal] = fields.as_slice().try_into().ok()?;
+        let busy = own + nice + system + irq + softirq;
         Some(Self { busy, steal, total: busy + idle + iowait + steal })
     }
 
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn others_are_what_is_busy_and_not_ours() {
-        let at = |user: u64, steal: u64, idle: u64| {
+        let at = |own: u64, steal: u64, idle: u64| {
             MachineTimes::parse(&format!(
-                "intr 1\ncpu  {user} 0 10 {idle} 5 0 1 {steal} 3 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
+                "intr 1\ncpu  {own} 0 10 {idle} 5 0 1 {steal} 3 0\ncpu0 1 1 1 1 1 1 1 1 1 1\n"
             ))
             .unwrap()
         };

@@ -6,7 +6,7 @@
 //! both; a first pair warms up and does not count. A last leg measures the latency at half the rate. At the end the mock's
 //! ledger is compared with the engine's books: a rate with wrong books is no rate.
 //!
-//! Read in this order: this file, `engine_leg`, `ceiling_leg`, `latency_leg`, `report`.
+//! Read first this file, then `engine_leg`, `ceiling_leg`, `latency_leg`, `report`.
 
 mod book;
 mod ceiling_leg;
@@ -43,7 +43,7 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub pairs: u32,
     /// Charges of each leg, one per subscription
-    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=10_000_000))]
+    #[arg(long, default_value_t = 100_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1_000..=2_000_000))]
     pub charges: u64,
     /// How long the mock carrier takes to answer
     #[arg(long, default_value_t = 0, value_name = "MS", value_parser = clap::value_parser!(u64).range(0..=10_000))]

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Context;
 
-/// Linux counts CPU time for user space in hundredths of a second on every architecture that we run on.
+/// Linux counts CPU time for programs in hundredths of a second on every architecture that we run on.
 pub(super) const TICKS_PER_S: f64 = 100.0;
 /// How often the process tree is read again when it changed meanwhile.
 const TRIES_MAX: usize = 10;
@@ -82,8 +82,8 @@ fn parse_stat(text: &str) -> Option<ProcessStat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     let times: Vec<u64> = fields.skip(9).take(4).map(|field| field.parse().ok()).collect::<Option<_>>()?;
-    let [user, system, children_user, children_system] = times.as_slice().try_into().ok()?;
-    Some(ProcessStat { parent, own: user + system, reaped: children_user + children_system })
+    let [own, system, children_own, children_system] = times.as_slice().try_into().ok()?;
+    Some(ProcessStat { parent, own: own + system, reaped: children_own + children_system })
 }
 
 #[cfg(test)]
@@ -92,9 +92,9 @@ mod tests {
     use super::*;
 
     fn line(pid: u32, name: &str, parent: u32, times: [u64; 4]) -> String {
-        let [user, system, children_user, children_system] = times;
+        let [own, system, children_own, children_system] = times;
         format!(
-            "{pid} ({name}) S {parent} {pid} {pid} 0 -1 4194560 10 20 30 40 {user} {system} {children_user} {children_system} \
+            "{pid} ({name}) S {parent} {pid} {pid} 0 -1 4194560 10 20 30 40 {own} {system} {children_own} {children_system} \
              20 0 1 0 12345 1000000 200 18446744073709551615 0 0"
         )
     }

@@ -30,6 +30,13 @@ CREATE TABLE book_version (
     files      jsonb NOT NULL
 );
 
+CREATE TABLE key_check (
+    kek_version int2 PRIMARY KEY,
+    sealed      bytea NOT NULL,
+    pepper      bytea NOT NULL
+);
+COMMENT ON TABLE key_check IS 'proves that a process has the keys under which this database was written';
+
 -- ------------------------------------------------------------------ workers, shards, fences
 CREATE TABLE worker (
     slot        int PRIMARY KEY,

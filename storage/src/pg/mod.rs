@@ -8,6 +8,7 @@ mod clock;
 mod connect;
 mod import;
 mod inbox;
+mod keys;
 mod load;
 mod migrate;
 mod query;
@@ -24,6 +25,7 @@ pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,
 };
 pub use inbox::{InboxKind, InboxRow, drop_inbox, post_evidence, read_inbox, stop_subscription};
+pub use keys::check_keys;
 pub use load::{DueRow, load, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};

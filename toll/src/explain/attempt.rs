@@ -84,6 +84,7 @@ pub(super) fn of(row: &AttemptRow, sources: &Sources<'_>) -> Attempt {
         moved: row.moved_minor.filter(|minor| *minor > 0).map(|minor| Amount::new(minor, row.currency)),
         carrier_code: kept_word(row.carrier_code.as_ref(), |exchange| exchange.carrier_code.as_ref()),
         carrier_txn_id: kept_word(row.carrier_txn_id.as_ref(), |exchange| exchange.carrier_txn_id.as_ref()),
+        decided_at: row.decided_business_ms.map(|ms| Moment::new(ms, zone)),
         decisions: decisions(row, sources),
         sort_ms: row.intent_business_ms,
     }
@@ -154,7 +155,9 @@ fn answer(row: &AttemptRow, exchange: Option<&StoryExchange>, sources: &Sources<
         return why::answer(outcome, carrier);
     }
     let sender = match sources.lives.get(&row.incarnation) {
-        Some(life) => format!("worker {} on {}, incarnation {}", life.slot, one_line(&life.host), row.incarnation),
+        Some(life) => {
+            format!("worker {} on {}, incarnation {}", life.slot, one_line(&life.host), row.incarnation)
+        }
         None => format!("incarnation {}", row.incarnation),
     };
     let reason = row.reason.map_or("no reason", reason_name);
@@ -162,7 +165,10 @@ fn answer(row: &AttemptRow, exchange: Option<&StoryExchange>, sources: &Sources<
         state if state == AttemptState::Intent as i16 => {
             format!("its answer is not known, nor whether a byte left; it was handed out by {sender}")
         }
-        state => format!("{} ({reason}); the exchange itself is not at hand, it was made by {sender}", state_name::<AttemptState>(state)),
+        state => format!(
+            "{} ({reason}); the exchange itself is not at hand, it was made by {sender}",
+            state_name::<AttemptState>(state)
+        ),
     }
 }
 
@@ -172,7 +178,9 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
     let mut from = state_name::<AttemptState>(AttemptState::Intent as i16);
     let mut decided = Vec::new();
     let taken_over = sources.story(no, SEQ_TAKEOVER).is_some();
-    for (seq, on) in [(SEQ_EXCHANGE, "the answer"), (SEQ_TAKEOVER, "takeover"), (SEQ_EVIDENCE, "late evidence")] {
+    for (seq, on) in
+        [(SEQ_EXCHANGE, "the answer"), (SEQ_TAKEOVER, "takeover"), (SEQ_EVIDENCE, "late evidence")]
+    {
         let Some(story) = sources.story(no, seq) else { continue };
         let decision = &story.decision;
         let to = state_name::<AttemptState>(decision.attempt_state);

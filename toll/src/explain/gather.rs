@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use billing_core::book::reader::Source;
 use billing_core::ids::ChargeId;
 use billing_core::ledger::LegKind;
+use billing_core::outcome::{Doubt, Outcome};
 use billing_core::period::date_of_days;
 use billing_core::plan::PlanRules;
 use billing_core::states::{AttemptState, ChargeState, State, SubscriptionState, from_number};
@@ -70,7 +71,10 @@ pub(super) async fn explanation(
     let stories = match key {
         Ok(key) => kept.stories(&key, period),
         Err(why) if kept.count(period) > 0 => {
-            missing.push(format!("{} of this charge cannot be opened: {why}", words::count(kept.count(period), "kept row")));
+            missing.push(format!(
+                "{} of this charge cannot be opened: {why}",
+                words::count(kept.count(period), "kept row")
+            ));
             HashMap::new()
         }
         Err(_) => HashMap::new(),
@@ -80,7 +84,8 @@ pub(super) async fn explanation(
     let mut incarnations: Vec<i64> = attempts.iter().map(|attempt| attempt.incarnation).collect();
     incarnations.dedup();
     let lives = pg::incarnations(&mut reading.conn, &incarnations).await?;
-    let lives: HashMap<i64, IncarnationRow> = lives.into_iter().map(|life| (life.incarnation, life)).collect();
+    let lives: HashMap<i64, IncarnationRow> =
+        lives.into_iter().map(|life| (life.incarnation, life)).collect();
     let sources = Sources { charge, loaded: &loaded, stories: &stories, mask: &mask, lives: &lives, bytes };
     for attempt in &attempts {
         missing.extend(attempt::not_at_hand(attempt, &sources));
@@ -92,7 +97,8 @@ pub(super) async fn explanation(
         None => (Vec::new(), None),
     };
     let zone = &loaded.zone;
-    let due = row.due_minor.or(rules.map(|rules| rules.price.minor)).map(|minor| Amount::new(minor, row.currency));
+    let due =
+        row.due_minor.or(rules.map(|rules| rules.price.minor)).map(|minor| Amount::new(minor, row.currency));
     let collected = Amount::new(row.collected_minor, row.currency);
     let next = why::next(charge, &loaded.row.sub, row.aside, zone);
     let state = from_number::<ChargeState>(row.state()).unwrap_or(ChargeState::Open);
@@ -147,7 +153,9 @@ async fn charge_row(
     })?;
     let last = row.last.map_or(0, |last| last.attempt_no);
     match attempt_no.filter(|no| *no > last) {
-        Some(no) => Err(failed(format!("{charge} has no attempt {no}: it has {}", words::count(last, "attempt")))),
+        Some(no) => {
+            Err(failed(format!("{charge} has no attempt {no}: it has {}", words::count(last, "attempt"))))
+        }
         None => Ok(row),
     }
 }
@@ -185,7 +193,12 @@ impl Told<'_> {
         let last = self.attempts.last().map(|attempt| {
             let state = from_number::<AttemptState>(attempt.state).unwrap_or(AttemptState::Unknown);
             let at_ms = attempt.decided_business_ms.unwrap_or(attempt.intent_business_ms);
-            (attempt.attempt_no, state, attempt.reason.map(reason_name), zone.describe(words::timestamp(at_ms)))
+            (
+                attempt.attempt_no,
+                state,
+                attempt.reason.map(reason_name),
+                zone.describe(words::timestamp(at_ms)),
+            )
         });
         // Whatever happened last says why it stands as it does.
         let decided_at_us = self.row.last.and_then(|last| last.decided_at_us);
@@ -204,7 +217,8 @@ impl Told<'_> {
             last,
             rule: rule.map(|rule| RuleWords::new(rule).sentence),
             next_at: next_at.map(|moment| moment.local.clone()),
-            goes_on: self.row.current && matches!(at.next_kind, NextKind::Due | NextKind::Retry | NextKind::Deferred),
+            goes_on: self.row.current
+                && matches!(at.next_kind, NextKind::Due | NextKind::Retry | NextKind::Deferred),
         })
     }
 }
@@ -213,7 +227,12 @@ pub(super) fn reason_name(reason: i16) -> &'static str {
     billing_core::outcome::ReasonCode(reason).name()
 }
 
-fn all_notes(rows: &[NoteRow], stories: &HashMap<(i16, i64), Story>, charge: ChargeId, loaded: &Loaded) -> Vec<Note> {
+fn all_notes(
+    rows: &[NoteRow],
+    stories: &HashMap<(i16, i64), Story>,
+    charge: ChargeId,
+    loaded: &Loaded,
+) -> Vec<Note> {
     let zone = &loaded.zone;
     let next_of = |story: &Story| attempt::next_words(&story.decision, charge, zone);
     let mut notes: Vec<Note> = rows
@@ -265,9 +284,13 @@ fn open(
     let since_us = attempt.open_since_us.unwrap_or(attempt.intent_at_us);
     let life = lives.get(&attempt.incarnation);
     let alive = life.is_some_and(|life| life.fenced_at_us.is_none());
-    let spool = life.map_or_else(|| "an unknown process".to_owned(), |life| format!("{} on {}", life.spool, life.host));
+    let spool = life
+        .map_or_else(|| "an unknown process".to_owned(), |life| format!("{} on {}", life.spool, life.host));
+    let sender_died = Outcome::Unknown(Doubt::SenderDied).reason().0;
     let settled_by = match state {
-        AttemptState::Accepted => "the carrier's answer; without it the result is UNKNOWN at the deadline".to_owned(),
+        AttemptState::Accepted => {
+            "the carrier's answer; without it the result is UNKNOWN at the deadline".to_owned()
+        }
         AttemptState::InReview => "people alone".to_owned(),
         AttemptState::Intent if alive => {
             "its sender, which is registered as alive; should it die, the shard's next owner records what its spool \
@@ -277,7 +300,10 @@ fn open(
         AttemptState::Intent => {
             "the shard's next owner: it records what the sender's spool knows, else UNKNOWN".to_owned()
         }
-        _ => format!("an answer that lies in the sender's spool ({spool}), looked for while that spool is in use; else people"),
+        _ if attempt.reason == Some(sender_died) => format!(
+            "an answer that lies in the sender's spool ({spool}), looked for while that spool is in use; else people"
+        ),
+        _ => "people, with evidence from the carrier, who finds the request by our key".to_owned(),
     };
     Some(Open {
         attempt: attempt.attempt_no,
@@ -285,7 +311,7 @@ fn open(
         since: words::machine(since_us),
         for_how_long: words::span_us(machine_ms.saturating_mul(1_000).saturating_sub(since_us).max(0)),
         amount: Amount::new(attempt.amount_minor, attempt.currency),
-        blocks: "no further attempt of this charge is made, and its amount counts as collected for limits".to_owned(),
+        blocks: "no further attempt of this charge is made".to_owned(),
         settled_by,
         deadline: attempt.deadline_ms.map(|ms| Moment::new(ms, &loaded.zone)),
     })
@@ -317,7 +343,8 @@ async fn grants(reading: &mut Reading, charge: ChargeId, loaded: &Loaded) -> any
 /// Those of the charge, and those of the subscription as a whole.
 async fn cases(reading: &mut Reading, charge: ChargeId, mask: &Mask) -> anyhow::Result<Vec<Case>> {
     let rows = pg::cases(&mut reading.conn, charge.subscription.0, CASES_MAX).await?;
-    let ours = rows.into_iter().filter(|row| row.period.is_none_or(|period| period == charge.period.number()));
+    let ours =
+        rows.into_iter().filter(|row| row.period.is_none_or(|period| period == charge.period.number()));
     let cases = ours.map(|row| Case {
         number: row.id,
         kind: one_line(&row.kind),

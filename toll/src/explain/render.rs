@@ -93,7 +93,10 @@ impl Page {
         if let Some(due_at) = &attempt.due_at {
             self.field("was due", &due_at.to_string());
         }
-        self.field("durable", &format!("{} (machine time), book version {}", attempt.durable_at, attempt.book_version));
+        self.field(
+            "durable",
+            &format!("{} (machine time), book version {}", attempt.durable_at, attempt.book_version),
+        );
         self.field("not after", &attempt.not_after.to_string());
         self.field("our key", &attempt.our_ref);
         let sender = &attempt.sender;
@@ -129,6 +132,9 @@ impl Page {
         if let Some(moved) = &attempt.moved {
             self.field("moved", &moved.to_string());
         }
+        if let Some(decided_at) = &attempt.decided_at {
+            self.field("decided at", &decided_at.to_string());
+        }
         attempt.decisions.iter().for_each(|decided| self.decided(decided));
     }
 
@@ -145,7 +151,8 @@ impl Page {
     }
 
     fn decided(&mut self, decided: &Decided) {
-        let subscription = decided.subscription.map_or(String::new(), |state| format!(", subscription {state}"));
+        let subscription =
+            decided.subscription.map_or(String::new(), |state| format!(", subscription {state}"));
         let recorded = if decided.recorded { "" } else { " (kept, but not recorded)" };
         self.field(
             "decided",
@@ -179,7 +186,10 @@ impl Page {
         if !story.grants.is_empty() {
             self.head("Access");
             for grant in &story.grants {
-                let until = grant.until.as_ref().map_or_else(|| "for good".to_owned(), |until| format!("until {until}"));
+                let until = grant
+                    .until
+                    .as_ref()
+                    .map_or_else(|| "for good".to_owned(), |until| format!("until {until}"));
                 self.text += &format!("  from {} {until} (attempt {})\n", grant.from, grant.attempt);
             }
         }
@@ -205,7 +215,8 @@ impl Page {
         if !story.cases.is_empty() {
             self.head("Cases for people");
             for case in &story.cases {
-                self.text += &format!("  {} {} ({}): {}\n", case.number, case.kind, case.opened_at, case.what);
+                self.text +=
+                    &format!("  {} {} ({}): {}\n", case.number, case.kind, case.opened_at, case.what);
             }
         }
         if !story.missing.is_empty() {

@@ -69,6 +69,8 @@ pub(crate) struct Attempt {
     pub(crate) moved: Option<Amount>,
     pub(crate) carrier_code: Option<String>,
     pub(crate) carrier_txn_id: Option<String>,
+    /// Business time of the decision on its final answer.
+    pub(crate) decided_at: Option<Moment>,
     pub(crate) decisions: Vec<Decided>,
     #[serde(skip)]
     pub(crate) sort_ms: i64,

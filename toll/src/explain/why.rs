@@ -92,7 +92,9 @@ pub(crate) fn next(charge: ChargeId, sub: &Subscription, aside: bool, zone: &Zon
         return only("this period lies ahead: nothing is done for it yet");
     }
     if aside {
-        return only("this charge is put aside and stays blocked until there is evidence; later periods go on");
+        return only(
+            "this charge is put aside and stays blocked until there is evidence; later periods go on",
+        );
     }
     if charge.period < at.period {
         let id = ChargeId { subscription: SubscriptionId(sub.id.0), period: at.period };
@@ -117,12 +119,15 @@ pub(crate) fn next(charge: ChargeId, sub: &Subscription, aside: bool, zone: &Zon
             format!("attempt {} is due (round {round}, {})", at.attempt_no + 1, step_words(at.step))
         }
         NextKind::Deferred => "the deferred attempt is due".to_owned(),
-        NextKind::Deadline => "the carrier's answer is waited for; after its deadline the result is UNKNOWN".to_owned(),
+        NextKind::Deadline => {
+            "the carrier's answer is waited for; after its deadline the result is UNKNOWN".to_owned()
+        }
         NextKind::PeriodStart if at.open == OpenAttempt::None => {
             "the next period begins before this charge could be tried again".to_owned()
         }
         NextKind::PeriodStart => {
-            "nothing for this charge until there is evidence; when the next period begins it is put aside".to_owned()
+            "nothing for this charge until there is evidence; when the next period begins it is put aside"
+                .to_owned()
         }
     };
     Next { words, at: moment }
@@ -156,10 +161,16 @@ pub(crate) fn answer(outcome: Outcome, carrier: &str) -> String {
             format!("{carrier} {how}{after}{listed}")
         }
         Outcome::Fault { listed, .. } => {
-            let listed = if listed { " before processing it" } else { "; it does not declare that this processes nothing" };
+            let listed = if listed {
+                " before processing it"
+            } else {
+                "; it does not declare that this processes nothing"
+            };
             format!("{carrier} refused our request{listed}: {reason}")
         }
-        Outcome::Duplicate => format!("{carrier} has seen this key before and does not repeat its first answer"),
+        Outcome::Duplicate => {
+            format!("{carrier} has seen this key before and does not repeat its first answer")
+        }
         Outcome::NotSent(_) => format!("no byte left, with proof: {reason}"),
         Outcome::Unknown(_) => format!("nobody can say what {carrier} did: {reason}"),
     };
@@ -198,27 +209,30 @@ pub(crate) fn sentence(facts: &Facts<'_>) -> String {
     let because = facts.rule.map_or(String::new(), |rule| format!(": {rule}"));
     match (facts.state, &facts.last) {
         (_, Some((no, AttemptState::Intent, _, at))) => format!(
-            "Its answer is not known: attempt {no} for {period} was decided at {at}, its intent is durable, and there is \
-             neither an answer nor a decision yet; nothing more is sent for this charge before there is one."
+            "Its answer is not known: attempt {no} for {period} was decided at {at}, its intent is durable, and \
+             there is neither an answer nor a decision yet; nothing more is sent for this charge before there is one."
         ),
         (_, Some((no, AttemptState::Unknown, reason, at))) => format!(
-            "UNKNOWN: nobody can say whether {carrier} collected {due} for {period}; attempt {no}, sent at {at}, has no \
-             usable answer ({}), and nothing more is sent for this charge until there is evidence.",
+            "UNKNOWN: nobody can say whether {carrier} collected {due} for {period}; attempt {no}, sent at {at}, has \
+             no usable answer ({}), and nothing more is sent for this charge until there is evidence.",
             reason.unwrap_or("no reason")
         ),
         (_, Some((no, AttemptState::InReview, ..))) => format!(
-            "In review: only people can say whether {carrier} collected {due} for {period} with attempt {no}; nothing more \
-             is sent for this charge."
+            "In review: only people can say whether {carrier} collected {due} for {period} with attempt {no}; \
+             nothing more is sent for this charge."
         ),
         (_, Some((no, AttemptState::Accepted, _, at))) => format!(
             "Waiting: {carrier} accepted attempt {no} for {period} at {at}, and its answer comes later."
         ),
         (ChargeState::Settled, Some((no, _, _, at))) => {
-            format!("Paid: {} for {period} were collected by {carrier} with attempt {no} at {at}.", facts.collected)
+            format!(
+                "Paid: {} for {period} were collected by {carrier} with attempt {no} at {at}.",
+                facts.collected
+            )
         }
         (ChargeState::Reduced, Some((no, _, _, at))) => format!(
-            "Paid by a smaller price: {} instead of {due} for {period} were collected by {carrier} with attempt {no} at \
-             {at}{because}.",
+            "Paid by a smaller price: {} instead of {due} for {period} were collected by {carrier} with attempt {no} \
+             at {at}{because}.",
             facts.collected
         ),
         (ChargeState::Open, Some((no, state, reason, at))) => {
@@ -257,7 +271,9 @@ fn tried(state: AttemptState, reason: Option<&'static str>) -> String {
         AttemptState::NotApplied => "not processed",
         other => other.name(),
     };
-    reason.filter(|reason| *reason != "charged").map_or_else(|| state.to_owned(), |why| format!("{state} ({why})"))
+    reason
+        .filter(|reason| *reason != "charged")
+        .map_or_else(|| state.to_owned(), |why| format!("{state} ({why})"))
 }
 
 fn headline(state: ChargeState) -> &'static str {
@@ -299,7 +315,8 @@ mod tests {
     fn every_state_has_a_sentence_that_does_not_claim_too_much() {
         let amounts = [Amount::new(1_500, 788), Amount::new(0, 788)];
         let last = |state, reason| Some((2, state, Some(reason), "09:00".to_owned()));
-        let unknown = Facts { last: last(AttemptState::Unknown, "no_reply"), ..facts(ChargeState::Waiting, &amounts) };
+        let unknown =
+            Facts { last: last(AttemptState::Unknown, "no_reply"), ..facts(ChargeState::Waiting, &amounts) };
         let text = sentence(&unknown);
         assert!(text.starts_with("UNKNOWN: nobody can say whether medina collected 1.500 TND"), "{text}");
         assert!(text.contains("until there is evidence"));
@@ -312,14 +329,21 @@ mod tests {
         };
         assert_eq!(
             sentence(&refused),
-            "Not paid yet: attempt 2 for Tuesday 2026-12-01 was declined (no_funds) at 09:00; the next attempt is due at 12:00."
+            "Not paid yet: attempt 2 for Tuesday 2026-12-01 was declined (no_funds) at 09:00; \
+             the next attempt is due at 12:00."
         );
-        let given_up = Facts { last: last(AttemptState::Declined, "no_funds"), ..facts(ChargeState::WrittenOff, &amounts) };
+        let given_up = Facts {
+            last: last(AttemptState::Declined, "no_funds"),
+            ..facts(ChargeState::WrittenOff, &amounts)
+        };
         assert!(sentence(&given_up).starts_with("Given up: nothing was collected"));
         assert!(sentence(&facts(ChargeState::Skipped, &amounts)).contains("it was never tried: why"));
         let part = [Amount::new(1_500, 788), Amount::new(500, 788)];
         let part = Facts { last: last(AttemptState::Approved, "charged"), ..facts(ChargeState::Open, &part) };
-        assert_eq!(sentence(&part), "Part paid: 0.500 TND of 1.500 TND for Tuesday 2026-12-01 are collected: why.");
+        assert_eq!(
+            sentence(&part),
+            "Part paid: 0.500 TND of 1.500 TND for Tuesday 2026-12-01 are collected: why."
+        );
         for (state, _) in ChargeState::MOVES {
             assert!(!sentence(&facts(*state, &amounts)).is_empty());
         }

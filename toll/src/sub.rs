@@ -1,0 +1,375 @@
+//! `toll sub show` and `toll sub cancel`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use billing_core::ids::{ChargeId, RefSeed, SubscriptionId};
+use billing_core::states::{State, SubscriptionState};
+use billing_core::subscription::{FLAG_QUARANTINED, OpenAttempt};
+use carriers::Msisdn;
+use serde::Serialize;
+use storage::pg::{self, KeyRange};
+use storage::vault::mask_msisdn;
+
+use crate::charge::{self, Line};
+use crate::cli::Global;
+use crate::exit::{failed, usage};
+use crate::explain::next;
+use crate::out::{self, Paint};
+use crate::reading::{Loaded, Reading, subscription_id};
+use crate::shown::one_line;
+use crate::words::{Amount, Moment};
+
+/// Subscriptions of one line that are shown at most.
+const OF_LINE_MAX: i64 = 50;
+/// Charges that are shown of each.
+const CHARGES_MAX: i64 = 10;
+/// How long `cancel` waits for a living worker to carry it out.
+const CARRIED_OUT_MAX: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What `toll sub show` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  toll sub show sub_0008000000003
+  toll sub show --reference demo order-4711      by the merchant's own reference
+  toll sub show --msisdn +21620000001            by the line: all its subscriptions, at every carrier")]
+#[group(required = true, multiple = false)]
+pub(crate) struct ShowArgs {
+    /// A subscription (sub_…)
+    #[arg(value_parser = subscription_id)]
+    subscription: Option<SubscriptionId>,
+    /// The merchant's id and its own reference
+    #[arg(long, num_args = 2, value_names = ["MERCHANT", "REF"])]
+    reference: Option<Vec<String>>,
+    /// The line's number in international form; only its keyed hash is looked up
+    #[arg(long, value_name = "NUMBER", value_parser = msisdn)]
+    msisdn: Option<Msisdn>,
+}
+
+/// What `toll sub cancel` takes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without --yes it only says what would happen. It works while no worker runs: from the moment of \
+the stop on no request can be made durable, and so none leaves.
+
+Example:
+  toll sub cancel sub_0008000000003 --yes"
+)]
+pub(crate) struct CancelArgs {
+    /// The subscription (sub_…)
+    #[arg(value_parser = subscription_id)]
+    subscription: SubscriptionId,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+fn msisdn(text: &str) -> Result<Msisdn, String> {
+    Msisdn::parse(text).map_err(|error| error.to_string())
+}
+
+/// A subscription as it stands.
+#[derive(Debug, Serialize)]
+struct Shown {
+    subscription: String,
+    plan: String,
+    merchant: String,
+    carrier: String,
+    /// Masked.
+    msisdn: Option<String>,
+    zone: String,
+    state: &'static str,
+    quarantined: bool,
+    stop: Option<Moment>,
+    access_until: Option<Moment>,
+    state_until: Option<Moment>,
+    charge: String,
+    due: Amount,
+    collected: Amount,
+    attempts: i16,
+    round: i16,
+    step: i16,
+    open: &'static str,
+    next: String,
+    next_at: Option<Moment>,
+    anchor: String,
+    book_version: i32,
+    revision: i32,
+    /// The worker that owns its shard.
+    worker: Option<i32>,
+    /// Rows about it in the shard's inbox.
+    inbox: i64,
+    charges: Vec<Line>,
+}
+
+#[derive(Serialize)]
+struct ShownAll {
+    subscriptions: Vec<Shown>,
+}
+
+/// Shows one subscription, or all of a line.
+pub(crate) async fn show(global: &Global, args: ShowArgs) -> anyhow::Result<()> {
+    let mut reading = Reading::open(global).await?;
+    let found = find_and_show(&mut reading, &args).await;
+    reading.close().await;
+    let all = ShownAll { subscriptions: found? };
+    if global.json {
+        return out::json(&all);
+    }
+    let paint = Paint::of_stdout();
+    let texts: Vec<String> = all.subscriptions.iter().map(|shown| text(shown, paint)).collect();
+    out::print(&texts.join("\n"))
+}
+
+async fn find_and_show(reading: &mut Reading, args: &ShowArgs) -> anyhow::Result<Vec<Shown>> {
+    let mut shown = Vec::new();
+    for id in find(reading, args).await? {
+        let loaded = reading.subscription(id).await?;
+        let keys = pg::charges_of(&mut reading.conn, id.0, &KeyRange::ALL, CHARGES_MAX).await?;
+        let rows = pg::charges_by_key(&mut reading.conn, &keys).await?;
+        let charges = rows.iter().map(Line::of).collect::<anyhow::Result<_>>()?;
+        let number = reading.vault().and_then(|vault| loaded.msisdn(&loaded.key(&vault)?));
+        shown.push(of(&loaded, number.ok().map(|number| mask_msisdn(&number)), charges));
+    }
+    Ok(shown)
+}
+
+async fn find(reading: &mut Reading, args: &ShowArgs) -> anyhow::Result<Vec<SubscriptionId>> {
+    if let Some(id) = args.subscription {
+        return Ok(vec![id]);
+    }
+    if let Some([merchant, reference]) = args.reference.as_deref() {
+        let (seed, digest) = RefSeed::derive(merchant, reference, 0);
+        let found = pg::by_reference(&mut reading.conn, seed.0, &digest).await?;
+        let none = || {
+            failed(format!(
+                "merchant {} has no subscription under the reference {:?} (both are taken exactly as imported)",
+                one_line(merchant),
+                one_line(reference)
+            ))
+        };
+        return Ok(vec![SubscriptionId(found.ok_or_else(none)?)]);
+    }
+    let Some(number) = args.msisdn else { return Err(usage("name a subscription, --reference or --msisdn")) };
+    let hmac = reading.vault()?.msisdn_hmac(number.digits());
+    let found = pg::by_msisdn_hmac(&mut reading.conn, &hmac, OF_LINE_MAX).await?;
+    if found.is_empty() {
+        return Err(failed(format!("no subscription belongs to {}", mask_msisdn(number.digits()))));
+    }
+    Ok(found.into_iter().map(SubscriptionId).collect())
+}
+
+fn of(loaded: &Loaded, msisdn: Option<String>, charges: Vec<Line>) -> Shown {
+    let (sub, place, zone) = (&loaded.row.sub, &loaded.place, &loaded.zone);
+    let at = &sub.progress;
+    let moment = |at: Option<jiff::Timestamp>| at.map(|at| Moment::new(at.as_millisecond(), zone));
+    let charge = ChargeId { subscription: sub.id, period: at.period };
+    let next = next(charge, sub, false, zone);
+    Shown {
+        subscription: sub.id.to_string(),
+        plan: place.plan.clone(),
+        merchant: place.merchant.clone(),
+        carrier: place.carrier.clone(),
+        msisdn,
+        zone: zone.name().to_owned(),
+        state: at.state.name(),
+        quarantined: sub.flags & FLAG_QUARANTINED != 0,
+        stop: moment(sub.stop_at),
+        access_until: moment(at.paid_until),
+        state_until: moment(at.state_until),
+        charge: charge.to_string(),
+        due: Amount::new(at.due_minor, loaded.row.currency),
+        collected: Amount::new(at.collected_minor, loaded.row.currency),
+        attempts: at.attempt_no,
+        round: at.round,
+        step: at.step,
+        open: open_words(at.open),
+        next: next.words,
+        next_at: next.at,
+        anchor: format!("{} {}", sub.anchor.date, crate::words::clock(sub.anchor.minute)),
+        book_version: place.book_version,
+        revision: sub.rev,
+        worker: place.owner_slot,
+        inbox: place.waiting,
+        charges,
+    }
+}
+
+fn open_words(open: OpenAttempt) -> &'static str {
+    match open {
+        OpenAttempt::None => "none",
+        OpenAttempt::Accepted => "accepted",
+        OpenAttempt::Unknown => "unknown",
+        OpenAttempt::InReview => "in_review",
+    }
+}
+
+fn text(shown: &Shown, paint: Paint) -> String {
+    let mut text = format!("{}\n", paint.bold(&shown.subscription));
+    let mut field = |name: &str, value: String| {
+        text += &format!("  {} {value}\n", paint.dim(&format!("{name:<10}")));
+    };
+    let until =
+        |name: &str, at: &Option<Moment>| at.as_ref().map_or(String::new(), |at| format!(", {name} {at}"));
+    field("plan", format!("{} (merchant {}, carrier {})", shown.plan, shown.merchant, shown.carrier));
+    field("line", shown.msisdn.clone().unwrap_or_else(|| "not readable here".to_owned()));
+    field("zone", shown.zone.clone());
+    field("state", format!("{}{}", shown.state, until("until", &shown.state_until)));
+    if shown.quarantined {
+        field("quarantine", paint.warn("people must look at its data; nothing is sent"));
+    }
+    if let Some(stop) = &shown.stop {
+        field("stop", format!("since {stop}"));
+    }
+    let access = shown
+        .access_until
+        .as_ref()
+        .map_or_else(|| "nothing is paid yet, or paid for good".to_owned(), Moment::to_string);
+    field("paid until", access);
+    field("charge", format!("{}: {} of {} collected", shown.charge, shown.collected, shown.due));
+    let open = if shown.open == "none" {
+        "none open".to_owned()
+    } else {
+        paint.warn(&format!("the last is {}", shown.open))
+    };
+    field("attempts", format!("{}, {open}, round {}, step {}", shown.attempts, shown.round + 1, shown.step));
+    field("next", format!("{}{}", shown.next, until("at", &shown.next_at)));
+    field(
+        "anchor",
+        format!("{} local, book version {}, revision {}", shown.anchor, shown.book_version, shown.revision),
+    );
+    let worker =
+        shown.worker.map_or_else(|| "no worker owns its shard".to_owned(), |slot| format!("worker {slot}"));
+    let inbox = if shown.inbox == 0 { String::new() } else { format!(", {} in its inbox", shown.inbox) };
+    field("worker", worker + &inbox);
+    if !shown.charges.is_empty() {
+        text += &format!("\n{}", charge::table(&shown.charges, paint));
+    }
+    text
+}
+
+/// What a stop did, or would do.
+#[derive(Debug, Serialize)]
+struct Cancelled {
+    subscription: String,
+    /// Whether the stop is stored.
+    done: bool,
+    state: &'static str,
+    stop: Option<Moment>,
+    what: Vec<String>,
+}
+
+/// Stops a subscription for good.
+pub(crate) async fn cancel(global: &Global, args: CancelArgs) -> anyhow::Result<()> {
+    let mut reading = Reading::open(global).await?;
+    let cancelled = run_cancel(&mut reading, &args).await;
+    reading.close().await;
+    let cancelled = cancelled?;
+    if global.json {
+        return out::json(&cancelled);
+    }
+    let paint = Paint::of_stdout();
+    let head = match (&cancelled.stop, cancelled.done) {
+        (Some(at), true) => format!("{} is stopped since {at}", cancelled.subscription),
+        _ => format!("{} would be stopped now", cancelled.subscription),
+    };
+    let mut text = format!("{}\n", paint.bold(&head));
+    cancelled.what.iter().for_each(|line| text += &format!("  {line}\n"));
+    out::print(&text)?;
+    if !cancelled.done {
+        eprintln!("nothing was done: add --yes to do it");
+    }
+    Ok(())
+}
+
+async fn run_cancel(reading: &mut Reading, args: &CancelArgs) -> anyhow::Result<Cancelled> {
+    let id = args.subscription;
+    let loaded = reading.subscription(id).await?;
+    let sub = &loaded.row.sub;
+    let mut what = effects(&loaded);
+    let over = matches!(sub.progress.state, SubscriptionState::Cancelled | SubscriptionState::Ended);
+    let moment = |ms: i64| Moment::new(ms, &loaded.zone);
+    if !args.yes || over || sub.stop_at.is_some() {
+        let stop = sub.stop_at.map(|at| moment(at.as_millisecond()));
+        let done = stop.is_some() || over;
+        return Ok(Cancelled {
+            subscription: id.to_string(),
+            done,
+            state: sub.progress.state.name(),
+            stop,
+            what,
+        });
+    }
+    let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
+    // Business time as the database tells it, taken as late as possible.
+    let now = pg::business_now(&mut conn).await?;
+    let stopped = pg::stop_subscription(&mut conn, id.0, now.business_ms).await?;
+    let stopped_ms = stopped.ok_or_else(|| failed(format!("{id} is gone")))?;
+    let state = carried_out(reading, id).await?;
+    what.push(match state {
+        SubscriptionState::Cancelled => {
+            "its worker has carried it out: the subscription is cancelled".to_owned()
+        }
+        _ if loaded.place.owner_slot.is_none() => {
+            "no worker owns its shard just now: the stop holds already, the first to come marks it cancelled"
+                .to_owned()
+        }
+        _ => "its worker has not marked it cancelled yet; the stop holds already".to_owned(),
+    });
+    Ok(Cancelled {
+        subscription: id.to_string(),
+        done: true,
+        state: state.name(),
+        stop: Some(moment(stopped_ms)),
+        what,
+    })
+}
+
+/// The subscription's state, as soon as its worker has carried the stop out or the wait is over.
+async fn carried_out(reading: &mut Reading, id: SubscriptionId) -> anyhow::Result<SubscriptionState> {
+    let deadline = Instant::now() + CARRIED_OUT_MAX;
+    loop {
+        let loaded = reading.subscription(id).await?;
+        let state = loaded.row.sub.progress.state;
+        let waits = state != SubscriptionState::Cancelled && loaded.place.owner_slot.is_some();
+        if !waits || Instant::now() > deadline {
+            return Ok(state);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// When a stop takes effect, and on what.
+fn effects(loaded: &Loaded) -> Vec<String> {
+    let (sub, zone) = (&loaded.row.sub, &loaded.zone);
+    let at = &sub.progress;
+    let mut what = Vec::new();
+    if matches!(at.state, SubscriptionState::Cancelled | SubscriptionState::Ended) {
+        what.push(format!("it is {} already: nothing is charged any more", at.state.name()));
+        return what;
+    }
+    if sub.stop_at.is_some() {
+        what.push("it was stopped before; the first stop counts".to_owned());
+    }
+    what.push("takes effect at once: no further request can be made durable, and so none leaves".to_owned());
+    what.push(match at.open {
+        OpenAttempt::None => {
+            "a request whose intent is durable already is carried through, and its answer is recorded"
+                .to_owned()
+        }
+        open => format!(
+            "attempt {} is {}: it stays so until there is evidence, and money that moved is recorded",
+            at.attempt_no,
+            open_words(open)
+        ),
+    });
+    what.push(match at.paid_until {
+        Some(until) => {
+            format!("what is paid stays usable until {}", Moment::new(until.as_millisecond(), zone))
+        }
+        None => "nothing is paid that would stay usable, unless it was bought once and for good".to_owned(),
+    });
+    what.push("it is final: a new subscription needs a new sign-up".to_owned());
+    what
+}
