@@ -240,7 +240,6 @@ impl Schedule {
         let due = minute + SignedDuration::from_secs(id.due_offset_s());
         Ok(self.window.at_or_after(zone, due)?.0)
     }
-
 }
 
 fn weekly(anchor: Date, from: Date, every: u16, on: Weekdays) -> Option<Date> {

@@ -50,7 +50,8 @@ impl Engine {
     pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
         while !self.shared.stop_claiming.is_cancelled() {
             match self.tick().await {
-                Ok(0) => self.rest().await,
+                // A small batch costs the database nearly as much as a large one: let the next one fill.
+                Ok(claimed) if claimed < self.shared.settings.batch_max / 2 => self.rest().await,
                 Ok(_) => {}
                 Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
                 Err(error) => self.shared.trouble("claiming", &error),
@@ -361,12 +362,11 @@ impl Engine {
         }
     }
 
-    /// Waits for the next thing to fall due, at most a batch's wait.
+    /// Waits for more to fall due, or for more room: half a batch's wait, so that claiming and recording keep step.
     async fn rest(&self) {
-        let wait = Duration::from_millis(self.shared.settings.batch_wait_ms);
+        let wait = Duration::from_millis(self.shared.settings.batch_wait_ms.div_ceil(2));
         tokio::select! {
             () = self.shared.stop_claiming.cancelled() => {}
-            () = self.stripe.wheel_moved.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

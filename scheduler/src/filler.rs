@@ -75,7 +75,6 @@ impl Filler {
                     .filter(|entry| entry.at_ms >= from_ms)
                     .for_each(|entry| wheel.insert(entry));
             }
-            stripe.wheel_moved.notify_one();
             after = next;
         }
         stripe.wheel().end_fill(shard);

@@ -96,7 +96,6 @@ impl InboxReader {
                 entries.into_iter().filter(|entry| entry.id <= to).for_each(|entry| wheel.insert(entry));
                 after = next;
             }
-            stripe.wheel_moved.notify_one();
         }
         self.drop_row(row).await
     }

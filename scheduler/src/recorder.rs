@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::days_since_2000;
@@ -29,6 +29,8 @@ use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
 use crate::worker::{Shared, WorkerEnd};
 
+/// How often a filling batch is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// How often a row that changed under us is decided again before people look at it.
 const TRIES_MAX: u8 = 5;
 /// A batch's bodies may not exceed what the history takes at once.
@@ -113,7 +115,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// A batch is full, or its first piece has waited long enough.
+    /// A batch is full, or everything on its way has come in, or its first piece has waited long enough.
     async fn next_batch(&self) -> Vec<Work> {
         let full = self.shared.settings.batch_max;
         if self.stripe.desk_len() == 0 {
@@ -123,10 +125,14 @@ impl Recorder {
                 () = self.shared.finish.cancelled() => {}
             }
         }
-        if (1..full).contains(&self.stripe.desk_len()) {
+        let deadline = Instant::now() + Duration::from_millis(self.shared.settings.batch_wait_ms);
+        while (1..full).contains(&self.stripe.desk_len())
+            && self.stripe.desk_len() < self.stripe.held()
+            && Instant::now() < deadline
+        {
             tokio::select! {
                 () = self.stripe.desk_filled.notified() => {}
-                () = tokio::time::sleep(Duration::from_millis(self.shared.settings.batch_wait_ms)) => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
         self.stripe.take_work(full)
@@ -388,9 +394,6 @@ impl Recorder {
         if let Some(next) = record.progress.next_at {
             let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
             self.stripe.wheel().insert(entry);
-            if next <= self.shared.clock.business() {
-                self.stripe.wheel_moved.notify_one();
-            }
         }
     }
 

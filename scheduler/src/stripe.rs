@@ -70,7 +70,6 @@ pub(crate) struct Stripe {
     held: Mutex<HashSet<i64>>,
     desk: Mutex<Vec<Work>>,
     pub(crate) desk_filled: Notify,
-    pub(crate) wheel_moved: Notify,
     floors: Mutex<Floors>,
     /// When the desk holds so much, the recorder is woken before its time.
     desk_full: usize,
@@ -99,7 +98,6 @@ impl Stripe {
             held: Mutex::default(),
             desk: Mutex::default(),
             desk_filled: Notify::new(),
-            wheel_moved: Notify::new(),
             floors: Mutex::default(),
             desk_full,
         }

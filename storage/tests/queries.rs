@@ -185,6 +185,8 @@ fn subscriptions_are_found_by_reference_and_line() {
         let (seed, digest) = RefSeed::derive("demo", "ref-3", 0);
         assert_eq!(by_reference(conn, seed.0, &digest).await.unwrap(), Some(id(3)));
         assert_eq!(by_reference(conn, seed.0, &[0; 32]).await.unwrap(), None, "the seed alone is not enough");
+        assert_eq!(by_ref_seed(conn, seed.0).await.unwrap(), Some(id(3)));
+        assert_eq!(carrier_numbers(conn).await.unwrap(), [("medina".to_owned(), 1)]);
         assert_eq!(by_msisdn_hmac(conn, &[2; 32], 10).await.unwrap(), [id(2), id(3)]);
         assert_eq!(by_msisdn_hmac(conn, &[2; 32], 1).await.unwrap(), [id(2)]);
         assert!(by_msisdn_hmac(conn, &[9; 32], 10).await.unwrap().is_empty());

@@ -164,7 +164,8 @@ fn the_subscription_row_is_updated_in_place() {
 fn a_hostile_answer_is_unknown_with_an_alert() {
     for kind in ["html", "truncated", "unknown_code", "empty", "wrong_key", "huge"] {
         let behaviour = format!(r#"{{"garbage_ppm":1000000,"garbage_kinds":["{kind}"],"fault_times":0}}"#);
-        let options = WorldOptions { behaviour: Box::leak(behaviour.into_boxed_str()), ..WorldOptions::default() };
+        let options =
+            WorldOptions { behaviour: Box::leak(behaviour.into_boxed_str()), ..WorldOptions::default() };
         let world = World::start("hostile", &options);
         world.import_rows("medina-kids-daily", 0, 6, "2026-12-01");
         let engine = world.serve("engine");
@@ -182,7 +183,9 @@ fn a_wrong_amount_is_unknown_and_never_booked() {
     let world = World::start("amount", &options);
     world.import_rows("medina-kids-daily", 0, 10, "2026-12-01");
     let _engine = world.serve("engine");
-    wait_until("10 unknown", SOON, || world.number("SELECT count(*) FROM attempt_open WHERE reason = 82") == 10);
+    wait_until("10 unknown", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE reason = 82") == 10
+    });
     assert_eq!(world.number("SELECT coalesce(sum(moved_minor), 0)::int8 FROM attempt_outcome"), 0);
     // Suspense shows what may have moved; nothing is receivable.
     assert_eq!(
@@ -207,7 +210,9 @@ fn the_history_tells_every_byte_and_no_number_is_stored_in_clear() {
     // Told by the process that has the store open, then from the store of a dead one: the same story.
     let live = world.run(&["explain", &charge]);
     let live = String::from_utf8(live.stdout).unwrap();
-    for part in ["POST /v1/charge", "\"result\":\"OK\"", "due.send", "settle.full", "0.500 TND", "Africa/Tunis"] {
+    for part in
+        ["POST /v1/charge", "\"result\":\"OK\"", "due.send", "settle.full", "0.500 TND", "Africa/Tunis"]
+    {
         assert!(live.contains(part), "{part} is missing in:\n{live}");
     }
     assert!(!live.contains("21620000000"), "the number must be masked:\n{live}");
@@ -229,7 +234,11 @@ fn the_history_tells_every_byte_and_no_number_is_stored_in_clear() {
         let bytes = std::fs::read(&file).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
         for i in 0..5 {
-            assert!(!text.contains(&format!("216{:08}", 20_000_000 + i)), "a clear number is in {}", file.display());
+            assert!(
+                !text.contains(&format!("216{:08}", 20_000_000 + i)),
+                "a clear number is in {}",
+                file.display()
+            );
         }
     }
 }

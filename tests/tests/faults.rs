@@ -195,14 +195,18 @@ fn without_postgres_nothing_is_sent_and_it_goes_on_by_itself() {
     world.postgres.kill9();
     wait_until("it says so", LONG, || engine.get("/readyz").starts_with("HTTP/1.1 503"));
     // What was durable before may still leave within the lease; then there is silence.
-    wait_until("nothing is on its way", LONG, || engine.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0));
+    wait_until("nothing is on its way", LONG, || {
+        engine.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0)
+    });
     let before = world.mock.stats()["requests"].as_u64().unwrap();
     std::thread::sleep(Duration::from_secs(2)); // the silence itself is what is watched
     assert_eq!(world.mock.stats()["requests"].as_u64().unwrap(), before);
     assert!(engine.log_text().contains("cannot be reached"));
     let recorded_before = before;
     world.postgres.restart().unwrap();
-    wait_until("it goes on", LONG, || world.mock.stats()["requests"].as_u64().unwrap() > recorded_before + 100);
+    wait_until("it goes on", LONG, || {
+        world.mock.stats()["requests"].as_u64().unwrap() > recorded_before + 100
+    });
     assert!(engine.terminate().1);
     settle(&world);
 }
@@ -221,13 +225,18 @@ fn a_full_disk_stops_sending_before_anything_is_lost() {
     wait_until("charges", LONG, || world.number("SELECT count(*) FROM attempt_outcome") > 100);
     let filler = spool.join("filler");
     std::fs::write(&filler, vec![0; 270 << 20]).or_else(|_| std::fs::metadata(&filler).map(|_| ())).unwrap();
-    wait_until("it says why it stopped", LONG, || engine.status()["why"].as_str().is_some_and(|why| why.contains("history")));
+    wait_until("it says why it stopped", LONG, || {
+        engine.status()["why"].as_str().is_some_and(|why| why.contains("history"))
+    });
     wait_until("nothing is on its way", LONG, || engine.status()["worker"]["in_flight"].as_u64() == Some(0));
     let requests = world.mock.stats()["requests"].as_u64().unwrap();
-    let recorded = world.number("SELECT count(*) FROM attempt_outcome") + world.number("SELECT count(*) FROM attempt_open");
+    let recorded = world.number("SELECT count(*) FROM attempt_outcome")
+        + world.number("SELECT count(*) FROM attempt_open");
     assert_eq!(i64::try_from(requests).unwrap(), recorded, "every answer was recorded");
     std::fs::remove_file(&filler).unwrap();
-    wait_until("it goes on by itself", LONG, || world.mock.stats()["requests"].as_u64().unwrap() > requests + 100);
+    wait_until("it goes on by itself", LONG, || {
+        world.mock.stats()["requests"].as_u64().unwrap() > requests + 100
+    });
     assert!(engine.terminate().1);
     settle(&world);
     drop(disk);

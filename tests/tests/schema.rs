@@ -19,7 +19,13 @@ fn the_readable_schema_is_fresh() {
         migrate(&mut conn).await.unwrap();
     });
     let output = Command::new("pg_dump")
-        .args(["--schema-only", "--no-owner", "--no-privileges", "--exclude-table=_sqlx_migrations", "--username=postgres"])
+        .args([
+            "--schema-only",
+            "--no-owner",
+            "--no-privileges",
+            "--exclude-table=_sqlx_migrations",
+            "--username=postgres",
+        ])
         .arg("--host")
         .arg(server.socket_dir())
         .arg("tollbook")
@@ -34,12 +40,17 @@ fn the_readable_schema_is_fresh() {
         std::fs::write(&path, &fresh).unwrap();
     }
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == fresh, "storage/db/schema.sql is stale: TOLLBOOK_BLESS=1 cargo test -p tests --test schema");
+    assert!(
+        kept == fresh,
+        "storage/db/schema.sql is stale: TOLLBOOK_BLESS=1 cargo test -p tests --test schema"
+    );
 }
 
 /// Tables, indexes and triggers without the dump's noise; the functions stand in storage/db/procedures.
 fn readable(dump: &str) -> String {
-    let mut text = String::from("-- What the migrations make, as pg_dump tells it. Kept fresh by tests/tests/schema.rs; read it, do not edit it.\n");
+    let mut text = String::from(
+        "-- What the migrations make, as pg_dump tells it. Kept fresh by tests/tests/schema.rs; read it, do not edit it.\n",
+    );
     let mut in_function = false;
     let mut blank = true;
     for line in dump.lines() {
@@ -51,7 +62,10 @@ fn readable(dump: &str) -> String {
             || line.starts_with("SET ")
             || line.starts_with("SELECT pg_catalog")
             || line.starts_with('\\');
-        if line.starts_with("$$;") || (in_function && line.ends_with("$$;")) || (in_function && line.ends_with("$_$;")) {
+        if line.starts_with("$$;")
+            || (in_function && line.ends_with("$$;"))
+            || (in_function && line.ends_with("$_$;"))
+        {
             in_function = false;
         }
         if noise || (line.is_empty() && blank) {

@@ -32,8 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   toll sub show sub_0008000000003
-  toll sub show --reference demo order-4711      by the merchant's own reference
-  toll sub show --msisdn +21620000001            by the line: all its subscriptions, at every carrier")]
+  toll sub show --reference demo sign-up-4711    by the merchant's own reference
+  toll sub show --msisdn +21620000001             by the line: all its subscriptions, at every carrier")]
 #[group(required = true, multiple = false)]
 pub(crate) struct ShowArgs {
     /// A subscription (sub_…)
@@ -222,10 +222,11 @@ fn text(shown: &Shown, paint: Paint) -> String {
     if let Some(stop) = &shown.stop {
         field("stop", format!("since {stop}"));
     }
-    let access = shown
-        .access_until
-        .as_ref()
-        .map_or_else(|| "nothing is paid yet, or paid for good".to_owned(), Moment::to_string);
+    let access = match &shown.access_until {
+        Some(until) => until.to_string(),
+        None if shown.collected == shown.due => "for good".to_owned(),
+        None => "nothing is paid yet".to_owned(),
+    };
     field("paid until", access);
     field("charge", format!("{}: {} of {} collected", shown.charge, shown.collected, shown.due));
     let open = if shown.open == "none" {

@@ -5,7 +5,7 @@
 //! | `lease.ttl` | `"20s"` | 1s to 5m |
 //! | `lease.renew` | `"5s"` | 100ms to a third of `lease.ttl` |
 //! | `batch.max` | 1000 | 1 to 4000 |
-//! | `batch.wait` | `"10ms"` | 0s to 1s |
+//! | `batch.wait` | `"40ms"` | 0s to 1s |
 //! | `batch.stripes` | 2 | 1 to 8 |
 //! | `batch.send_max_age` | `"30s"` | 1s to 5m |
 //! | `wheel.horizon` | `"2h"` | 1m to 1d |
@@ -61,7 +61,7 @@ impl Default for EngineSettings {
             lease_ttl_ms: 20_000,
             lease_renew_ms: 5_000,
             batch_max: 1_000,
-            batch_wait_ms: 10,
+            batch_wait_ms: 40,
             stripes: 2,
             send_max_age_ms: 30_000,
             wheel_horizon_s: 7_200,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use billing_core::ids::{AttemptId, ChargeId, OurRef};
-use billing_core::outcome::Op;
+use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
 use billing_core::zone::Zone;
@@ -104,6 +104,11 @@ pub(super) fn not_at_hand(row: &AttemptRow, sources: &Sources<'_>) -> Option<Str
     Some(format!("request and answer of attempt {} are not at hand: they lie in {place}", row.attempt_no))
 }
 
+/// Whether the history has this attempt's answer.
+pub(super) fn answer_kept(row: &AttemptRow, sources: &Sources<'_>) -> bool {
+    sources.exchange(row.attempt_no).is_some()
+}
+
 /// What a kept decision said would come next.
 pub(super) fn next_words(decision: &StoryDecision, charge: ChargeId, zone: &Zone) -> Option<String> {
     let period = Period::from_number(decision.next_period).ok()?;
@@ -165,6 +170,10 @@ fn answer(row: &AttemptRow, exchange: Option<&StoryExchange>, sources: &Sources<
         state if state == AttemptState::Intent as i16 => {
             format!("its answer is not known, nor whether a byte left; it was handed out by {sender}")
         }
+        _ if row.reason == Some(Outcome::Unknown(Doubt::SenderDied).reason().0) => format!(
+            "its sender, {sender}, died before an answer was recorded; whether a byte left and whether money moved \
+             is not known"
+        ),
         state => format!(
             "{} ({reason}); the exchange itself is not at hand, it was made by {sender}",
             state_name::<AttemptState>(state)

@@ -17,7 +17,7 @@ use storage::story::Story;
 use storage::vault::mask_msisdn;
 
 use super::attempt::{self, Sources};
-use super::story::{Case, Explanation, Grant, Note, Open, Transfer};
+use super::story::{Case, Explanation, Grant, Next, Note, Open, Transfer};
 use super::why::{self, Facts, state_name};
 use crate::book_files;
 use crate::exit::failed;
@@ -100,9 +100,16 @@ pub(super) async fn explanation(
     let due =
         row.due_minor.or(rules.map(|rules| rules.price.minor)).map(|minor| Amount::new(minor, row.currency));
     let collected = Amount::new(row.collected_minor, row.currency);
-    let next = why::next(charge, &loaded.row.sub, row.aside, zone);
+    let unanswered = attempts.last().is_some_and(|attempt| attempt.state == AttemptState::Intent as i16);
+    let next = if unanswered {
+        let words = "what its attempt's answer decides, or the shard's next owner when its sender is gone";
+        Next { words: words.to_owned(), at: None }
+    } else {
+        why::next(charge, &loaded.row.sub, row.aside, zone)
+    };
     let state = from_number::<ChargeState>(row.state()).unwrap_or(ChargeState::Open);
-    let told = Told { row: &row, attempts: &attempts, loaded: &loaded };
+    let answer_kept = attempts.last().is_some_and(|attempt| attempt::answer_kept(attempt, &sources));
+    let told = Told { row: &row, attempts: &attempts, loaded: &loaded, answer_kept };
     let sentence = told.sentence(state, due.as_ref(), &collected, &period_words, next.at.as_ref());
     let sub = &loaded.row.sub;
     Ok(Explanation {
@@ -177,6 +184,7 @@ struct Told<'a> {
     row: &'a ChargeRow,
     attempts: &'a [AttemptRow],
     loaded: &'a Loaded,
+    answer_kept: bool,
 }
 
 impl Told<'_> {
@@ -219,6 +227,7 @@ impl Told<'_> {
             next_at: next_at.map(|moment| moment.local.clone()),
             goes_on: self.row.current
                 && matches!(at.next_kind, NextKind::Due | NextKind::Retry | NextKind::Deferred),
+            answer_kept: self.answer_kept,
         })
     }
 }

@@ -198,6 +198,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) next_at: Option<String>,
     /// Whether the row says that something comes next for this very charge.
     pub(crate) goes_on: bool,
+    /// Whether the history has an answer that the tables do not have.
+    pub(crate) answer_kept: bool,
 }
 
 /// The story in one sentence.
@@ -208,6 +210,10 @@ pub(crate) fn sentence(facts: &Facts<'_>) -> String {
     let next = facts.next_at.as_deref().filter(|_| facts.goes_on);
     let because = facts.rule.map_or(String::new(), |rule| format!(": {rule}"));
     match (facts.state, &facts.last) {
+        (_, Some((no, AttemptState::Intent, _, at))) if facts.answer_kept => format!(
+            "Its answer is kept, but not recorded yet: attempt {no} for {period} was decided at {at}; its worker, or \
+             the next one with its spool, records it."
+        ),
         (_, Some((no, AttemptState::Intent, _, at))) => format!(
             "Its answer is not known: attempt {no} for {period} was decided at {at}, its intent is durable, and \
              there is neither an answer nor a decision yet; nothing more is sent for this charge before there is one."
@@ -308,6 +314,7 @@ mod tests {
             rule: Some("why"),
             next_at: None,
             goes_on: true,
+            answer_kept: false,
         }
     }
 
@@ -322,6 +329,10 @@ mod tests {
         assert!(text.contains("until there is evidence"));
         let intent = Facts { last: last(AttemptState::Intent, ""), ..facts(ChargeState::Waiting, &amounts) };
         assert!(sentence(&intent).starts_with("Its answer is not known: attempt 2"));
+        assert!(
+            sentence(&Facts { answer_kept: true, ..intent })
+                .starts_with("Its answer is kept, but not recorded")
+        );
         let refused = Facts {
             last: last(AttemptState::Declined, "no_funds"),
             next_at: Some("12:00".into()),
