@@ -30,7 +30,7 @@ use crate::takeover::Evidence;
 use crate::worker::{Shared, WorkerEnd};
 
 /// How often a filling batch is looked at.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a row that changed under us is decided again before people look at it.
 const TRIES_MAX: u8 = 5;
 /// A batch's bodies may not exceed what the history takes at once.

@@ -48,8 +48,10 @@ pub struct StoryExchange {
     /// Microseconds from first byte to answer.
     pub latency_us: u32,
     /// Bytes as they went over the wire, credentials masked.
+    #[serde(with = "serde_bytes")]
     pub request: Vec<u8>,
     /// Bytes as they came, credentials masked.
+    #[serde(with = "serde_bytes")]
     pub response: Vec<u8>,
     /// What the adapter read in them.
     pub outcome: StoryOutcome,
@@ -129,12 +131,14 @@ impl StoryOutcome {
 }
 
 impl Story {
-    /// The row's bytes, appended to `out`.
+    /// The row's bytes.
     ///
     /// # Errors
     /// Only when memory is exhausted.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        postcard::to_stdvec(self)
+        let bodies =
+            self.exchange.as_ref().map_or(0, |exchange| exchange.request.len() + exchange.response.len());
+        postcard::to_extend(self, Vec::with_capacity(bodies + 256))
     }
 
     /// The story of a row's bytes.

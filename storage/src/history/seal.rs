@@ -18,7 +18,7 @@ pub const PLAIN_BYTES_MAX: usize = 4 * 1024 * 1024;
 const VERSION: u8 = 1;
 const DIGEST_BYTES: usize = NO_DICTIONARY.len();
 const HEAD_BYTES: usize = 1 + DIGEST_BYTES;
-const LEVEL: i32 = 1;
+const LEVEL: i32 = -1;
 
 /// Seals rows of one carrier: holds its dictionary prepared and its buffers for reuse. One per thread that seals.
 pub struct Sealer {

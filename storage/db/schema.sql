@@ -1,0 +1,588 @@
+-- What the migrations make, as pg_dump tells it. Kept fresh by tests/tests/schema.rs; read it, do not edit it.
+CREATE TABLE public.account (
+    id integer NOT NULL,
+    owner_id integer NOT NULL,
+    owner_kind smallint NOT NULL,
+    purpose smallint NOT NULL,
+    asset smallint NOT NULL
+);
+
+CREATE TABLE public.account_balance (
+    posted bigint DEFAULT 0 NOT NULL,
+    account_id integer NOT NULL,
+    stripe smallint NOT NULL
+)
+WITH (fillfactor='20');
+
+COMMENT ON TABLE public.account_balance IS 'striped by database connection, so that no two commits contend; debits minus credits';
+
+ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.account_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.attempt_intent (
+    subscription_id bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    digest_hi bigint NOT NULL,
+    digest_lo bigint NOT NULL,
+    not_before_ms bigint NOT NULL,
+    not_after_ms bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    intent_at timestamp with time zone NOT NULL,
+    business_at_ms bigint NOT NULL,
+    period integer NOT NULL,
+    book_version integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    op smallint NOT NULL,
+    round smallint NOT NULL,
+    step smallint NOT NULL,
+    currency smallint NOT NULL,
+    rule_id smallint NOT NULL,
+    CONSTRAINT attempt_intent_amount_minor_check CHECK ((amount_minor > 0)),
+    CONSTRAINT attempt_intent_attempt_no_check CHECK (((attempt_no >= 1) AND (attempt_no <= 1023)))
+)
+PARTITION BY RANGE (period);
+
+CREATE TABLE public.attempt_open (
+    subscription_id bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    deadline_at_ms bigint,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    period integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    kind smallint NOT NULL,
+    reason smallint NOT NULL,
+    rule_id smallint NOT NULL,
+    currency smallint NOT NULL,
+    carrier_code text,
+    carrier_txn_id text,
+    assignee text,
+    CONSTRAINT attempt_open_kind_check CHECK (((kind >= 1) AND (kind <= 3)))
+);
+
+COMMENT ON TABLE public.attempt_open IS 'attempts that are accepted (1), unknown (2) or in review (3): small, and every row is somebody''s money';
+
+CREATE TABLE public.attempt_outcome (
+    subscription_id bigint NOT NULL,
+    moved_minor bigint NOT NULL,
+    collected_after bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    decided_at timestamp with time zone NOT NULL,
+    business_at_ms bigint NOT NULL,
+    period integer NOT NULL,
+    latency_us integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    class smallint NOT NULL,
+    reason smallint NOT NULL,
+    charge_state smallint NOT NULL,
+    rule_id smallint NOT NULL,
+    carrier_code text,
+    carrier_txn_id text,
+    CONSTRAINT attempt_outcome_carrier_code_check CHECK ((length(carrier_code) <= 64)),
+    CONSTRAINT attempt_outcome_carrier_txn_id_check CHECK ((length(carrier_txn_id) <= 64)),
+    CONSTRAINT attempt_outcome_check CHECK (((class = 5) = (moved_minor > 0))),
+    CONSTRAINT attempt_outcome_class_check CHECK (((class >= 5) AND (class <= 10))),
+    CONSTRAINT attempt_outcome_moved_minor_check CHECK ((moved_minor >= 0))
+)
+PARTITION BY RANGE (period);
+
+CREATE TABLE public.book_version (
+    version integer NOT NULL,
+    digest bytea NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL,
+    files jsonb NOT NULL
+);
+
+ALTER TABLE public.book_version ALTER COLUMN version ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.book_version_version_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.business_clock (
+    only_row boolean DEFAULT true NOT NULL,
+    base_machine_ms bigint NOT NULL,
+    base_business_ms bigint NOT NULL,
+    scale integer NOT NULL,
+    CONSTRAINT business_clock_only_row_check CHECK (only_row),
+    CONSTRAINT business_clock_scale_check CHECK (((scale >= 0) AND (scale <= 1000000)))
+);
+
+COMMENT ON TABLE public.business_clock IS 'business now = base_business + (machine now - base_machine) * scale; one clock, read by all processes';
+
+CREATE TABLE public.carrier (
+    carrier_no integer NOT NULL,
+    id text NOT NULL,
+    currency smallint NOT NULL,
+    slices integer NOT NULL,
+    CONSTRAINT carrier_slices_check CHECK ((((slices >= 1) AND (slices <= 4096)) AND ((slices & (slices - 1)) = 0)))
+);
+
+ALTER TABLE public.carrier ALTER COLUMN carrier_no ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.carrier_carrier_no_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.case_file (
+    id bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    period integer,
+    attempt_no smallint,
+    kind text NOT NULL,
+    what text NOT NULL
+);
+
+ALTER TABLE public.case_file ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.case_file_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.charge_aside (
+    subscription_id bigint NOT NULL,
+    due_minor bigint NOT NULL,
+    collected_minor bigint NOT NULL,
+    refunded_minor bigint DEFAULT 0 NOT NULL,
+    reversed_minor bigint DEFAULT 0 NOT NULL,
+    next_at_ms bigint,
+    expires_at_ms bigint,
+    period integer NOT NULL,
+    rev integer DEFAULT 0 NOT NULL,
+    attempt_no smallint NOT NULL,
+    round smallint NOT NULL,
+    step smallint NOT NULL,
+    open smallint NOT NULL,
+    state smallint NOT NULL,
+    next_kind smallint DEFAULT 0 NOT NULL,
+    currency smallint NOT NULL
+);
+
+CREATE TABLE public.charge_minute (
+    minute_ms bigint NOT NULL,
+    count bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    carrier_no integer NOT NULL,
+    plan_no integer NOT NULL,
+    zone_no smallint NOT NULL,
+    class smallint NOT NULL,
+    reason smallint NOT NULL,
+    charge_state smallint NOT NULL
+);
+
+COMMENT ON TABLE public.charge_minute IS 'summed in memory, appended every few seconds: for status and charts, never for money';
+
+CREATE TABLE public.charge_note (
+    subscription_id bigint NOT NULL,
+    until_ms bigint,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    business_at_ms bigint NOT NULL,
+    period integer NOT NULL,
+    rev integer NOT NULL,
+    kind smallint NOT NULL,
+    charge_state smallint NOT NULL,
+    rule_id smallint NOT NULL
+)
+PARTITION BY RANGE (period);
+
+COMMENT ON TABLE public.charge_note IS 'what happened to a charge without an attempt; rev is the subscription''s before the change';
+
+CREATE TABLE public.entitlement_grant (
+    subscription_id bigint NOT NULL,
+    from_ms bigint NOT NULL,
+    until_ms bigint,
+    period integer NOT NULL,
+    attempt_no smallint NOT NULL
+)
+PARTITION BY RANGE (period);
+
+CREATE TABLE public.key_check (
+    kek_version smallint NOT NULL,
+    sealed bytea NOT NULL,
+    pepper bytea NOT NULL
+);
+
+COMMENT ON TABLE public.key_check IS 'proves that a process has the keys under which this database was written';
+
+CREATE TABLE public.merchant (
+    merchant_no integer NOT NULL,
+    id text NOT NULL
+);
+
+ALTER TABLE public.merchant ALTER COLUMN merchant_no ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.merchant_merchant_no_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.msisdn_directory (
+    subscriber_id bigint NOT NULL,
+    valid_from timestamp with time zone DEFAULT now() NOT NULL,
+    valid_to timestamp with time zone,
+    carrier_no integer NOT NULL,
+    msisdn_hmac bytea NOT NULL
+);
+
+CREATE TABLE public.outbox (
+    id bigint NOT NULL,
+    business_at_ms bigint NOT NULL,
+    merchant_no integer NOT NULL,
+    subscription_ids bigint[] NOT NULL,
+    amounts bigint[] NOT NULL,
+    periods integer[] NOT NULL,
+    revs integer[] NOT NULL,
+    events smallint[] NOT NULL
+);
+ALTER TABLE ONLY public.outbox ALTER COLUMN subscription_ids SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.outbox ALTER COLUMN amounts SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.outbox ALTER COLUMN periods SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.outbox ALTER COLUMN revs SET STORAGE EXTERNAL;
+ALTER TABLE ONLY public.outbox ALTER COLUMN events SET STORAGE EXTERNAL;
+
+COMMENT ON TABLE public.outbox IS 'one row per merchant and batch; readers claim with SKIP LOCKED and delete, never id > last';
+
+ALTER TABLE public.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.outbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.period_partition (
+    low_period integer NOT NULL,
+    high_period integer NOT NULL
+);
+
+COMMENT ON TABLE public.period_partition IS 'which partitions exist; periods outside of them get the verdict no_partition';
+
+CREATE TABLE public.plan (
+    plan_no integer NOT NULL,
+    id text NOT NULL,
+    merchant_no integer NOT NULL,
+    carrier_no integer NOT NULL
+);
+
+ALTER TABLE public.plan ALTER COLUMN plan_no ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.plan_plan_no_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.shard_counter (
+    shard integer NOT NULL,
+    next_subscriber bigint DEFAULT 1 NOT NULL,
+    next_subscription bigint DEFAULT 1 NOT NULL
+);
+
+CREATE TABLE public.shard_inbox (
+    id bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    shard integer NOT NULL,
+    kind smallint NOT NULL,
+    payload bytea NOT NULL
+);
+
+COMMENT ON TABLE public.shard_inbox IS 'what everybody but the owner wants of a shard; the owner deletes in the commit that applies';
+
+ALTER TABLE public.shard_inbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.shard_inbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.shard_owner (
+    shard integer NOT NULL,
+    slot integer
+);
+
+CREATE TABLE public.shard_progress (
+    shard integer NOT NULL,
+    low_water timestamp with time zone NOT NULL
+);
+
+COMMENT ON TABLE public.shard_progress IS 'every intent before low_water has its outcome or its attempt_open row';
+
+CREATE TABLE public.subscriber (
+    id bigint NOT NULL,
+    stop_at_ms bigint,
+    zone_no smallint NOT NULL,
+    kek_version smallint NOT NULL,
+    pepper_version smallint NOT NULL,
+    msisdn_hmac bytea NOT NULL,
+    key_salt bytea NOT NULL,
+    msisdn_ct bytea NOT NULL,
+    CONSTRAINT subscriber_key_salt_check CHECK ((length(key_salt) = 16)),
+    CONSTRAINT subscriber_msisdn_ct_check CHECK (((length(msisdn_ct) >= 29) AND (length(msisdn_ct) <= 64))),
+    CONSTRAINT subscriber_msisdn_hmac_check CHECK ((length(msisdn_hmac) = 32))
+);
+
+COMMENT ON TABLE public.subscriber IS 'one line at one carrier; the MSISDN exists only as ciphertext and keyed hash';
+
+CREATE TABLE public.subscription (
+    id bigint NOT NULL,
+    subscriber_id bigint NOT NULL,
+    ref_seed bigint NOT NULL,
+    due_minor bigint NOT NULL,
+    collected_minor bigint DEFAULT 0 NOT NULL,
+    next_at_ms bigint,
+    retry_at_ms bigint,
+    paid_until_ms bigint,
+    state_until_ms bigint,
+    stop_at_ms bigint,
+    plan_no integer NOT NULL,
+    merchant_no integer NOT NULL,
+    book_version integer NOT NULL,
+    anchor_day integer NOT NULL,
+    period integer NOT NULL,
+    rev integer DEFAULT 0 NOT NULL,
+    flags integer DEFAULT 0 NOT NULL,
+    zone_no smallint NOT NULL,
+    anchor_minute smallint NOT NULL,
+    currency smallint NOT NULL,
+    state smallint NOT NULL,
+    attempt_no smallint DEFAULT 0 NOT NULL,
+    round smallint DEFAULT 0 NOT NULL,
+    step smallint DEFAULT 0 NOT NULL,
+    open smallint DEFAULT 0 NOT NULL,
+    deferrals smallint DEFAULT 0 NOT NULL,
+    next_kind smallint NOT NULL,
+    CONSTRAINT subscription_anchor_minute_check CHECK (((anchor_minute >= 0) AND (anchor_minute <= 1439))),
+    CONSTRAINT subscription_attempt_no_check CHECK (((attempt_no >= 0) AND (attempt_no <= 1023))),
+    CONSTRAINT subscription_check CHECK (((collected_minor >= 0) AND (collected_minor <= due_minor))),
+    CONSTRAINT subscription_due_minor_check CHECK ((due_minor > 0)),
+    CONSTRAINT subscription_open_check CHECK (((open >= 0) AND (open <= 3))),
+    CONSTRAINT subscription_state_check CHECK (((state >= 1) AND (state <= 10)))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE public.subscription IS 'the only row updated per charge, and HOT: no index on anything that a charge changes';
+
+CREATE TABLE public.subscription_ref (
+    ref_seed bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    merchant_no integer NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT subscription_ref_digest_check CHECK ((length(digest) = 32))
+);
+
+COMMENT ON TABLE public.subscription_ref IS 'the merchant''s own reference; apart from subscription, whose row is rewritten per charge';
+
+CREATE TABLE public.transfer (
+    source_id bigint NOT NULL,
+    amount bigint NOT NULL,
+    period integer NOT NULL,
+    debit_account integer NOT NULL,
+    credit_account integer NOT NULL,
+    business_date integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    leg smallint NOT NULL,
+    asset smallint NOT NULL,
+    CONSTRAINT transfer_amount_check CHECK ((amount > 0)),
+    CONSTRAINT transfer_check CHECK ((debit_account <> credit_account))
+)
+PARTITION BY RANGE (period);
+
+COMMENT ON TABLE public.transfer IS 'leg is the kind: an attempt posts each kind at most once';
+
+CREATE TABLE public.worker (
+    slot integer NOT NULL,
+    incarnation bigint NOT NULL,
+    epoch integer NOT NULL
+);
+
+COMMENT ON TABLE public.worker IS 'the fence: locked FOR SHARE once per batch';
+
+CREATE TABLE public.worker_incarnation (
+    incarnation bigint NOT NULL,
+    slot integer NOT NULL,
+    epoch integer NOT NULL,
+    host text NOT NULL,
+    boot_id text NOT NULL,
+    spool text NOT NULL,
+    endpoint text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    fenced_at timestamp with time zone
+);
+
+CREATE TABLE public.worker_lease (
+    slot integer NOT NULL,
+    incarnation bigint NOT NULL,
+    epoch integer NOT NULL,
+    renewals bigint DEFAULT 0 NOT NULL
+);
+
+COMMENT ON TABLE public.worker_lease IS 'apart from worker, so that a renewal never queues behind a batch';
+
+CREATE TABLE public.zone (
+    zone_no smallint NOT NULL,
+    name text NOT NULL
+);
+
+ALTER TABLE public.zone ALTER COLUMN zone_no ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.zone_zone_no_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY public.account_balance
+    ADD CONSTRAINT account_balance_pkey PRIMARY KEY (account_id, stripe);
+
+ALTER TABLE ONLY public.account
+    ADD CONSTRAINT account_owner_kind_owner_id_purpose_asset_key UNIQUE (owner_kind, owner_id, purpose, asset);
+
+ALTER TABLE ONLY public.account
+    ADD CONSTRAINT account_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.attempt_intent
+    ADD CONSTRAINT attempt_intent_pkey PRIMARY KEY (subscription_id, period, attempt_no);
+
+ALTER TABLE ONLY public.attempt_open
+    ADD CONSTRAINT attempt_open_pkey PRIMARY KEY (subscription_id, period, attempt_no);
+
+ALTER TABLE ONLY public.attempt_outcome
+    ADD CONSTRAINT attempt_outcome_pkey PRIMARY KEY (subscription_id, period, attempt_no);
+
+ALTER TABLE ONLY public.book_version
+    ADD CONSTRAINT book_version_digest_key UNIQUE (digest);
+
+ALTER TABLE ONLY public.book_version
+    ADD CONSTRAINT book_version_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY public.business_clock
+    ADD CONSTRAINT business_clock_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.carrier
+    ADD CONSTRAINT carrier_id_key UNIQUE (id);
+
+ALTER TABLE ONLY public.carrier
+    ADD CONSTRAINT carrier_pkey PRIMARY KEY (carrier_no);
+
+ALTER TABLE ONLY public.case_file
+    ADD CONSTRAINT case_file_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.charge_aside
+    ADD CONSTRAINT charge_aside_pkey PRIMARY KEY (subscription_id, period);
+
+ALTER TABLE ONLY public.charge_note
+    ADD CONSTRAINT charge_note_pkey PRIMARY KEY (subscription_id, period, rev);
+
+ALTER TABLE ONLY public.entitlement_grant
+    ADD CONSTRAINT entitlement_grant_pkey PRIMARY KEY (subscription_id, period, attempt_no);
+
+ALTER TABLE ONLY public.key_check
+    ADD CONSTRAINT key_check_pkey PRIMARY KEY (kek_version);
+
+ALTER TABLE ONLY public.merchant
+    ADD CONSTRAINT merchant_id_key UNIQUE (id);
+
+ALTER TABLE ONLY public.merchant
+    ADD CONSTRAINT merchant_pkey PRIMARY KEY (merchant_no);
+
+ALTER TABLE ONLY public.msisdn_directory
+    ADD CONSTRAINT msisdn_directory_pkey PRIMARY KEY (msisdn_hmac, carrier_no, valid_from);
+
+ALTER TABLE ONLY public.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.period_partition
+    ADD CONSTRAINT period_partition_pkey PRIMARY KEY (low_period);
+
+ALTER TABLE ONLY public.plan
+    ADD CONSTRAINT plan_id_key UNIQUE (id);
+
+ALTER TABLE ONLY public.plan
+    ADD CONSTRAINT plan_pkey PRIMARY KEY (plan_no);
+
+ALTER TABLE ONLY public.shard_counter
+    ADD CONSTRAINT shard_counter_pkey PRIMARY KEY (shard);
+
+ALTER TABLE ONLY public.shard_inbox
+    ADD CONSTRAINT shard_inbox_pkey PRIMARY KEY (shard, id);
+
+ALTER TABLE ONLY public.shard_owner
+    ADD CONSTRAINT shard_owner_pkey PRIMARY KEY (shard);
+
+ALTER TABLE ONLY public.shard_progress
+    ADD CONSTRAINT shard_progress_pkey PRIMARY KEY (shard);
+
+ALTER TABLE ONLY public.subscriber
+    ADD CONSTRAINT subscriber_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.subscription
+    ADD CONSTRAINT subscription_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.subscription_ref
+    ADD CONSTRAINT subscription_ref_pkey PRIMARY KEY (ref_seed);
+
+ALTER TABLE ONLY public.transfer
+    ADD CONSTRAINT transfer_pkey PRIMARY KEY (source_id, period, attempt_no, leg);
+
+ALTER TABLE ONLY public.worker_incarnation
+    ADD CONSTRAINT worker_incarnation_pkey PRIMARY KEY (incarnation);
+
+ALTER TABLE ONLY public.worker_incarnation
+    ADD CONSTRAINT worker_incarnation_slot_epoch_key UNIQUE (slot, epoch);
+
+ALTER TABLE ONLY public.worker_lease
+    ADD CONSTRAINT worker_lease_pkey PRIMARY KEY (slot);
+
+ALTER TABLE ONLY public.worker
+    ADD CONSTRAINT worker_pkey PRIMARY KEY (slot);
+
+ALTER TABLE ONLY public.zone
+    ADD CONSTRAINT zone_name_key UNIQUE (name);
+
+ALTER TABLE ONLY public.zone
+    ADD CONSTRAINT zone_pkey PRIMARY KEY (zone_no);
+
+CREATE INDEX attempt_intent_at ON ONLY public.attempt_intent USING brin (intent_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
+
+CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_intent FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_outcome FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_note FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+ALTER TABLE ONLY public.plan
+    ADD CONSTRAINT plan_carrier_no_fkey FOREIGN KEY (carrier_no) REFERENCES public.carrier(carrier_no);
+
+ALTER TABLE ONLY public.plan
+    ADD CONSTRAINT plan_merchant_no_fkey FOREIGN KEY (merchant_no) REFERENCES public.merchant(merchant_no);
+
