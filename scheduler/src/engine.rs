@@ -21,9 +21,10 @@ use storage::vault::SubscriberKey;
 use crate::catalog::{Catalog, CatalogPlan};
 use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
+use crate::shared::Shared;
 use crate::stripe::{Flight, Stripe, Work};
 use crate::takeover;
-use crate::worker::{Shared, WorkerEnd};
+use crate::worker::WorkerEnd;
 
 /// Claims, triages and sends for one stripe.
 pub(crate) struct Engine {

@@ -8,8 +8,9 @@ use storage::pg::{StoreError, refill};
 
 use crate::clock::Clock;
 use crate::link::DbLink;
+use crate::shared::Shared;
 use crate::stripe::Stripe;
-use crate::worker::{Shared, WorkerEnd};
+use crate::worker::WorkerEnd;
 
 /// Rows per chunk: never one long statement, an old snapshot stops HOT pruning.
 const CHUNK: i32 = 10_000;

@@ -17,9 +17,10 @@ use storage::pg::{
 use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
+use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
-use crate::worker::{Shared, WorkerEnd};
+use crate::worker::WorkerEnd;
 
 /// Rows per pass.
 const ROWS_MAX: i32 = 500;

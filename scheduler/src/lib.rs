@@ -25,6 +25,7 @@ pub mod import;
 mod catalog;
 mod clock;
 mod link;
+mod shared;
 mod stats;
 mod stripe;
 mod worker;
@@ -32,8 +33,6 @@ mod worker;
 pub use breaker::BreakerSettings;
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
+pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
-pub use worker::{
-    LaneReport, Shared, StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerReport,
-    WorkerSettings, class_name,
-};
+pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

@@ -17,8 +17,9 @@ use storage::pg::{
 use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
+use crate::shared::Shared;
 use crate::takeover;
-use crate::worker::{Shared, WorkerEnd};
+use crate::worker::WorkerEnd;
 
 /// Partitions exist this many business days ahead.
 const PARTITION_DAYS: i32 = 60;

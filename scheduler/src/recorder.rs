@@ -24,10 +24,11 @@ use tokio::sync::mpsc;
 use crate::clock::Clock;
 use crate::item::{Item, Prepared};
 use crate::link::{DbLink, RETRY_PAUSE};
+use crate::shared::Shared;
 use crate::stats::Counted;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
-use crate::worker::{Shared, WorkerEnd};
+use crate::worker::WorkerEnd;
 
 /// How often a filling batch is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);

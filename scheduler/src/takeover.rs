@@ -20,8 +20,8 @@ use storage::vault::SubscriberKey;
 use crate::clock::Clock;
 use crate::item::{Item, SEQ_EXCHANGE};
 use crate::link::DbLink;
+use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
-use crate::worker::Shared;
 
 /// Intents per chunk.
 const CHUNK: i32 = 1_000;

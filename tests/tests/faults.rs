@@ -171,10 +171,7 @@ fn a_full_history_stops_sending_and_loses_nothing() {
     std::fs::write(&engine_toml, text.replace("min_free = \"64MiB\"", "min_free = \"1TiB\"")).unwrap();
     let engine = world.serve("engine");
     wait_until("it says why it is not ready", LONG, || {
-        engine.status()["worker"]["not_ready"]
-            .as_str()
-            .or(engine.status()["not_ready"].as_str())
-            .is_some_and(|why| why.contains("history"))
+        engine.status()["why"].as_str().is_some_and(|why| why.contains("history"))
     });
     assert_eq!(world.mock.stats()["requests"].as_u64(), Some(0));
     assert!(engine.get("/readyz").starts_with("HTTP/1.1 503"));

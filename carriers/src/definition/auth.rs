@@ -59,7 +59,7 @@ impl Auth {
             return Some(Self::none());
         }
         let name = table.str("secret", problems);
-        let user = if method == Method::Basic { Some(table.str("user", problems)) } else { None };
+        let login = if method == Method::Basic { Some(table.str("user", problems)) } else { None };
         let header =
             if method == Method::ApiKey { table.str("header", problems)?.value } else { String::new() };
         let name = name?.value;
@@ -84,8 +84,8 @@ impl Auth {
         };
         let (scheme, on_wire) = match method {
             Method::Basic => {
-                let user = user??.value;
-                if user.contains(':') {
+                let login = login??.value;
+                if login.contains(':') {
                     table.problem(
                         "user",
                         "a name with a colon",
@@ -94,7 +94,7 @@ impl Auth {
                     );
                     return None;
                 }
-                let pair = Zeroizing::new(format!("{user}:{}", *secret));
+                let pair = Zeroizing::new(format!("{login}:{}", *secret));
                 ("Basic ", Zeroizing::new(base64(pair.as_bytes())))
             }
             Method::Bearer => ("Bearer ", secret),

@@ -21,7 +21,7 @@ pub async fn exercise(store: &dyn HistoryStore) {
     assert_eq!(store.count().await.unwrap(), 0, "the suite starts on an empty store");
     store.append(Vec::new()).await.unwrap();
     upserts(store).await;
-    ranges_and_order(store).await;
+    ranges_and_sequence(store).await;
     big_values(store).await;
     limits(store).await;
     dictionaries(store).await;
@@ -73,7 +73,7 @@ async fn upserts(store: &dyn HistoryStore) {
     assert_eq!(store.count().await.unwrap(), 2);
 }
 
-async fn ranges_and_order(store: &dyn HistoryStore) {
+async fn ranges_and_sequence(store: &dyn HistoryStore) {
     let subscription_id = -5;
     let place =
         |month, period, attempt_no, seq| HistoryKey { subscription_id, month, period, attempt_no, seq };

@@ -95,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_order_as_keys_do_and_come_back(a in keys(), b in keys()) {
+        fn bytes_sort_as_keys_do_and_come_back(a in keys(), b in keys()) {
             prop_assert_eq!(a.encode().cmp(&b.encode()), a.cmp(&b));
             prop_assert_eq!(HistoryKey::decode(&a.encode()), Some(a));
         }
