@@ -26,6 +26,9 @@ use crate::stripe::{Flight, Stripe, Work};
 use crate::takeover;
 use crate::worker::WorkerEnd;
 
+/// Subscriptions on their way in one stripe: at most so many batches.
+const HELD_BATCHES_MAX: usize = 4;
+
 /// Claims, triages and sends for one stripe.
 pub(crate) struct Engine {
     pub(crate) shared: Arc<Shared>,
@@ -64,7 +67,8 @@ impl Engine {
     /// One pass: how many subscriptions were looked at.
     pub(crate) async fn tick(&mut self) -> Result<usize, StoreError> {
         let shared = Arc::clone(&self.shared);
-        if !shared.may_claim() {
+        // Notes take no room in a lane: what waits for its commit is bounded here.
+        if !shared.may_claim() || self.stripe.held() >= HELD_BATCHES_MAX * shared.settings.batch_max {
             return Ok(0);
         }
         let now = shared.clock.business();

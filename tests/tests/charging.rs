@@ -201,7 +201,7 @@ fn the_history_tells_every_byte_and_no_number_is_stored_in_clear() {
     let engine = world.serve("engine");
     wait_until("5 charges", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 5);
     let id = world.number("SELECT min(subscription_id) FROM attempt_outcome");
-    let period = i32::try_from(world.number("SELECT min(period) FROM attempt_outcome")).unwrap();
+    let period = i32::try_from(world.number("SELECT min(period)::int8 FROM attempt_outcome")).unwrap();
     let charge = billing_core::ids::ChargeId {
         subscription: billing_core::ids::SubscriptionId(id),
         period: billing_core::period::Period::from_number(period).unwrap(),

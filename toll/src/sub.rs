@@ -51,7 +51,7 @@ pub(crate) struct ShowArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Without --yes it only says what would happen. It works while no worker runs: from the moment of \
-the stop on no request can be made durable, and so none leaves.
+the stop on no new request is made durable; one that is durable already leaves within 30 seconds or not at all.
 
 Example:
   toll sub cancel sub_0008000000003 --yes"
@@ -353,7 +353,7 @@ fn effects(loaded: &Loaded) -> Vec<String> {
     if sub.stop_at.is_some() {
         what.push("it was stopped before; the first stop counts".to_owned());
     }
-    what.push("takes effect at once: no further request can be made durable, and so none leaves".to_owned());
+    what.push("takes effect at once: no new request is made durable; one that is durable already leaves within 30 seconds or not at all".to_owned());
     what.push(match at.open {
         OpenAttempt::None => {
             "a request whose intent is durable already is carried through, and its answer is recorded"
