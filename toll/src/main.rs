@@ -29,10 +29,6 @@ use clap::Parser;
 use api::telemetry::{LogFormat, init_tracing};
 use cli::{Cli, Command, SubCommand};
 
-/// Measured on the benchmark: fewer page faults and cheaper small buffers than the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
