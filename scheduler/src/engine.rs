@@ -367,7 +367,8 @@ impl Engine {
         }
     }
 
-    /// Waits for more to fall due, or for more room: half a batch's wait, so that claiming and recording keep step.
+    /// Waits for more to fall due, or for more room: half a batch's wait. (The whole of it was measured too: batches of
+    /// 480 instead of 350, no less CPU, 60 % more latency.)
     async fn rest(&self) {
         let wait = Duration::from_millis(self.shared.settings.batch_wait_ms.div_ceil(2));
         tokio::select! {

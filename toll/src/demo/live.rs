@@ -12,6 +12,8 @@ use storage::pg::{StoreError, connect, read_clock};
 use tokio_util::sync::CancellationToken;
 
 const NOTE_EVERY: Duration = Duration::from_secs(1);
+/// The demo's calendar starts here.
+pub(super) const FIRST_DAY: jiff::civil::Date = jiff::civil::date(2026, 12, 1);
 /// A line per zone every so many seconds.
 const LINES_EVERY: u32 = 5;
 
@@ -29,10 +31,11 @@ struct Sums {
 /// Prints until `stop`; notes the business clock every second.
 pub(crate) async fn watch(url: String, clock_note: PathBuf, data: String, stop: CancellationToken) {
     let Ok(mut conn) = connect(&url, "tollbook demo").await else { return };
-    let mut before = std::collections::HashMap::new();
+    // What an earlier run charged is not news.
+    let mut before: std::collections::HashMap<_, _> =
+        sums(&mut conn).await.unwrap_or_default().into_iter().collect();
     let mut seconds = 0;
     let mut hinted = false;
-    let mut first_day = None;
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -51,7 +54,7 @@ pub(crate) async fn watch(url: String, clock_note: PathBuf, data: String, stop: 
             let last = before.insert((zone.clone(), currency), total).unwrap_or_default();
             let since = minus(total, last);
             if since.attempts > 0 {
-                println!("{}", line(&zone, currency, since, now, &mut first_day));
+                println!("{}", line(&zone, currency, since, now));
             }
         }
         if !hinted {
@@ -60,18 +63,11 @@ pub(crate) async fn watch(url: String, clock_note: PathBuf, data: String, stop: 
     }
 }
 
-fn line(
-    zone: &str,
-    currency: i16,
-    since: Sums,
-    now: Timestamp,
-    first_day: &mut Option<jiff::civil::Date>,
-) -> String {
+fn line(zone: &str, currency: i16, since: Sums, now: Timestamp) -> String {
     let rules = billing_core::zone::Zone::named(zone);
     let (day, minute) =
         rules.map_or_else(|_| (now.to_zoned(TimeZone::UTC).date(), 0), |rules| rules.local(now));
-    let first = *first_day.get_or_insert(day);
-    let number = day.since((jiff::Unit::Day, first)).map_or(0, |span| span.get_days()) + 1;
+    let number = day.since((jiff::Unit::Day, FIRST_DAY)).map_or(0, |span| span.get_days()) + 1;
     let money = Currency::from_numeric(currency)
         .map_or_else(|_| since.minor.to_string(), |currency| Money::new(since.minor, currency).to_string());
     format!(

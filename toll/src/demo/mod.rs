@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use jiff::civil::date;
 use loadtest::population::{PlanShare, PopulationSpec, write_csv};
 use storage::pg::{ClockRow, read_clock, set_clock};
 use storage::vault::Vault;
@@ -195,7 +194,7 @@ fn write_population(file: &Path, rows: u64) -> anyhow::Result<()> {
             share("hoshi-manga-daily", 20, "81", 12, japan),
             share("hoshi-anime-monthly", 8, "81", 12, japan),
         ],
-        start: Some(date(2026, 12, 1)),
+        start: Some(live::FIRST_DAY),
     };
     write_csv(file, &spec).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(())
