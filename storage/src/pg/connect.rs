@@ -2,14 +2,12 @@
 
 use std::str::FromStr;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 use thiserror::Error;
 
 /// The server cancels a statement after this time; the client never does (a cancelled commit has no known result).
 const STATEMENT_TIMEOUT: &str = "30s";
-const ACQUIRE_TIMEOUT_S: u64 = 10;
-const POOL_MAX: u32 = 4;
 
 /// What can go wrong at the database, by what the caller must do.
 #[derive(Debug, Error)]
@@ -78,15 +76,4 @@ fn options(url: &str, name: &str) -> Result<PgConnectOptions, StoreError> {
 /// [`StoreError`] when the URL is wrong or the server is away.
 pub async fn connect(url: &str, name: &str) -> Result<PgConnection, StoreError> {
     Ok(PgConnection::connect_with(&options(url, name)?).await?)
-}
-
-/// A small pool for everything that is not the hot path.
-///
-/// # Errors
-/// [`StoreError`] when the URL is wrong; connecting happens on first use.
-pub fn pool(url: &str, name: &str) -> Result<PgPool, StoreError> {
-    let pool = PgPoolOptions::new()
-        .max_connections(POOL_MAX)
-        .acquire_timeout(std::time::Duration::from_secs(ACQUIRE_TIMEOUT_S));
-    Ok(pool.connect_lazy_with(options(url, name)?))
 }

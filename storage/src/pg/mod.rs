@@ -20,7 +20,7 @@ pub use batch::{BeginBatch, BeginRow, PostedLeg, RecordBatch, RecordRow, RowKind
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
-pub use connect::{StoreError, connect, pool};
+pub use connect::{StoreError, connect};
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,
 };
