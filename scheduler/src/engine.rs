@@ -236,11 +236,15 @@ impl Engine {
                 }
             }
         }
-        if let Err(error) = self.shared.sent_log.append(&lines) {
-            // The line serves failover only, but nothing is sent without it: the attempts become not_sent by the guard.
-            self.shared.trouble("writing the sent log", &error);
-            self.shared.sent_log_broken();
-        }
+        // The line serves failover only, but nothing of the batch is sent without it: its attempts become not_sent.
+        let lines_written = match self.shared.sent_log.append(&lines) {
+            Ok(()) => true,
+            Err(error) => {
+                self.shared.trouble("writing the sent log", &error);
+                self.shared.sent_log_broken();
+                false
+            }
+        };
         {
             let mut kept = self.stripe.flights();
             for flight in flights {
@@ -248,7 +252,7 @@ impl Engine {
             }
         }
         for attempt in attempts {
-            self.shared.dispatch(&self.stripe, attempt);
+            self.shared.dispatch(&self.stripe, attempt, lines_written);
         }
         Ok(())
     }

@@ -145,7 +145,7 @@ impl Recorder {
         for piece in work {
             match piece {
                 Work::Poison { subscription_id, rev, why } => {
-                    self.poison(subscription_id, rev, None, &why).await?
+                    self.poison(subscription_id, rev, None, &why).await?;
                 }
                 Work::Note { row, note, .. } if note.kind == NoteKind::Doubt => {
                     if let Some(found) = self.doubted(*row).await? {
@@ -257,7 +257,7 @@ impl Recorder {
         &mut self,
         prepared: &[(Item, Prepared)],
         now: jiff::Timestamp,
-    ) -> Result<Vec<Verdict>, StoreError> {
+    ) -> Result<Vec<Option<Verdict>>, StoreError> {
         let mut verdicts = vec![None; prepared.len()];
         let mut parts: Vec<_> = std::iter::once(0..prepared.len()).collect();
         while let Some(part) = parts.pop() {
@@ -281,7 +281,7 @@ impl Recorder {
                 Err(error) => return Err(error),
             }
         }
-        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or(Verdict::NotFound)).collect())
+        Ok(verdicts)
     }
 
     async fn record_part(
@@ -313,13 +313,15 @@ impl Recorder {
     async fn settle(
         &mut self,
         prepared: Vec<(Item, Prepared)>,
-        verdicts: Vec<Verdict>,
+        verdicts: Vec<Option<Verdict>>,
         now: jiff::Timestamp,
     ) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
         let durable_at = self.shared.clock.business();
         self.count(&prepared, &verdicts, now, durable_at);
         let (mut stale, mut given_up) = (Vec::new(), Vec::new());
         for ((item, ready), verdict) in prepared.into_iter().zip(verdicts) {
+            // Without a verdict: the database refused the row alone, and it was set aside already.
+            let Some(verdict) = verdict else { continue };
             let id = item.row.sub.id.0;
             match verdict {
                 Verdict::Ok | Verdict::FinalSame => {
@@ -346,7 +348,7 @@ impl Recorder {
                 Verdict::NoPartition => {
                     self.poison_item(&item, "no partition holds the period").await?;
                 }
-                Verdict::NotFound => self.release(&item), // refused above and quarantined, or gone
+                Verdict::NotFound => self.release(&item),
                 other => {
                     let what = format!("recording {:?} met {other:?}", item.attempt_no());
                     let attempt = item.attempt_key();
@@ -361,14 +363,14 @@ impl Recorder {
     fn count(
         &self,
         prepared: &[(Item, Prepared)],
-        verdicts: &[Verdict],
+        verdicts: &[Option<Verdict>],
         now: jiff::Timestamp,
         durable_at: jiff::Timestamp,
     ) {
         let recorded = || {
             let pairs = prepared.iter().zip(verdicts);
             pairs
-                .filter(|((item, _), verdict)| **verdict == Verdict::Ok && !item.is_note())
+                .filter(|((item, _), verdict)| **verdict == Some(Verdict::Ok) && !item.is_note())
                 .map(|(pair, _)| pair)
         };
         self.shared.stats.count(recorded().map(|(item, ready)| Counted {
@@ -435,8 +437,9 @@ impl Recorder {
     }
 
     async fn poison_item(&mut self, item: &Item, why: &str) -> Result<(), StoreError> {
-        self.poison(item.row.sub.id.0, item.row.sub.rev, item.attempt_key(), why).await?;
-        if let Some(floor) = item.floor {
+        let aside = self.poison(item.row.sub.id.0, item.row.sub.rev, item.attempt_key(), why).await?;
+        // An attempt that could not be listed keeps the low water back: the next takeover finds it.
+        if let Some(floor) = item.floor.filter(|_| aside) {
             self.stripe.close_floor(floor, 1);
         }
         Ok(())
@@ -449,11 +452,11 @@ impl Recorder {
         rev: i32,
         attempt: Option<(i32, i16)>,
         why: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         tracing::error!(subscription = %billing_core::ids::SubscriptionId(subscription_id), why, "quarantined");
         metrics::counter!("tollbook_quarantined_total").increment(1);
         let lease = self.shared.lease;
-        insist!(self, "setting a poison row aside", |conn| quarantine(
+        let aside = insist!(self, "setting a poison row aside", |conn| quarantine(
             conn,
             &lease,
             subscription_id,
@@ -462,7 +465,7 @@ impl Recorder {
             why
         ))?;
         self.stripe.release(subscription_id);
-        Ok(())
+        Ok(aside)
     }
 }
 

@@ -152,15 +152,11 @@ impl Shared {
         self.sent_log_ok.store(true, Ordering::SeqCst);
     }
 
-    pub(crate) fn sent_log_works(&self) -> bool {
-        self.sent_log_ok.load(Ordering::SeqCst)
-    }
-
     /// Gives an attempt to its lane; one that no lane takes was not sent, with proof.
-    pub(crate) fn dispatch(&self, stripe: &Stripe, attempt: Attempt) {
+    pub(crate) fn dispatch(&self, stripe: &Stripe, attempt: Attempt, line_written: bool) {
         let carrier_no = attempt.id.charge.subscription.shard().carrier_no();
         let ticket = attempt.ticket;
-        let pushed = if self.sent_log_works() {
+        let pushed = if line_written {
             self.lanes.get(&carrier_no).is_some_and(|lane| lane.push(attempt))
         } else {
             self.give_back(carrier_no, 1);

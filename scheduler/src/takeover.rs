@@ -129,8 +129,8 @@ async fn hand_to_recorder(
         }
     };
     for (subscription_id, rev, why) in poison {
+        // Its intent has no row of its own yet: the floor stays, so that the low water never passes it.
         stripe.put(Work::Poison { subscription_id, rev, why });
-        stripe.close_floor(floor, 1);
     }
     let mut rows: HashMap<i64, DueRow> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
     for intent in chunk {
@@ -138,7 +138,6 @@ async fn hand_to_recorder(
         if row.currency != intent.currency {
             let why = "its intent has another currency".to_owned();
             stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
-            stripe.close_floor(floor, 1);
             continue;
         }
         let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
