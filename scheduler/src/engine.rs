@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
-use billing_core::subscription::{CoreError, Planned};
+use billing_core::subscription::{CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Triage, triage};
 use carriers::{Attempt, Msisdn};
 use storage::history::Room;
@@ -132,6 +132,11 @@ impl Engine {
         let catalog = &self.shared.catalog;
         let mut ready = Vec::with_capacity(rows.len());
         for row in rows {
+            // A stale entry of the wheel; what made it poison must not be found a second time.
+            if row.sub.flags & FLAG_QUARANTINED != 0 {
+                self.rest_row(&row);
+                continue;
+            }
             match decide_row(catalog, &row, now) {
                 Ok((Triage::Send { planned, rule }, plan)) => {
                     match self.prepare(row, planned, rule.number(), plan) {
