@@ -38,12 +38,12 @@ pub(crate) struct Engine {
 
 /// A row that will be sent: what its intent and its flight need.
 struct Ready {
-    row: DueRow,
+    row: Box<DueRow>,
     planned: Planned,
     rule: i16,
     our_ref: OurRef,
     digest: [u8; 16],
-    key: SubscriberKey,
+    key: Box<SubscriberKey>,
     msisdn: Msisdn,
     amount: Money,
     text: Arc<str>,
@@ -121,14 +121,15 @@ impl Engine {
         ids
     }
 
-    async fn load(&mut self, ids: &[i64]) -> Result<(Vec<DueRow>, Vec<(i64, i32, String)>), StoreError> {
+    async fn load(&mut self, ids: &[i64]) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
         let conn = self.db.conn().await?;
         let loaded = load(conn, ids).await;
         self.db.checked(loaded)
     }
 
     /// Hop 4: pure decisions. What is not sent goes to the recorder or back into the wheel.
-    fn triage(&self, rows: Vec<DueRow>, now: jiff::Timestamp) -> Vec<Ready> {
+    #[allow(clippy::vec_box)] // Each row goes on alone, through four more hands.
+    fn triage(&self, rows: Vec<Box<DueRow>>, now: jiff::Timestamp) -> Vec<Ready> {
         let catalog = &self.shared.catalog;
         let mut ready = Vec::with_capacity(rows.len());
         for row in rows {
@@ -144,9 +145,7 @@ impl Engine {
                         Err(work) => self.stripe.put(*work),
                     }
                 }
-                Ok((Triage::Note(note), _)) => {
-                    self.stripe.put(Work::Note { row: Box::new(row), note, inbox: None })
-                }
+                Ok((Triage::Note(note), _)) => self.stripe.put(Work::Note { row, note, inbox: None }),
                 Ok((Triage::Rest { .. }, _)) => self.rest_row(&row),
                 Err(why) => self.stripe.put(poison(&row, why)),
             }
@@ -156,7 +155,7 @@ impl Engine {
 
     fn prepare(
         &self,
-        row: DueRow,
+        row: Box<DueRow>,
         planned: Planned,
         rule: i16,
         plan: &CatalogPlan,
@@ -175,6 +174,7 @@ impl Engine {
                 row.currency,
             );
             let key = self.shared.vault.subscriber_key(&row.key_salt, row.kek_version).map_err(text)?;
+            let key = Box::new(key);
             let plain =
                 key.open(&storage::pg::msisdn_aad(row.sub.subscriber_id), &row.msisdn_ct).map_err(text)?;
             let digits = String::from_utf8(plain).map_err(|_| "the MSISDN is not text")?;
@@ -253,7 +253,7 @@ impl Engine {
         {
             let mut kept = self.stripe.flights();
             for flight in flights {
-                kept.insert(flight.row.sub.id.0, flight);
+                kept.insert(flight.row.sub.id.0, Box::new(flight));
             }
         }
         for attempt in attempts {

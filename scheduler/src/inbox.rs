@@ -117,7 +117,7 @@ impl InboxReader {
         };
         match decided {
             Some(Triage::Note(note)) => {
-                stripe.put(Work::Note { row: Box::new(due), note, inbox: Some((row.shard.0, row.id)) });
+                stripe.put(Work::Note { row: due, note, inbox: Some((row.shard.0, row.id)) });
                 Ok(())
             }
             _ => {
@@ -207,7 +207,7 @@ impl InboxReader {
     }
 
     /// The row of a held subscription; released again when there is none.
-    async fn load_one(&mut self, stripe: &Stripe, id: i64) -> Result<Option<DueRow>, StoreError> {
+    async fn load_one(&mut self, stripe: &Stripe, id: i64) -> Result<Option<Box<DueRow>>, StoreError> {
         let loaded = match self.db.conn().await {
             Ok(conn) => {
                 let loaded = load(conn, &[id]).await;

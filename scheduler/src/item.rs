@@ -12,7 +12,7 @@ use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryKey, SealedRow};
-use storage::pg::{DueRow, Lease, PostedLeg, RecordRow, RowKind};
+use storage::pg::{CarrierWords, DueRow, Lease, PostedLeg, RecordRow, RowKind};
 use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
 use storage::vault::{SubscriberKey, Vault};
 
@@ -32,9 +32,9 @@ const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 /// What the recorder has to decide on.
 #[derive(Debug)]
 pub(crate) struct Item {
-    pub(crate) row: DueRow,
+    pub(crate) row: Box<DueRow>,
     what: What,
-    key: Option<SubscriberKey>,
+    key: Option<Box<SubscriberKey>>,
     pub(crate) floor: Option<u64>,
     inbox: Option<(i32, i64)>,
     pub(crate) tries: u8,
@@ -54,8 +54,8 @@ struct AttemptFacts {
     why: i16,
     seq: i64,
     business_at_ms: i64,
-    carrier_code: Option<String>,
-    carrier_txn_id: Option<String>,
+    carrier_code: Option<Box<str>>,
+    carrier_txn_id: Option<Box<str>>,
     latency_us: i32,
     exchange: Option<(OurRef, Reply)>,
 }
@@ -63,7 +63,7 @@ struct AttemptFacts {
 /// The rows that an item becomes.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) record: RecordRow,
+    pub(crate) record: Box<RecordRow>,
     pub(crate) history: Option<SealedRow>,
     pub(crate) lane: LaneHint,
 }
@@ -72,7 +72,7 @@ impl Item {
     /// The item of a piece of work; `None` for a reply whose flight is gone (it was answered before).
     pub(crate) fn of(stripe: &Stripe, work: Work) -> Option<Self> {
         match work {
-            Work::Reply(reply) => {
+            Work::Reply(mut reply) => {
                 let Some(flight) = stripe.flights().remove(&(reply.ticket as i64)) else {
                     tracing::error!(ticket = reply.ticket, "a second reply for one attempt was ignored");
                     return None;
@@ -84,8 +84,8 @@ impl Item {
                     why: flight.rule,
                     seq: SEQ_EXCHANGE,
                     business_at_ms: flight.business_at_ms,
-                    carrier_code: reply.carrier_code.as_deref().map(str::to_owned),
-                    carrier_txn_id: reply.carrier_txn_id.as_deref().map(str::to_owned),
+                    carrier_code: reply.carrier_code.take(),
+                    carrier_txn_id: reply.carrier_txn_id.take(),
                     latency_us: i32::try_from(reply.latency_us).unwrap_or(i32::MAX),
                     exchange: Some((flight.our_ref, reply)),
                 };
@@ -99,7 +99,7 @@ impl Item {
                 })
             }
             Work::Note { row, note, inbox } => {
-                Some(Self { row: *row, what: What::Note(note), key: None, floor: None, inbox, tries: 0 })
+                Some(Self { row, what: What::Note(note), key: None, floor: None, inbox, tries: 0 })
             }
             Work::Found(found) => Some(Self::found(*found)),
             Work::Poison { .. } => None,
@@ -115,8 +115,8 @@ impl Item {
             why: found.why,
             seq: if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER },
             business_at_ms: 0,
-            carrier_code: found.carrier_code,
-            carrier_txn_id: found.carrier_txn_id,
+            carrier_code: found.carrier_code.map(String::into_boxed_str),
+            carrier_txn_id: found.carrier_txn_id.map(String::into_boxed_str),
             latency_us: 0,
             exchange: None,
         };
@@ -145,12 +145,22 @@ impl Item {
         }
     }
 
+    /// The carrier's words, for the batch.
+    pub(crate) fn words(&self) -> CarrierWords<'_> {
+        match &self.what {
+            What::Note(_) => [None, None],
+            What::Attempt(facts) => [&facts.carrier_code, &facts.carrier_txn_id]
+                .map(|word| word.as_deref().map(std::borrow::Cow::Borrowed)),
+        }
+    }
+
     /// What is known of the attempt, for whoever owns its shard now.
     pub(crate) fn outcome(&self) -> Option<(Outcome, Option<String>, Option<String>)> {
         match &self.what {
             What::Note(_) => None,
             What::Attempt(facts) => {
-                Some((facts.outcome, facts.carrier_code.clone(), facts.carrier_txn_id.clone()))
+                let owned = |word: &Option<Box<str>>| word.as_deref().map(str::to_owned);
+                Some((facts.outcome, owned(&facts.carrier_code), owned(&facts.carrier_txn_id)))
             }
         }
     }
@@ -185,7 +195,7 @@ impl Item {
             }
         };
         let history = self.seal(vault, sealers, &history_key, &story)?;
-        Ok(Prepared { record, history: Some(history), lane })
+        Ok(Prepared { record: Box::new(record), history: Some(history), lane })
     }
 
     fn decide(&self, catalog: &Catalog, facts: &AttemptFacts, now: Timestamp) -> Result<Decision, String> {
@@ -225,8 +235,6 @@ impl Item {
             charge_state: note.charge_state as i16,
             rule: note.rule.number(),
             latency_us: 0,
-            carrier_code: None,
-            carrier_txn_id: None,
             until_ms: note.until.map(Timestamp::as_millisecond),
             progress: note.progress,
             flags: self.row.sub.flags,
@@ -269,8 +277,6 @@ impl Item {
             charge_state: decision.charge as i16,
             rule: decision.rule.number(),
             latency_us: facts.latency_us,
-            carrier_code: facts.carrier_code.clone(),
-            carrier_txn_id: facts.carrier_txn_id.clone(),
             until_ms: deadline_ms(decision.attempt, &decision.progress),
             progress: decision.progress,
             flags: self.row.sub.flags,
@@ -285,7 +291,12 @@ impl Item {
         })
     }
 
-    fn exchange(&self, facts: &AttemptFacts, our_ref: OurRef, reply: &Reply) -> StoryExchange {
+    fn exchange<'a>(
+        &self,
+        facts: &'a AttemptFacts,
+        our_ref: OurRef,
+        reply: &'a Reply,
+    ) -> StoryExchange<&'a [u8], &'a str> {
         StoryExchange {
             our_ref: our_ref.to_string(),
             amount_minor: facts.planned.amount_minor,
@@ -294,24 +305,24 @@ impl Item {
             sent_at_us: reply.sent_at.map(Timestamp::as_microsecond),
             answered_at_us: reply.answered_at.as_microsecond(),
             latency_us: reply.latency_us,
-            request: reply.request.clone(),
-            response: reply.response.clone(),
+            request: &reply.request,
+            response: &reply.response,
             outcome: StoryOutcome::of(reply.outcome),
-            carrier_code: facts.carrier_code.clone(),
-            carrier_txn_id: facts.carrier_txn_id.clone(),
-            alert: reply.alert.map(|alert| alert.name().to_owned()),
+            carrier_code: facts.carrier_code.as_deref(),
+            carrier_txn_id: facts.carrier_txn_id.as_deref(),
+            alert: reply.alert.map(|alert| alert.name()),
         }
     }
 
-    fn story(
+    fn story<'a>(
         &self,
         lease: &Lease,
         catalog: &Catalog,
         business_at_ms: i64,
         why: i16,
-        exchange: Option<StoryExchange>,
+        exchange: Option<StoryExchange<&'a [u8], &'a str>>,
         record: &RecordRow,
-    ) -> Story {
+    ) -> Story<&'a [u8], &'a str> {
         Story {
             version: STORY_VERSION,
             incarnation: lease.incarnation,
@@ -347,7 +358,7 @@ impl Item {
         vault: &Vault,
         sealers: &mut HashMap<i32, Sealer>,
         key: &HistoryKey,
-        story: &Story,
+        story: &Story<&[u8], &str>,
     ) -> Result<SealedRow, String> {
         let plain = story.encode().map_err(|error| error.to_string())?;
         let carrier_no = self.row.sub.id.shard().carrier_no();

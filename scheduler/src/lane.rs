@@ -28,6 +28,10 @@ pub(crate) struct Lane {
     pub(crate) carrier: String,
     adapter: Arc<dyn Adapter>,
     queue: async_channel::Sender<Attempt>,
+    /// The adapter's queue: what is in it has its permit.
+    feed: async_channel::Sender<Attempt>,
+    /// Attempts that wait for a permit; while there are some, nobody overtakes them.
+    waiting: Arc<AtomicUsize>,
     in_lane: AtomicUsize,
     depth_max: usize,
     breaker: Mutex<Breaker>,
@@ -88,14 +92,19 @@ impl Lane {
             .unwrap_or(usize::MAX)
             .clamp(caps.in_flight_max as usize, (2 * batch_max).max(caps.in_flight_max as usize));
         let (queue, entry) = async_channel::bounded(depth_max);
-        let (feed, gate) = async_channel::bounded((caps.in_flight_max as usize).max(1));
+        // What has its permit waits here for a connection: no more than the limiter lets through at once.
+        let burst = usize::try_from(per_second / 50).unwrap_or(usize::MAX).min(depth_max);
+        let (feed, gate) = async_channel::bounded(burst.max(caps.in_flight_max as usize).max(1));
         let rate = Arc::new(Rate::new(caps.rate_n, caps.rate_per_ms));
-        running.spawn(feed_at_rate(entry, feed, Arc::clone(&rate)));
+        let waiting = Arc::new(AtomicUsize::new(0));
+        running.spawn(feed_at_rate(entry, feed.clone(), Arc::clone(&rate), Arc::clone(&waiting)));
         running.spawn(Arc::clone(&adapter).run(gate, guard, sink));
         Arc::new(Self {
             carrier: carrier.id,
             adapter,
             queue,
+            feed,
+            waiting,
             in_lane: AtomicUsize::new(0),
             depth_max,
             breaker: Mutex::new(Breaker::new(carrier.breaker)),
@@ -146,11 +155,33 @@ impl Lane {
     /// Puts an attempt into its reserved place; its intent is durable. `false` when the lane is closed: nothing reached
     /// it, and the place is given back.
     pub(crate) fn push(&self, attempt: Attempt) -> bool {
-        let pushed = self.queue.try_send(attempt).is_ok();
+        let pushed = match self.hand_over(attempt) {
+            None => true,
+            Some(attempt) => {
+                self.waiting.fetch_add(1, Ordering::SeqCst);
+                let queued = self.queue.try_send(attempt).is_ok();
+                if !queued {
+                    self.waiting.fetch_sub(1, Ordering::SeqCst);
+                }
+                queued
+            }
+        };
         if !pushed {
             self.give_back(1);
         }
         pushed
+    }
+
+    /// Straight to the adapter, when nobody waits before it, there is room, and the rate has a permit for it now. Each
+    /// hop between tasks costs more than the decision about the charge. Gives the attempt back when it has to wait.
+    fn hand_over(&self, attempt: Attempt) -> Option<Attempt> {
+        let free =
+            self.waiting.load(Ordering::SeqCst) == 0 && !self.feed.is_full() && !self.queue.is_closed();
+        if !free || self.rate.limiter().check().is_err() {
+            return Some(attempt);
+        }
+        // A permit whose place was taken in between is lost: the rate stays below what is allowed.
+        self.feed.try_send(attempt).err().map(async_channel::TrySendError::into_inner)
     }
 
     /// An attempt came out with this outcome.
@@ -202,6 +233,7 @@ impl Lane {
 
     /// Takes nothing more; the adapter ends when it has answered what is inside.
     pub(crate) fn close(&self) {
+        // The feeder closes the adapter's queue behind the last one that waits.
         self.queue.close();
     }
 
@@ -238,6 +270,7 @@ async fn feed_at_rate(
     entry: async_channel::Receiver<Attempt>,
     feed: async_channel::Sender<Attempt>,
     rate: Arc<Rate>,
+    waiting: Arc<AtomicUsize>,
 ) {
     let mut chunk = Vec::with_capacity(PERMITS_MAX as usize);
     while let Ok(first) = entry.recv().await {
@@ -263,6 +296,8 @@ async fn feed_at_rate(
             if feed.send(attempt).await.is_err() {
                 return;
             }
+            waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
+    feed.close();
 }

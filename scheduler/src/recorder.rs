@@ -148,7 +148,7 @@ impl Recorder {
                     self.poison(subscription_id, rev, None, &why).await?;
                 }
                 Work::Note { row, note, .. } if note.kind == NoteKind::Doubt => {
-                    if let Some(found) = self.doubted(*row).await? {
+                    if let Some(found) = self.doubted(row).await? {
                         items.extend(Item::of(&self.stripe, Work::Found(Box::new(found))));
                     }
                 }
@@ -177,7 +177,7 @@ impl Recorder {
     }
 
     /// An accepted attempt whose answer did not come in time: unknown, with its suspense.
-    async fn doubted(&mut self, row: DueRow) -> Result<Option<Found>, StoreError> {
+    async fn doubted(&mut self, row: Box<DueRow>) -> Result<Option<Found>, StoreError> {
         let (id, period) = (row.sub.id.0, row.sub.progress.period);
         let kept = insist!(self, "loading an intent", |conn| attempts(conn, id, period.number()))?;
         let kept = kept.into_iter().find(|kept| kept.attempt_no == row.sub.progress.attempt_no);
@@ -290,8 +290,8 @@ impl Recorder {
         now: jiff::Timestamp,
     ) -> Result<Vec<Verdict>, StoreError> {
         let mut batch = RecordBatch::default();
-        for (_, ready) in rows {
-            batch.push(&ready.record);
+        for (item, ready) in rows {
+            batch.push(&ready.record, item.words());
         }
         let business_date = days_since_2000(now.to_zoned(TimeZone::UTC).date());
         let stripe = balance_stripe(self.shared.lease.slot, self.stripe.no);

@@ -21,11 +21,11 @@ use crate::wheel::Wheel;
 /// An attempt between its intent and its record.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) row: DueRow,
+    pub(crate) row: Box<DueRow>,
     pub(crate) planned: Planned,
     pub(crate) rule: i16,
     pub(crate) our_ref: OurRef,
-    pub(crate) key: SubscriberKey,
+    pub(crate) key: Box<SubscriberKey>,
     pub(crate) floor: u64,
     /// Machine time of the intent's commit, for the age guard.
     pub(crate) begun_ms: i64,
@@ -49,7 +49,7 @@ pub(crate) enum Work {
 /// An attempt that somebody else began: a dead worker's intent, or an open attempt with late evidence.
 #[derive(Debug)]
 pub(crate) struct Found {
-    pub(crate) row: DueRow,
+    pub(crate) row: Box<DueRow>,
     pub(crate) planned: Planned,
     pub(crate) from: AttemptState,
     /// The rule that brought it here; 0 for none.
@@ -66,7 +66,7 @@ pub(crate) struct Found {
 pub(crate) struct Stripe {
     pub(crate) no: i16,
     wheel: Mutex<Wheel>,
-    flights: Mutex<HashMap<i64, Flight>>,
+    flights: Mutex<HashMap<i64, Box<Flight>>>,
     held: Mutex<HashSet<i64>>,
     desk: Mutex<Vec<Work>>,
     pub(crate) desk_filled: Notify,
@@ -107,7 +107,7 @@ impl Stripe {
         locked(&self.wheel)
     }
 
-    pub(crate) fn flights(&self) -> MutexGuard<'_, HashMap<i64, Flight>> {
+    pub(crate) fn flights(&self) -> MutexGuard<'_, HashMap<i64, Box<Flight>>> {
         locked(&self.flights)
     }
 

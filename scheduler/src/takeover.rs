@@ -132,7 +132,7 @@ async fn hand_to_recorder(
         // Its intent has no row of its own yet: the floor stays, so that the low water never passes it.
         stripe.put(Work::Poison { subscription_id, rev, why });
     }
-    let mut rows: HashMap<i64, DueRow> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
+    let mut rows: HashMap<i64, Box<DueRow>> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
     for intent in chunk {
         let Some(row) = rows.remove(&intent.subscription_id) else { continue };
         if row.currency != intent.currency {

@@ -9,9 +9,13 @@ use serde::{Deserialize, Serialize};
 /// The current layout.
 pub const STORY_VERSION: u8 = 1;
 
-/// One row of the history, before it is sealed.
+/// One row of the history, before it is sealed. Who writes one may borrow its bytes and words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Story {
+#[serde(bound(
+    serialize = "B: serde_bytes::Serialize, S: Serialize",
+    deserialize = "B: serde_bytes::Deserialize<'de>, S: Deserialize<'de>"
+))]
+pub struct Story<B = Vec<u8>, S = String> {
     /// [`STORY_VERSION`] when it was written.
     pub version: u8,
     /// The worker's incarnation.
@@ -25,14 +29,18 @@ pub struct Story {
     /// The rule that decided to send, or the note's.
     pub why: i16,
     /// What was sent and what came back; `None` for a note.
-    pub exchange: Option<StoryExchange>,
+    pub exchange: Option<StoryExchange<B, S>>,
     /// What was decided.
     pub decision: StoryDecision,
 }
 
 /// What was sent and what came back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoryExchange {
+#[serde(bound(
+    serialize = "B: serde_bytes::Serialize, S: Serialize",
+    deserialize = "B: serde_bytes::Deserialize<'de>, S: Deserialize<'de>"
+))]
+pub struct StoryExchange<B = Vec<u8>, S = String> {
     /// Our key on the wire.
     pub our_ref: String,
     /// Asked for, minor units.
@@ -49,18 +57,18 @@ pub struct StoryExchange {
     pub latency_us: u32,
     /// Bytes as they went over the wire, credentials masked.
     #[serde(with = "serde_bytes")]
-    pub request: Vec<u8>,
+    pub request: B,
     /// Bytes as they came, credentials masked.
     #[serde(with = "serde_bytes")]
-    pub response: Vec<u8>,
+    pub response: B,
     /// What the adapter read in them.
     pub outcome: StoryOutcome,
     /// The carrier's own code.
-    pub carrier_code: Option<String>,
+    pub carrier_code: Option<S>,
     /// The carrier's own id.
-    pub carrier_txn_id: Option<String>,
+    pub carrier_txn_id: Option<S>,
     /// What people were alerted to.
-    pub alert: Option<String>,
+    pub alert: Option<S>,
 }
 
 /// An outcome as numbers.
@@ -130,17 +138,29 @@ impl StoryOutcome {
     }
 }
 
-impl Story {
+impl<B: AsRef<[u8]> + serde_bytes::Serialize, S: Serialize> Story<B, S> {
+    /// The row's bytes, appended to `into`.
+    ///
+    /// # Errors
+    /// Only when memory is exhausted.
+    pub fn encode_to(&self, into: Vec<u8>) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(self, into)
+    }
+
     /// The row's bytes.
     ///
     /// # Errors
     /// Only when memory is exhausted.
     pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
-        let bodies =
-            self.exchange.as_ref().map_or(0, |exchange| exchange.request.len() + exchange.response.len());
-        postcard::to_extend(self, Vec::with_capacity(bodies + 256))
+        let bodies = self
+            .exchange
+            .as_ref()
+            .map_or(0, |exchange| exchange.request.as_ref().len() + exchange.response.as_ref().len());
+        self.encode_to(Vec::with_capacity(bodies + 256))
     }
+}
 
+impl Story {
     /// The story of a row's bytes.
     ///
     /// # Errors

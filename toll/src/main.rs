@@ -29,6 +29,11 @@ use clap::Parser;
 use api::telemetry::{LogFormat, init_tracing};
 use cli::{Cli, Command, SubCommand};
 
+/// A charge makes some forty small allocations that travel between threads. Measured against the system's allocator: an
+/// eighth less CPU per charge, memory per million subscriptions about the same (docs/measurements.md).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {

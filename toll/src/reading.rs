@@ -85,7 +85,7 @@ impl Reading {
         }
         let row = rows.into_iter().next().ok_or_else(none)?;
         let zone = Zone::named(&place.zone)?;
-        Ok(Loaded { row, place, zone })
+        Ok(Loaded { row: *row, place, zone })
     }
 
     /// The charge that an id names, with the attempt of an attempt's id: `ch_…`, `at_…`, or our key on the wire.

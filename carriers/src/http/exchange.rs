@@ -49,7 +49,8 @@ pub(super) enum Broken {
 impl Connection {
     pub(super) async fn open(stream: Stream, recording: Arc<Recording>) -> Result<Self, hyper::Error> {
         let io = TokioIo::new(Tee::new(stream, recording));
-        let (sender, driver) = http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(io).await?;
+        let (sender, driver) =
+            http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).writev(false).handshake(io).await?;
         Ok(Self { sender, driver: Box::pin(driver), ended: false })
     }
 

@@ -50,7 +50,7 @@ pub(super) struct Ceiling {
 /// One batch, both commits.
 struct Batch {
     begin: BeginBatch,
-    record: RecordBatch,
+    record: RecordBatch<'static>,
 }
 
 /// When a leg plays.
@@ -208,7 +208,8 @@ impl Ceiling {
             amount_minor: PRICE_MINOR,
             asset: row.currency,
         };
-        batch.record.push(&RecordRow {
+        let words = [None, Some(format!("f-{:012}", self.sent).into())];
+        let record = RecordRow {
             subscription_id: row.sub.id.0,
             rev: row.sub.rev,
             kind: RowKind::Final,
@@ -221,8 +222,6 @@ impl Ceiling {
             charge_state: ChargeState::Settled as i16,
             rule: Rule::SETTLE_FULL.number(),
             latency_us: LATENCY_US,
-            carrier_code: None,
-            carrier_txn_id: Some(format!("f-{:012}", self.sent)),
             until_ms: None,
             progress: Progress {
                 state: SubscriptionState::Active,
@@ -247,7 +246,8 @@ impl Ceiling {
             legs: [Some(leg), None],
             aside: None,
             inbox: None,
-        });
+        };
+        batch.record.push(&record, words);
         Ok(())
     }
 

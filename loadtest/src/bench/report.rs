@@ -9,6 +9,10 @@ use super::machine::Machine;
 use crate::compare::Comparison;
 
 const MILLION: f64 = 1_000_000.0;
+/// What the bare driver's two functions cost on the machine for which the goals were set, CPU seconds of Postgres per
+/// million charges. A processor second is worth up to twice as much from one hour to the next on a shared machine; the
+/// ceiling's leg of the same pair says how much it was worth.
+const REFERENCE_CEILING: f64 = 28.0;
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
@@ -77,6 +81,10 @@ pub struct CpuReport {
     pub mock: Measured,
     /// All of Postgres during the ceiling's legs.
     pub ceiling_postgres: Measured,
+    /// `postgres`, at the processor speed at which the ceiling costs 28: per pair, then the median.
+    pub postgres_at_reference: Measured,
+    /// `engine`, the same.
+    pub engine_at_reference: Measured,
 }
 
 /// A value with what is expected of it.
@@ -178,6 +186,12 @@ impl Leg {
 }
 
 impl Pair {
+    /// CPU seconds of the engine's leg per million charges, at the reference's processor speed.
+    fn at_reference(&self, cpu_s: f64) -> f64 {
+        let ceiling = self.ceiling.per_million(self.ceiling.postgres_cpu_s);
+        self.engine.per_million(cpu_s) * REFERENCE_CEILING / ceiling.max(f64::MIN_POSITIVE)
+    }
+
     /// Engine ÷ ceiling.
     #[must_use]
     pub fn ratio(&self) -> f64 {
@@ -263,6 +277,18 @@ impl BenchReport {
                     over(|pair| pair.ceiling.per_million(pair.ceiling.postgres_cpu_s)),
                     "CPU-s/million",
                 ),
+                postgres_at_reference: Measured::at_most(
+                    over(|pair| pair.at_reference(pair.engine.postgres_cpu_s)),
+                    "CPU-s/million",
+                    40.0,
+                    28.0,
+                ),
+                engine_at_reference: Measured::at_most(
+                    over(|pair| pair.at_reference(pair.engine.engine_cpu_s)),
+                    "CPU-s/million",
+                    30.0,
+                    18.0,
+                ),
             },
             wal_bytes_per_charge: Measured::at_most(
                 over(|pair| pair.engine.per_charge(pair.engine.wal_bytes)),
@@ -303,6 +329,8 @@ impl BenchReport {
             ("cpu_s_per_million.engine", &self.cpu_s_per_million.engine),
             ("cpu_s_per_million.mock", &self.cpu_s_per_million.mock),
             ("cpu_s_per_million.ceiling_postgres", &self.cpu_s_per_million.ceiling_postgres),
+            ("cpu_s_per_million.postgres_at_reference", &self.cpu_s_per_million.postgres_at_reference),
+            ("cpu_s_per_million.engine_at_reference", &self.cpu_s_per_million.engine_at_reference),
             ("wal_bytes_per_charge", &self.wal_bytes_per_charge),
             ("stored_bytes_per_charge", &self.stored_bytes_per_charge),
             ("hot_share", &self.hot_share),
@@ -357,7 +385,7 @@ impl fmt::Display for BenchReport {
             }
         )?;
         writeln!(f)?;
-        writeln!(f, "{:<36} {:>12} {:>10} {:>10}  {:<17} unit", "", "value", "floor", "target", "")?;
+        writeln!(f, "{:<40} {:>12} {:>10} {:>10}  {:<17} unit", "", "value", "floor", "target", "")?;
         for (name, measured) in self.values() {
             let bound = |bound: Option<f64>| bound.map_or_else(|| "-".to_owned(), figure);
             let verdict = match (measured.floor_met, measured.target_met) {
@@ -368,7 +396,7 @@ impl fmt::Display for BenchReport {
             };
             writeln!(
                 f,
-                "{name:<36} {:>12} {:>10} {:>10}  {verdict:<17} {}",
+                "{name:<40} {:>12} {:>10} {:>10}  {verdict:<17} {}",
                 figure(measured.value),
                 bound(measured.floor),
                 bound(measured.target),

@@ -1,5 +1,7 @@
 //! The two batches of the hot path, as columns: UNNEST arrays measured best.
 
+use std::borrow::Cow;
+
 use billing_core::ledger::LegKind;
 use billing_core::subscription::{Aside, Planned, Progress};
 use jiff::Timestamp;
@@ -99,10 +101,6 @@ pub struct RecordRow {
     pub rule: i16,
     /// From first byte to answer.
     pub latency_us: i32,
-    /// The carrier's own code.
-    pub carrier_code: Option<String>,
-    /// The carrier's own id.
-    pub carrier_txn_id: Option<String>,
     /// A deferral's end or an accepted attempt's deadline, business milliseconds.
     pub until_ms: Option<i64>,
     /// The subscription afterwards.
@@ -123,9 +121,12 @@ pub struct RecordRow {
     pub inbox: Option<(i32, i64)>,
 }
 
+/// What the carrier called an outcome: its own code, its own id. Borrowed where they live longer than the batch.
+pub type CarrierWords<'a> = [Option<Cow<'a, str>>; 2];
+
 /// A batch for `record_outcomes`. One row per subscription.
 #[derive(Debug, Default)]
-pub struct RecordBatch {
+pub struct RecordBatch<'a> {
     shards: Vec<i32>,
     ids: Vec<i64>,
     revs: Vec<i32>,
@@ -139,8 +140,8 @@ pub struct RecordBatch {
     charge_states: Vec<i16>,
     rules: Vec<i16>,
     latencies: Vec<i32>,
-    codes: Vec<Option<String>>,
-    txn_ids: Vec<Option<String>>,
+    codes: Vec<Option<Cow<'a, str>>>,
+    txn_ids: Vec<Option<Cow<'a, str>>>,
     untils: Vec<Option<i64>>,
     n_states: Vec<i16>,
     n_periods: Vec<i32>,
@@ -266,9 +267,9 @@ impl BeginBatch {
     }
 }
 
-impl RecordBatch {
+impl<'a> RecordBatch<'a> {
     /// Appends a row.
-    pub fn push(&mut self, row: &RecordRow) {
+    pub fn push(&mut self, row: &RecordRow, words: CarrierWords<'a>) {
         note_shard(&mut self.shards, row.subscription_id);
         self.ids.push(row.subscription_id);
         self.revs.push(row.rev);
@@ -282,8 +283,9 @@ impl RecordBatch {
         self.charge_states.push(row.charge_state);
         self.rules.push(row.rule);
         self.latencies.push(row.latency_us);
-        self.codes.push(row.carrier_code.clone());
-        self.txn_ids.push(row.carrier_txn_id.clone());
+        let [code, txn_id] = words;
+        self.codes.push(code);
+        self.txn_ids.push(txn_id);
         self.untils.push(row.until_ms);
         let next = &row.progress;
         self.n_states.push(next.state as i16);

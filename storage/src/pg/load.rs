@@ -87,14 +87,14 @@ pub async fn refill(
 }
 
 /// The rows of a batch, sorted by id. A row that cannot be read is given apart, with the reason: it is poison, and
-/// stops nobody else.
+/// stops nobody else. Boxed: a row passes many hands, and each would copy its 300 bytes.
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
 pub async fn load(
     conn: &mut PgConnection,
     ids: &[i64],
-) -> Result<(Vec<DueRow>, Vec<(i64, i32, String)>), StoreError> {
+) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
     let rows = sqlx::query(
         "SELECT s.id, s.subscriber_id, s.ref_seed, s.due_minor, s.collected_minor, s.next_at_ms, s.retry_at_ms,
                 s.paid_until_ms, s.state_until_ms, s.stop_at_ms, s.plan_no, s.merchant_no, s.anchor_day, s.period,
@@ -110,20 +110,21 @@ pub async fn load(
     let mut poison = Vec::new();
     for row in &rows {
         match due_row(row) {
-            Ok(row) => due.push(row),
+            Ok(row) => due.push(Box::new(row)),
             Err(why) => poison.push((row.try_get(0)?, row.try_get(14)?, why)),
         }
     }
     Ok((due, poison))
 }
 
+// Unchecked: the types are those of the one query above, and comparing them again cost a fiftieth of the engine.
 fn due_row(row: &PgRow) -> Result<DueRow, String> {
     let text = |error: sqlx::Error| error.to_string();
-    let long = |at: usize| row.try_get::<i64, _>(at).map_err(text);
-    let int = |at: usize| row.try_get::<i32, _>(at).map_err(text);
-    let short = |at: usize| row.try_get::<i16, _>(at).map_err(text);
+    let long = |at: usize| row.try_get_unchecked::<i64, _>(at).map_err(text);
+    let int = |at: usize| row.try_get_unchecked::<i32, _>(at).map_err(text);
+    let short = |at: usize| row.try_get_unchecked::<i16, _>(at).map_err(text);
     let instant = |at: usize| -> Result<Option<Timestamp>, String> {
-        let ms: Option<i64> = row.try_get(at).map_err(text)?;
+        let ms: Option<i64> = row.try_get_unchecked(at).map_err(text)?;
         ms.map(Timestamp::from_millisecond).transpose().map_err(|error| error.to_string())
     };
     let state = short(19)?;

@@ -16,7 +16,7 @@ mod stats;
 mod verdict;
 mod workers;
 
-pub use batch::{BeginBatch, BeginRow, PostedLeg, RecordBatch, RecordRow, RowKind};
+pub use batch::{BeginBatch, BeginRow, CarrierWords, PostedLeg, RecordBatch, RecordRow, RowKind};
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
