@@ -141,7 +141,8 @@ fn of_two_that_apply_at_once_one_is_told_that_it_is_stale() {
     let codes: Vec<i32> =
         running.into_iter().map(|mut child| child.wait().unwrap().code().unwrap()).collect();
     assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
-    assert!(codes.iter().all(|code| [0, 6].contains(code)), "{codes:?}");
+    // 5: on a machine that stands still for half a minute the server gives up a statement; nothing is applied then.
+    assert!(codes.iter().all(|code| [0, 5, 6].contains(code)), "{codes:?}");
     assert_eq!(versions(&world), 3);
 }
 

@@ -313,5 +313,11 @@ fn every_change_is_one_event_in_its_subscriptions_sequence_and_taken_once() {
     );
     let shown = world.run(&["sub", "show", &subscription, "--json"]);
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
-    assert!(shown.to_string().contains("access_until"), "{shown}");
+    let shown = &shown["subscriptions"][0];
+    assert_eq!(shown["grants"].as_array().unwrap().len(), 2, "{shown}");
+    assert_eq!(
+        (shown["grants"][0]["variant"].as_str(), shown["grants"][0]["paid"]["amount"].as_str()),
+        (Some("full"), Some("0.500"))
+    );
+    assert_eq!(shown["grants"][0]["until"], shown["access_until"], "{shown}");
 }

@@ -20,5 +20,6 @@ pub use status::{
     subscription_counts, zones,
 };
 pub use subscriptions::{
-    SubscriptionPlace, by_msisdn_hmac, by_ref_seed, by_reference, carrier_numbers, subscription_place,
+    GrantOf, SubscriptionPlace, by_msisdn_hmac, by_ref_seed, by_reference, carrier_numbers, grants_of,
+    subscription_place,
 };

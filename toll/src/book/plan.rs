@@ -280,9 +280,8 @@ fn of(change: &Planned) -> String {
     match (change.subscriptions, change.under_way) {
         (Some(all), Some(0)) => format!("   {}", count(all, "subscription")),
         (Some(all), Some(under_way)) => format!(
-            "   {}; {} under way goes on as before",
-            count(all, "subscription"),
-            count(under_way, "charge")
+            "   {}, {under_way} of them with a charge under way that keeps its version",
+            count(all, "subscription")
         ),
         _ => String::new(),
     }
@@ -333,7 +332,7 @@ mod tests {
         let text = text(&plan, Paint::never());
         for part in [
             "against version 3 of the book",
-            "~ plan medina-kids-daily   1,200 subscriptions; 1 charge under way goes on as before",
+            "~ plan medina-kids-daily   1200 subscriptions, 1 of them with a charge under way that keeps its version",
             "price: \"0.500 TND\" → \"0.450 TND\"",
             "money: -0.050 TND each, -60.000 TND in all per day",
             "medina-kids-daily × TN × medina: tax_percent = 0; carrier_fee_percent = 0",
