@@ -27,6 +27,8 @@ pub struct WorkerStatus {
     pub epoch: i32,
     /// Business time, RFC 3339.
     pub business_at: String,
+    /// The version of the book in force.
+    pub book_version: i32,
     /// Owned shards.
     pub shards: usize,
     /// Entries in the wheel.
@@ -72,6 +74,7 @@ impl From<WorkerReport> for WorkerStatus {
             incarnation: report.incarnation.to_string(),
             epoch: report.epoch,
             business_at: report.business_at,
+            book_version: report.book_version,
             shards: report.shards,
             wheel: report.wheel,
             in_flight: report.in_flight,

@@ -1,6 +1,8 @@
 //! Which transfers a decision posts. Transfers only: debit, credit, amount > 0, one currency. Nothing is posted
 //! for a refusal; what is pending is derivable from the open intents.
 
+use crate::split::Shares;
+
 /// Whose account it is. The number is what the database keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(i16)]
@@ -21,18 +23,53 @@ pub enum Purpose {
     Payable = 2,
     /// What may have moved: the result is unknown.
     Suspense = 3,
+    /// Tax in what was collected, to be paid on for the merchant.
+    Tax = 4,
+    /// What a carrier keeps of what it collected.
+    Fee = 5,
+}
+
+impl Owner {
+    /// The word for a kept number.
+    #[must_use]
+    pub fn name_of(number: i16) -> &'static str {
+        match number {
+            1 => "carrier",
+            2 => "merchant",
+            _ => "unlisted",
+        }
+    }
+}
+
+impl Purpose {
+    /// The word for a kept number.
+    #[must_use]
+    pub fn name_of(number: i16) -> &'static str {
+        match number {
+            1 => "receivable",
+            2 => "payable",
+            3 => "suspense",
+            4 => "tax",
+            5 => "carrier_fee",
+            _ => "unlisted",
+        }
+    }
 }
 
 /// One transfer between a carrier's and a merchant's account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(i16)]
 pub enum LegKind {
-    /// Money moved: carrier's receivable to merchant's payable.
+    /// Money moved: carrier's receivable to merchant's payable, without tax and the carrier's fee where a plan has them.
     Collected = 1,
     /// An attempt became unknown: carrier's suspense to merchant's suspense.
     EnterUnknown = 2,
     /// It is unknown no more: the same, backwards.
     LeaveUnknown = 3,
+    /// The tax in what moved: carrier's receivable to the merchant's tax.
+    Tax = 4,
+    /// What the carrier keeps of it: carrier's receivable to its fee.
+    CarrierFee = 5,
 }
 
 impl LegKind {
@@ -43,6 +80,8 @@ impl LegKind {
             Self::Collected => [(Owner::Carrier, Purpose::Receivable), (Owner::Merchant, Purpose::Payable)],
             Self::EnterUnknown => [(Owner::Carrier, Purpose::Suspense), (Owner::Merchant, Purpose::Suspense)],
             Self::LeaveUnknown => [(Owner::Merchant, Purpose::Suspense), (Owner::Carrier, Purpose::Suspense)],
+            Self::Tax => [(Owner::Carrier, Purpose::Receivable), (Owner::Merchant, Purpose::Tax)],
+            Self::CarrierFee => [(Owner::Carrier, Purpose::Receivable), (Owner::Carrier, Purpose::Fee)],
         }
     }
 
@@ -53,6 +92,8 @@ impl LegKind {
             1 => "collected",
             2 => "enter_unknown",
             3 => "leave_unknown",
+            4 => "tax",
+            5 => "carrier_fee",
             _ => "unlisted",
         }
     }
@@ -65,4 +106,46 @@ pub struct Leg {
     pub kind: LegKind,
     /// How much, minor units, above 0.
     pub amount_minor: i64,
+}
+
+impl Leg {
+    /// The legs that are posted for this one: what was collected falls into the merchant's part, tax and the carrier's
+    /// fee; everything else stays as it is. They sum to this leg's amount; a part of nothing is not posted.
+    #[must_use]
+    pub fn parts(self, shares: &Shares) -> [Option<Self>; 3] {
+        if self.kind != LegKind::Collected || shares.is_none() {
+            return [Some(self), None, None];
+        }
+        let parts = shares.split(self.amount_minor);
+        let leg = |kind, amount_minor| (amount_minor > 0).then_some(Self { kind, amount_minor });
+        [
+            leg(LegKind::Collected, parts.merchant_minor),
+            leg(LegKind::Tax, parts.tax_minor),
+            leg(LegKind::CarrierFee, parts.carrier_fee_minor),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn only_what_was_collected_is_split_and_nothing_is_lost() {
+        let shares = Shares::new("19".parse().unwrap(), "30".parse().unwrap()).unwrap();
+        let parts = |kind, amount_minor, shares: &Shares| {
+            let parts = Leg { kind, amount_minor }.parts(shares);
+            parts.into_iter().flatten().map(|leg| (leg.kind, leg.amount_minor)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            parts(LegKind::Collected, 119, &shares),
+            [(LegKind::Collected, 70), (LegKind::Tax, 19), (LegKind::CarrierFee, 30)]
+        );
+        assert_eq!(parts(LegKind::Collected, 119, &Shares::NONE), [(LegKind::Collected, 119)]);
+        assert_eq!(parts(LegKind::Collected, 1, &shares), [(LegKind::Collected, 1)]);
+        for kind in [LegKind::EnterUnknown, LegKind::LeaveUnknown] {
+            assert_eq!(parts(kind, 119, &shares), [(kind, 119)]);
+        }
+    }
 }

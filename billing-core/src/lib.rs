@@ -43,6 +43,7 @@ pub mod subscription;
 pub mod ledger;
 pub mod plan;
 pub mod schedule;
+pub mod split;
 
 pub mod period;
 pub mod zone;

@@ -3,6 +3,7 @@
 use crate::money::Money;
 use crate::outcome::{Outcome, Refusal};
 use crate::schedule::Schedule;
+use crate::split::Shares;
 
 /// Everything that `triage` and `decide` need to know of a plan, of one book version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct PlanRules {
     pub schedule: Schedule,
     /// What a period costs.
     pub price: Money,
+    /// Tax and the carrier's fee in what is collected.
+    pub shares: Shares,
     /// Smaller amounts to try when the full one is refused for lack of funds.
     pub ladder: Option<Ladder>,
     /// When to try again.

@@ -122,6 +122,22 @@ impl Rule {
     }
 }
 
+/// The word for an event's kept number ([`crate::decide::Event`]), as merchants read it.
+#[must_use]
+pub fn event_name(number: i16) -> &'static str {
+    match number {
+        1 => "charge.settled",
+        2 => "charge.reduced",
+        3 => "charge.part",
+        4 => "charge.refused",
+        5 => "charge.unknown",
+        6 => "charge.given_up",
+        7 => "subscription.suspended",
+        8 => "subscription.cancelled",
+        _ => "unlisted",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Rule;

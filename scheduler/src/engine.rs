@@ -28,6 +28,8 @@ use crate::worker::WorkerEnd;
 
 /// Subscriptions on their way in one stripe: at most so many batches.
 const HELD_BATCHES_MAX: usize = 4;
+/// A row that waits for its version of the book is looked at again after so long, machine time.
+const BOOK_WAIT_MS: i64 = 250;
 
 /// Claims, triages and sends for one stripe.
 pub(crate) struct Engine {
@@ -39,6 +41,7 @@ pub(crate) struct Engine {
 /// A row that will be sent: what its intent and its flight need.
 struct Ready {
     row: Box<DueRow>,
+    catalog: Arc<Catalog>,
     planned: Planned,
     rule: i16,
     our_ref: OurRef,
@@ -130,22 +133,30 @@ impl Engine {
     /// Hop 4: pure decisions. What is not sent goes to the recorder or back into the wheel.
     #[allow(clippy::vec_box)] // Each row goes on alone, through four more hands.
     fn triage(&self, rows: Vec<Box<DueRow>>, now: jiff::Timestamp) -> Vec<Ready> {
-        let catalog = &self.shared.catalog;
+        let current = self.shared.books.current();
         let mut ready = Vec::with_capacity(rows.len());
-        for row in rows {
+        for mut row in rows {
             // A stale entry of the wheel; what made it poison must not be found a second time.
             if row.sub.flags & FLAG_QUARANTINED != 0 {
                 self.rest_row(&row);
                 continue;
             }
-            match decide_row(catalog, &row, now) {
+            let Some(catalog) = self.shared.books.of(&row, &current).filter(|held| self.knows(held, &row))
+            else {
+                self.look_again(&row, now);
+                continue;
+            };
+            price_new_charge(&catalog, &mut row);
+            match decide_row(&catalog, &row, now) {
                 Ok((Triage::Send { planned, rule }, plan)) => {
-                    match self.prepare(row, planned, rule.number(), plan) {
+                    match self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
                         Ok(prepared) => ready.push(prepared),
                         Err(work) => self.stripe.put(*work),
                     }
                 }
-                Ok((Triage::Note(note), _)) => self.stripe.put(Work::Note { row, note, inbox: None }),
+                Ok((Triage::Note(note), _)) => {
+                    self.stripe.put(Work::Note { row, note, catalog: Arc::clone(&catalog), inbox: None })
+                }
                 Ok((Triage::Rest { .. }, _)) => self.rest_row(&row),
                 Err(why) => self.stripe.put(poison(&row, why)),
             }
@@ -156,6 +167,7 @@ impl Engine {
     fn prepare(
         &self,
         row: Box<DueRow>,
+        catalog: Arc<Catalog>,
         planned: Planned,
         rule: i16,
         plan: &CatalogPlan,
@@ -185,7 +197,7 @@ impl Engine {
         match prepared {
             Ok((our_ref, digest, key, msisdn, amount)) => {
                 let text = Arc::clone(&plan.text);
-                Ok(Ready { row, planned, rule, our_ref, digest, key, msisdn, amount, text })
+                Ok(Ready { row, catalog, planned, rule, our_ref, digest, key, msisdn, amount, text })
             }
             Err(why) => Err(Box::new(poison(&row, why))),
         }
@@ -205,6 +217,7 @@ impl Engine {
                 currency: row.row.currency,
                 digest: row.digest,
                 rule: row.rule,
+                book_version: row.catalog.names.book_version,
             });
         }
         let floor = self.stripe.open_floor(self.shared.database_us.load(Ordering::SeqCst), ready.len());
@@ -267,8 +280,7 @@ impl Engine {
         loop {
             let begun = match self.db.conn().await {
                 Ok(conn) => {
-                    let book_version = self.shared.catalog.names.book_version;
-                    let begun = batch.begin(conn, &self.shared.lease, business_ms, book_version).await;
+                    let begun = batch.begin(conn, &self.shared.lease, business_ms).await;
                     self.db.checked(begun)
                 }
                 Err(error) => Err(error),
@@ -305,6 +317,7 @@ impl Engine {
         let flight = Flight {
             planned: row.planned,
             rule: row.rule,
+            catalog: row.catalog,
             our_ref: row.our_ref,
             key: row.key,
             floor,
@@ -358,6 +371,18 @@ impl Engine {
         }
     }
 
+    /// Whether a version has a row's plan and zone, or no version will: then it is poison.
+    fn knows(&self, catalog: &Catalog, row: &DueRow) -> bool {
+        let known = catalog.plan(row.sub.plan_no).is_some() && catalog.zone(row.zone_no).is_some();
+        known || !self.shared.books.may_come(row.sub.id.0, self.shared.clock.machine_ms())
+    }
+
+    /// A row whose version of the book is not here yet waits for it.
+    fn look_again(&self, row: &DueRow, now: jiff::Timestamp) {
+        let at_ms = now.as_millisecond() + BOOK_WAIT_MS.saturating_mul(i64::from(self.shared.clock.scale()));
+        self.put_back(&[row.sub.id.0], at_ms);
+    }
+
     fn rest_row(&self, row: &DueRow) {
         self.stripe.release(row.sub.id.0);
         if let Some(next) = row.sub.progress.next_at {
@@ -384,6 +409,18 @@ impl Engine {
             () = self.shared.stop_claiming.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
+    }
+}
+
+/// A charge without an attempt costs what the version says that it is decided under, whatever the row was made with.
+fn price_new_charge(catalog: &Catalog, row: &mut DueRow) {
+    let at = &mut row.sub.progress;
+    if at.attempt_no == 0
+        && at.collected_minor == 0
+        && let Some(plan) = catalog.plan(row.sub.plan_no)
+        && Catalog::currency(plan, row.currency).is_some()
+    {
+        at.due_minor = plan.rules.price.minor;
     }
 }
 

@@ -108,7 +108,8 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
-        let catalog = &self.shared.catalog;
+        let current = self.shared.books.current();
+        let catalog = self.shared.books.of(&due, &current).unwrap_or(current);
         let decided = match (catalog.plan(due.sub.plan_no), catalog.zone(due.zone_no)) {
             (Some(plan), Some(zone)) => {
                 triage(&due.sub, &plan.rules, zone, self.shared.clock.business()).ok()
@@ -117,7 +118,8 @@ impl InboxReader {
         };
         match decided {
             Some(Triage::Note(note)) => {
-                stripe.put(Work::Note { row: due, note, inbox: Some((row.shard.0, row.id)) });
+                let inbox = Some((row.shard.0, row.id));
+                stripe.put(Work::Note { row: due, note, catalog, inbox });
                 Ok(())
             }
             _ => {
@@ -159,6 +161,7 @@ impl InboxReader {
         };
         let floor = stripe.open_floor(i64::MAX, 1);
         stripe.put(Work::Found(Box::new(Found {
+            catalog: self.shared.books.for_answer(due.book_version),
             row: due,
             planned,
             from: AttemptState::Unknown,

@@ -1,18 +1,20 @@
 //! One piece of the recorder's batch: from what came back to the row that is recorded and the row that is kept.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use billing_core::decide::{Decision, Facts, LaneHint, decide};
+use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::outcome::Outcome;
-use billing_core::states::AttemptState;
+use billing_core::split::Shares;
+use billing_core::states::{AttemptState, SubscriptionState};
 use billing_core::subscription::{NextKind, Planned, Progress};
 use billing_core::triage::Note;
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryKey, SealedRow};
-use storage::pg::{CarrierWords, DueRow, Lease, PostedLeg, RecordRow, RowKind};
+use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, PostedLeg, RecordRow, RowKind};
 use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
 use storage::vault::{SubscriberKey, Vault};
 
@@ -33,6 +35,8 @@ const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) row: Box<DueRow>,
+    /// The version of the book that decides.
+    catalog: Arc<Catalog>,
     what: What,
     key: Option<Box<SubscriberKey>>,
     pub(crate) floor: Option<u64>,
@@ -91,6 +95,7 @@ impl Item {
                 };
                 Some(Self {
                     row: flight.row,
+                    catalog: flight.catalog,
                     what: What::Attempt(Box::new(facts)),
                     key: Some(flight.key),
                     floor: Some(flight.floor),
@@ -98,15 +103,17 @@ impl Item {
                     tries: 0,
                 })
             }
-            Work::Note { row, note, inbox } => {
-                Some(Self { row, what: What::Note(note), key: None, floor: None, inbox, tries: 0 })
+            Work::Note { row, note, catalog, inbox } => {
+                let what = What::Note(note);
+                Some(Self { row, catalog, what, key: None, floor: None, inbox, tries: 0 })
             }
             Work::Found(found) => Some(Self::found(*found)),
             Work::Poison { .. } => None,
         }
     }
 
-    fn found(found: Found) -> Self {
+    fn found(mut found: Found) -> Self {
+        price_first_attempt(&mut found.row, &found.planned);
         let late = found.from != AttemptState::Intent;
         let facts = AttemptFacts {
             planned: found.planned,
@@ -122,11 +129,21 @@ impl Item {
         };
         Self {
             row: found.row,
+            catalog: found.catalog,
             what: What::Attempt(Box::new(facts)),
             key: None,
             floor: Some(found.floor),
             inbox: found.inbox,
             tries: 0,
+        }
+    }
+
+    /// The row was loaded again, because it changed under us.
+    pub(crate) fn reloaded(&mut self, row: Box<DueRow>) {
+        self.row = row;
+        self.tries += 1;
+        if let What::Attempt(facts) = &self.what {
+            price_first_attempt(&mut self.row, &facts.planned);
         }
     }
 
@@ -168,7 +185,6 @@ impl Item {
     /// Decides, and makes the rows. An error means that the row cannot be decided: quarantine.
     pub(crate) fn prepare(
         &self,
-        catalog: &Catalog,
         vault: &Vault,
         sealers: &mut HashMap<i32, Sealer>,
         lease: &Lease,
@@ -177,19 +193,18 @@ impl Item {
         let (record, story, history_key, lane) = match &self.what {
             What::Note(note) => {
                 let record = self.note_record(note);
-                let story =
-                    self.story(lease, catalog, now.as_millisecond(), note.rule.number(), None, &record);
+                let story = self.story(lease, now.as_millisecond(), note.rule.number(), None, &record);
                 let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
                 (record, story, key, LaneHint::None)
             }
             What::Attempt(facts) => {
-                let decision = self.decide(catalog, facts, now)?;
-                let record = self.attempt_record(catalog, facts, &decision)?;
+                let decision = self.decide(facts, now)?;
+                let record = self.attempt_record(facts, &decision)?;
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =
                     if facts.business_at_ms == 0 { now.as_millisecond() } else { facts.business_at_ms };
-                let story = self.story(lease, catalog, at_ms, facts.why, exchange, &record);
+                let story = self.story(lease, at_ms, facts.why, exchange, &record);
                 let key = self.history_key(facts.planned.period, facts.planned.attempt_no, facts.seq);
                 (record, story, key, decision.lane)
             }
@@ -198,9 +213,9 @@ impl Item {
         Ok(Prepared { record: Box::new(record), history: Some(history), lane })
     }
 
-    fn decide(&self, catalog: &Catalog, facts: &AttemptFacts, now: Timestamp) -> Result<Decision, String> {
-        let plan = catalog.plan(self.row.sub.plan_no).ok_or("the plan is not in the book")?;
-        let zone = catalog.zone(self.row.zone_no).ok_or("the zone is not known")?;
+    fn decide(&self, facts: &AttemptFacts, now: Timestamp) -> Result<Decision, String> {
+        let plan = self.catalog.plan(self.row.sub.plan_no).ok_or("the plan is not in the book")?;
+        let zone = self.catalog.zone(self.row.zone_no).ok_or("the zone is not known")?;
         if self.row.sub.progress.period != facts.planned.period {
             return Err(format!(
                 "an outcome for period {} found the subscription at {}",
@@ -238,25 +253,24 @@ impl Item {
             until_ms: note.until.map(Timestamp::as_millisecond),
             progress: note.progress,
             flags: self.row.sub.flags,
+            book_version: self.catalog.names.book_version,
             grant_until_ms: 0,
-            event: 0,
+            event: note_event(before.state, note.progress.state).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
-            legs: [None; 2],
+            legs: [None; LEGS_MAX],
             aside: note.aside.map(|aside| (aside, self.row.currency)),
             inbox: self.inbox,
         }
     }
 
-    fn attempt_record(
-        &self,
-        catalog: &Catalog,
-        facts: &AttemptFacts,
-        decision: &Decision,
-    ) -> Result<RecordRow, String> {
+    fn attempt_record(&self, facts: &AttemptFacts, decision: &Decision) -> Result<RecordRow, String> {
         let carrier_no = self.row.sub.id.shard().carrier_no();
-        let mut legs = [None; 2];
-        for (slot, leg) in legs.iter_mut().zip(decision.legs.iter().flatten()) {
-            let (debit, credit) = catalog
+        let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
+        let parts = decision.legs.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
+        let mut legs = [None; LEGS_MAX];
+        for (slot, leg) in legs.iter_mut().zip(parts) {
+            let (debit, credit) = self
+                .catalog
                 .names
                 .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
                 .ok_or("no account for its transfer")?;
@@ -280,6 +294,7 @@ impl Item {
             until_ms: deadline_ms(decision.attempt, &decision.progress),
             progress: decision.progress,
             flags: self.row.sub.flags,
+            book_version: self.catalog.names.book_version,
             grant_until_ms: decision
                 .grant
                 .map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
@@ -317,7 +332,6 @@ impl Item {
     fn story<'a>(
         &self,
         lease: &Lease,
-        catalog: &Catalog,
         business_at_ms: i64,
         why: i16,
         exchange: Option<StoryExchange<&'a [u8], &'a str>>,
@@ -326,7 +340,7 @@ impl Item {
         Story {
             version: STORY_VERSION,
             incarnation: lease.incarnation,
-            book_version: catalog.names.book_version,
+            book_version: self.catalog.names.book_version,
             business_at_ms,
             due_at_ms: self.row.sub.progress.next_at.map_or(business_at_ms, Timestamp::as_millisecond),
             why,
@@ -375,6 +389,26 @@ impl Item {
         };
         let bytes = sealer.seal(subscriber_key, key, &plain).map_err(|error| error.to_string())?;
         Ok(SealedRow { key: *key, bytes })
+    }
+}
+
+/// A charge's first attempt asks for all that is due under the version that it was decided under; the row learns of that
+/// with the attempt's record.
+fn price_first_attempt(row: &mut DueRow, planned: &Planned) {
+    let at = &mut row.sub.progress;
+    if planned.attempt_no == 1 && planned.step == 0 && at.period == planned.period && at.collected_minor == 0
+    {
+        at.due_minor = planned.amount_minor;
+    }
+}
+
+/// Collecting may end without an attempt (a stop): merchants are told of that too.
+fn note_event(before: SubscriptionState, after: SubscriptionState) -> Option<Event> {
+    match after {
+        _ if before == after => None,
+        SubscriptionState::Cancelled => Some(Event::SubscriptionCancelled),
+        SubscriptionState::Suspended => Some(Event::SubscriptionSuspended),
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@ mod guard;
 mod lane;
 mod wheel;
 
+mod bookkeeper;
 mod filler;
 mod inbox;
 mod membership;
@@ -22,6 +23,7 @@ mod takeover;
 
 pub mod import;
 
+mod books;
 mod catalog;
 mod clock;
 mod link;
@@ -30,6 +32,7 @@ mod stats;
 mod stripe;
 mod worker;
 
+pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};

@@ -11,7 +11,7 @@ use billing_core::period::days_since_2000;
 use jiff::tz::TimeZone;
 use storage::pg::{
     Lease, StoreError, WorkerRow, append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over,
-    owned_shards, read_clock, renew_lease, set_low_water, worker_rows,
+    owned_shards, read_clock, renew_lease, set_low_water, trim_minutes, worker_rows,
 };
 
 use crate::clock::Clock;
@@ -28,6 +28,11 @@ const DRAIN_MAX_MS: i64 = 30_000;
 const PASS: Duration = Duration::from_millis(500);
 const LATE_ANSWERS_EVERY_MS: i64 = 10_000;
 const STATS_EVERY_MS: i64 = 2_000;
+/// Minute counts are kept for so long, business time ...
+const STATS_KEPT_MS: i64 = 62 * 86_400_000;
+/// ... and so many older ones are deleted per pass.
+const STATS_TRIMMED_MAX: i32 = 20_000;
+const STATS_TRIMMED_EVERY_MS: i64 = 600_000;
 
 /// Renews the lease on a connection of its own, so that a renewal never queues behind anything.
 pub(crate) struct LeaseKeeper {
@@ -82,6 +87,7 @@ pub(crate) struct Steward {
     last_low_water_ms: i64,
     last_late_answers_ms: i64,
     last_stats_ms: i64,
+    last_trim_ms: i64,
 }
 
 impl Steward {
@@ -96,6 +102,7 @@ impl Steward {
             last_low_water_ms: 0,
             last_late_answers_ms: 0,
             last_stats_ms: 0,
+            last_trim_ms: 0,
         }
     }
 
@@ -123,7 +130,7 @@ impl Steward {
     fn set_shares(&self) {
         let mut owned: HashMap<i32, usize> = HashMap::new();
         self.owned().iter().for_each(|shard| *owned.entry(shard.carrier_no()).or_default() += 1);
-        for (carrier_no, slices, _) in self.shared.catalog.names.carriers.values() {
+        for (carrier_no, slices, _) in self.shared.books.current().names.carriers.values() {
             if let Some(lane) = self.shared.lanes.get(carrier_no) {
                 let all = usize::try_from(*slices).unwrap_or(1);
                 lane.set_share(owned.get(carrier_no).copied().unwrap_or(0), all);
@@ -160,6 +167,10 @@ impl Steward {
         if now_ms - self.last_stats_ms >= STATS_EVERY_MS {
             self.last_stats_ms = now_ms;
             self.flush_stats().await?;
+        }
+        if now_ms - self.last_trim_ms >= STATS_TRIMMED_EVERY_MS {
+            self.last_trim_ms = now_ms;
+            self.trim_stats().await?;
         }
         Ok(())
     }
@@ -329,6 +340,14 @@ impl Steward {
         }
         self.shared.database_us.store(now_us, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Minute counts are for status and charts: old ones go, some at a time.
+    async fn trim_stats(&mut self) -> Result<(), StoreError> {
+        let before_ms = self.shared.clock.business().as_millisecond().saturating_sub(STATS_KEPT_MS);
+        let conn = self.db.conn().await?;
+        let trimmed = trim_minutes(conn, before_ms, STATS_TRIMMED_MAX).await;
+        self.db.checked(trimmed).map(|_| ())
     }
 
     async fn flush_stats(&mut self) -> Result<(), StoreError> {

@@ -199,7 +199,19 @@ impl Recorder {
         let (outcome, from) = (Outcome::Unknown(Doubt::NoReply), AttemptState::Accepted);
         let (carrier_code, carrier_txn_id) = (kept.carrier_code, kept.carrier_txn_id);
         let why = Rule::DEADLINE_PASSED.number();
-        Ok(Some(Found { row, planned, from, why, outcome, carrier_code, carrier_txn_id, floor, inbox: None }))
+        let catalog = self.shared.books.for_answer(row.book_version);
+        Ok(Some(Found {
+            row,
+            catalog,
+            planned,
+            from,
+            why,
+            outcome,
+            carrier_code,
+            carrier_txn_id,
+            floor,
+            inbox: None,
+        }))
     }
 
     /// Hop 7, then the history.
@@ -207,8 +219,7 @@ impl Recorder {
         let now = self.shared.clock.business();
         let mut prepared = Vec::with_capacity(items.len());
         for item in items {
-            let catalog = &self.shared.catalog;
-            match item.prepare(catalog, &self.shared.vault, &mut self.sealers, &self.shared.lease, now) {
+            match item.prepare(&self.shared.vault, &mut self.sealers, &self.shared.lease, now) {
                 Ok(ready) => prepared.push((item, ready)),
                 Err(why) => self.poison_item(&item, &why).await?,
             }
@@ -419,8 +430,7 @@ impl Recorder {
         for mut item in stale {
             match rows.remove(&item.row.sub.id.0) {
                 Some(row) => {
-                    item.row = row;
-                    item.tries += 1;
+                    item.reloaded(row);
                     again.push(item);
                 }
                 None => {

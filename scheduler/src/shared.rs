@@ -12,7 +12,7 @@ use storage::spool::SentLog;
 use storage::vault::Vault;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::Catalog;
+use crate::books::Books;
 use crate::clock::{Clock, SystemClock};
 use crate::engine::has_room;
 use crate::guard::LeaseGuard;
@@ -32,7 +32,7 @@ pub struct Shared {
     pub(crate) lease: Lease,
     pub(crate) identity: WorkerIdentity,
     pub(crate) clock: Arc<SystemClock>,
-    pub(crate) catalog: Catalog,
+    pub(crate) books: Books,
     pub(crate) vault: Arc<Vault>,
     pub(crate) history: Arc<dyn HistoryStore>,
     pub(crate) sent_log: Arc<SentLog>,
@@ -42,6 +42,8 @@ pub struct Shared {
     pub(crate) stats: Stats,
     pub(crate) stop_claiming: CancellationToken,
     pub(crate) finish: CancellationToken,
+    /// A new book needs new lanes: drain and start again.
+    pub(crate) renew: CancellationToken,
     pub(crate) partitions_ready: AtomicBool,
     /// The database's clock as last read, microseconds: never ahead of any later intent.
     pub(crate) database_us: AtomicI64,
@@ -67,6 +69,8 @@ pub struct WorkerReport {
     pub not_ready: Option<&'static str>,
     /// Business time.
     pub business_at: String,
+    /// The version of the book in force.
+    pub book_version: i32,
     /// Owned shards.
     pub shards: usize,
     /// Entries in the wheel.
@@ -225,6 +229,7 @@ impl Shared {
             ready: not_ready.is_none(),
             not_ready,
             business_at: self.clock.business().to_string(),
+            book_version: self.books.current().names.book_version,
             shards: self.stripes.iter().map(|stripe| stripe.wheel().shards().count()).sum(),
             wheel: self.stripes.iter().map(|stripe| stripe.wheel().len()).sum(),
             in_flight: self.stripes.iter().map(|stripe| stripe.held()).sum(),

@@ -4,7 +4,7 @@
 //! at most once: [`Stripe::hold`] is that claim.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use billing_core::ids::{OurRef, Shard};
 use billing_core::outcome::Outcome;
@@ -16,6 +16,7 @@ use storage::pg::DueRow;
 use storage::vault::SubscriberKey;
 use tokio::sync::Notify;
 
+use crate::catalog::Catalog;
 use crate::wheel::Wheel;
 
 /// An attempt between its intent and its record.
@@ -24,6 +25,8 @@ pub(crate) struct Flight {
     pub(crate) row: Box<DueRow>,
     pub(crate) planned: Planned,
     pub(crate) rule: i16,
+    /// The version of the book that it was decided under, and that its outcome is decided under.
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) our_ref: OurRef,
     pub(crate) key: Box<SubscriberKey>,
     pub(crate) floor: u64,
@@ -39,7 +42,7 @@ pub(crate) enum Work {
     /// The carrier answered (or the link gave up).
     Reply(Reply),
     /// Triage decided something without an attempt.
-    Note { row: Box<DueRow>, note: Box<Note>, inbox: Option<(i32, i64)> },
+    Note { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: Option<(i32, i64)> },
     /// An attempt that was found open, with what is known of it.
     Found(Box<Found>),
     /// The row cannot be decided: quarantine, with a case.
@@ -50,6 +53,8 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) row: Box<DueRow>,
+    /// The version of the book that it was decided under.
+    pub(crate) catalog: Arc<Catalog>,
     pub(crate) planned: Planned,
     pub(crate) from: AttemptState,
     /// The rule that brought it here; 0 for none.

@@ -147,6 +147,7 @@ async fn hand_to_recorder(
             .increment(1);
         stripe.put(Work::Found(Box::new(Found {
             row,
+            catalog: shared.books.for_answer(intent.book_version),
             planned: intent.planned,
             from: AttemptState::Intent,
             why: 0,

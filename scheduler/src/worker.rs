@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::bookkeeper::{BookKeeper, ReadVersion};
+use crate::books::Books;
 use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
 use crate::clock::{Clock, SystemClock};
@@ -98,8 +100,10 @@ pub struct WorkerParts {
     pub database_url: String,
     /// How to run.
     pub settings: WorkerSettings,
-    /// The book.
+    /// The book in force.
     pub catalog: Catalog,
+    /// Reads other versions of it.
+    pub read_version: Arc<ReadVersion>,
     /// The carriers of the book.
     pub carriers: Vec<WorkerCarrier>,
     /// Keys.
@@ -141,6 +145,9 @@ pub enum WorkerEnd {
     /// It was asked to stop and drained.
     #[error("stopped")]
     Stopped,
+    /// It drained because a new book needs other lanes or settings. Start again under a new incarnation.
+    #[error("the book changed")]
+    Renewed,
     /// Somebody took its slot: it dropped everything. Start again under a new incarnation.
     #[error("fenced: {0}")]
     Fenced(String),
@@ -204,7 +211,7 @@ impl Worker {
             lease,
             identity: parts.identity,
             clock,
-            catalog: parts.catalog,
+            books: Books::new(parts.catalog),
             vault: parts.vault,
             history: parts.history,
             sent_log: parts.sent_log,
@@ -214,6 +221,7 @@ impl Worker {
             stats: Stats::default(),
             stop_claiming: CancellationToken::new(),
             finish: CancellationToken::new(),
+            renew: CancellationToken::new(),
             partitions_ready: AtomicBool::new(false),
             database_us: AtomicI64::new(database_us),
             url: parts.database_url,
@@ -223,11 +231,15 @@ impl Worker {
             last_trouble: Mutex::default(),
         });
         let mut worker = Self { shared: Arc::clone(&shared), parts: JoinSet::new(), adapters };
-        worker.spawn_parts(&dictionaries)?;
+        worker.spawn_parts(&dictionaries, parts.read_version)?;
         Ok(worker)
     }
 
-    fn spawn_parts(&mut self, dictionaries: &HashMap<i32, (String, Vec<u8>)>) -> Result<(), StartError> {
+    fn spawn_parts(
+        &mut self,
+        dictionaries: &HashMap<i32, (String, Vec<u8>)>,
+        read: Arc<ReadVersion>,
+    ) -> Result<(), StartError> {
         let shared = &self.shared;
         let link = |what: &str| DbLink::new(&shared.url, format!("tollbook {} {what}", shared.lease.slot));
         for stripe in &shared.stripes {
@@ -252,6 +264,8 @@ impl Worker {
         self.parts.spawn(LeaseKeeper { shared: Arc::clone(shared), db: link("lease") }.run());
         self.parts.spawn(Steward::new(Arc::clone(shared), link("steward")).run());
         self.parts.spawn(InboxReader { shared: Arc::clone(shared), db: link("inbox") }.run());
+        let keeper = BookKeeper { shared: Arc::clone(shared), db: link("book"), read, refused: 0 };
+        self.parts.spawn(keeper.run());
         self.parts.spawn(Filler { shared: Arc::clone(shared), db: link("filler") }.run());
         Ok(())
     }
@@ -264,13 +278,15 @@ impl Worker {
 
     /// Runs until `stop` is cancelled (then drains and leaves) or the worker is fenced or dies.
     pub async fn run(mut self, stop: CancellationToken) -> WorkerEnd {
-        let early = tokio::select! {
-            () = stop.cancelled() => None,
-            ended = self.parts.join_next() => Some(ended_as(ended)),
+        let renew = self.shared.renew.clone();
+        let drained = tokio::select! {
+            () = stop.cancelled() => Ok(WorkerEnd::Stopped),
+            () = renew.cancelled() => Ok(WorkerEnd::Renewed),
+            ended = self.parts.join_next() => Err(ended_as(ended)),
         };
-        let end = match early {
-            None => self.drain().await,
-            Some(end) => end,
+        let end = match drained {
+            Ok(asked) => self.drain().await.unwrap_or(asked),
+            Err(end) => end,
         };
         self.halt();
         self.shared.finish.cancel();
@@ -288,7 +304,8 @@ impl Worker {
     }
 
     /// Claims nothing more, waits for the answers on their way, gives everything back.
-    async fn drain(&mut self) -> WorkerEnd {
+    /// Something else than that when it was fenced or a part died meanwhile.
+    async fn drain(&mut self) -> Option<WorkerEnd> {
         let shared = Arc::clone(&self.shared);
         tracing::info!(in_flight = shared.report().in_flight, "draining");
         shared.stop_claiming.cancel();
@@ -299,7 +316,7 @@ impl Worker {
             if let Some(ended) = self.parts.try_join_next()
                 && let Ok(Err(end)) = ended
             {
-                return end;
+                return Some(end);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -323,7 +340,7 @@ impl Worker {
             tokio::time::timeout(Duration::from_millis(shared.settings.drain_deadline_ms.max(1_000)), settle)
                 .await;
         if let Ok(Some(end)) = ended {
-            return end;
+            return Some(end);
         }
         let left = async {
             let mut conn = connect(&shared.url, "tollbook leave").await?;
@@ -335,7 +352,7 @@ impl Worker {
                 tracing::warn!(%error, "could not give the shards back: others take them when the lease ends")
             }
         }
-        WorkerEnd::Stopped
+        None
     }
 
     fn halt(&self) {

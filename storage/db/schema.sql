@@ -16,6 +16,17 @@ WITH (fillfactor='20');
 
 COMMENT ON TABLE public.account_balance IS 'striped by database connection, so that no two commits contend; debits minus credits';
 
+CREATE TABLE public.account_day (
+    debit bigint NOT NULL,
+    credit bigint NOT NULL,
+    business_date integer NOT NULL,
+    account_id integer NOT NULL,
+    CONSTRAINT account_day_credit_check CHECK ((credit >= 0)),
+    CONSTRAINT account_day_debit_check CHECK ((debit >= 0))
+);
+
+COMMENT ON TABLE public.account_day IS 'what a sealed day posted to each account';
+
 ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.account_id_seq
     START WITH 1
@@ -95,17 +106,14 @@ CREATE TABLE public.book_version (
     version integer NOT NULL,
     digest bytea NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL,
-    files jsonb NOT NULL
+    files jsonb NOT NULL,
+    applied_by text DEFAULT ''::text NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    CONSTRAINT book_version_applied_by_check CHECK ((length(applied_by) <= 128)),
+    CONSTRAINT book_version_note_check CHECK ((length(note) <= 500))
 );
 
-ALTER TABLE public.book_version ALTER COLUMN version ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME public.book_version_version_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
-);
+COMMENT ON TABLE public.book_version IS 'every version of the book that was ever in force, with its files; never changed';
 
 CREATE TABLE public.business_clock (
     only_row boolean DEFAULT true NOT NULL,
@@ -203,6 +211,16 @@ PARTITION BY RANGE (period);
 
 COMMENT ON TABLE public.charge_note IS 'what happened to a charge without an attempt; rev is the subscription''s before the change';
 
+CREATE TABLE public.day_seal (
+    business_date integer NOT NULL,
+    sealed_at timestamp with time zone DEFAULT now() NOT NULL,
+    transfers bigint NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT day_seal_digest_check CHECK ((length(digest) = 32))
+);
+
+COMMENT ON TABLE public.day_seal IS 'digest = sha256(digest of the day before, the date, the totals of account_day)';
+
 CREATE TABLE public.entitlement_grant (
     subscription_id bigint NOT NULL,
     from_ms bigint NOT NULL,
@@ -220,6 +238,14 @@ CREATE TABLE public.key_check (
 
 COMMENT ON TABLE public.key_check IS 'proves that a process has the keys under which this database was written';
 
+CREATE TABLE public.ledger_open (
+    only_row boolean DEFAULT true NOT NULL,
+    closed_date integer NOT NULL,
+    CONSTRAINT ledger_open_only_row_check CHECK (only_row)
+);
+
+COMMENT ON TABLE public.ledger_open IS 'the last business date (days since 2000-01-01) that takes no postings any more; they fall on the next';
+
 CREATE TABLE public.merchant (
     merchant_no integer NOT NULL,
     id text NOT NULL
@@ -233,6 +259,16 @@ ALTER TABLE public.merchant ALTER COLUMN merchant_no ADD GENERATED ALWAYS AS IDE
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE public.month_seal (
+    month integer NOT NULL,
+    sealed_at timestamp with time zone DEFAULT now() NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT month_seal_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT month_seal_month_check CHECK ((((month % 100) >= 1) AND ((month % 100) <= 12)))
+);
+
+COMMENT ON TABLE public.month_seal IS 'digest = sha256(digest of the month before, the month, the digests of its days)';
 
 CREATE TABLE public.msisdn_directory (
     subscriber_id bigint NOT NULL,
@@ -385,6 +421,8 @@ WITH (fillfactor='50');
 
 COMMENT ON TABLE public.subscription IS 'the only row updated per charge, and HOT: no index on anything that a charge changes';
 
+COMMENT ON COLUMN public.subscription.book_version IS 'under which the charge of the current period is decided, once it has an attempt';
+
 CREATE TABLE public.subscription_ref (
     ref_seed bigint NOT NULL,
     subscription_id bigint NOT NULL,
@@ -458,6 +496,9 @@ ALTER TABLE public.zone ALTER COLUMN zone_no ADD GENERATED ALWAYS AS IDENTITY (
 ALTER TABLE ONLY public.account_balance
     ADD CONSTRAINT account_balance_pkey PRIMARY KEY (account_id, stripe);
 
+ALTER TABLE ONLY public.account_day
+    ADD CONSTRAINT account_day_pkey PRIMARY KEY (business_date, account_id);
+
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_owner_kind_owner_id_purpose_asset_key UNIQUE (owner_kind, owner_id, purpose, asset);
 
@@ -472,9 +513,6 @@ ALTER TABLE ONLY public.attempt_open
 
 ALTER TABLE ONLY public.attempt_outcome
     ADD CONSTRAINT attempt_outcome_pkey PRIMARY KEY (subscription_id, period, attempt_no);
-
-ALTER TABLE ONLY public.book_version
-    ADD CONSTRAINT book_version_digest_key UNIQUE (digest);
 
 ALTER TABLE ONLY public.book_version
     ADD CONSTRAINT book_version_pkey PRIMARY KEY (version);
@@ -497,17 +535,26 @@ ALTER TABLE ONLY public.charge_aside
 ALTER TABLE ONLY public.charge_note
     ADD CONSTRAINT charge_note_pkey PRIMARY KEY (subscription_id, period, rev);
 
+ALTER TABLE ONLY public.day_seal
+    ADD CONSTRAINT day_seal_pkey PRIMARY KEY (business_date);
+
 ALTER TABLE ONLY public.entitlement_grant
     ADD CONSTRAINT entitlement_grant_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
 ALTER TABLE ONLY public.key_check
     ADD CONSTRAINT key_check_pkey PRIMARY KEY (kek_version);
 
+ALTER TABLE ONLY public.ledger_open
+    ADD CONSTRAINT ledger_open_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY public.merchant
     ADD CONSTRAINT merchant_id_key UNIQUE (id);
 
 ALTER TABLE ONLY public.merchant
     ADD CONSTRAINT merchant_pkey PRIMARY KEY (merchant_no);
+
+ALTER TABLE ONLY public.month_seal
+    ADD CONSTRAINT month_seal_pkey PRIMARY KEY (month);
 
 ALTER TABLE ONLY public.msisdn_directory
     ADD CONSTRAINT msisdn_directory_pkey PRIMARY KEY (msisdn_hmac, carrier_no, valid_from);
@@ -572,11 +619,21 @@ CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
 
 CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
 
+CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.account_day FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_intent FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_outcome FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.book_version FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_note FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.day_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.month_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 

@@ -135,6 +135,15 @@ impl World {
         self.toll("data").args(args).output().unwrap()
     }
 
+    /// Puts the files of the book in force.
+    pub fn apply_book(&self) -> i64 {
+        let output = self.run(&["book", "apply", "--yes", "--json"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        let applied: serde_json::Value = serde_json::from_str(&text).unwrap();
+        applied["version"].as_i64().unwrap()
+    }
+
     pub fn import(&self, csv: &Path) -> String {
         let output = self.run(&["sub", "import", csv.to_str().unwrap()]);
         let text =
@@ -213,6 +222,14 @@ impl Book {
         );
         std::fs::write(book.join("engine.toml"), engine).unwrap();
         Self { dir: book }
+    }
+
+    /// Replaces a piece of one of its files.
+    pub fn change(&self, file: &str, from: &str, to: &str) {
+        let path = self.dir.join(file);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} does not have {from}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
     pub fn write_plan(&self, id: &str, text: &str) {

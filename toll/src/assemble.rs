@@ -8,18 +8,19 @@ use carriers::{Adapter, HttpAdapter};
 use scheduler::{BreakerSettings, Catalog, WorkerCarrier, WorkerParts, WorkerSettings};
 use sqlx::postgres::PgConnection;
 use storage::history::{FjallHistory, FjallHistoryOptions, HistoryStore};
-use storage::pg::{WorkerIdentity, check_keys, sync_book};
+use storage::pg::{WorkerIdentity, check_keys};
 use storage::spool::{SentLog, SentLogOptions};
 use storage::vault::Vault;
 
 use crate::book_files::LoadedBook;
+use crate::book_store::{self, BookPlace};
 use crate::home::{Spool, boot_id, host, new_incarnation};
 
 const MIB: u64 = 1024 * 1024;
 
 /// What outlives a worker that was fenced: the next one of this process uses it again.
 pub(crate) struct Assembly {
-    pub(crate) loaded: LoadedBook,
+    pub(crate) place: BookPlace,
     pub(crate) bases: HashMap<String, String>,
     pub(crate) database_url: String,
     pub(crate) vault: Arc<Vault>,
@@ -31,7 +32,8 @@ pub(crate) struct Assembly {
 impl Assembly {
     /// Opens the spool and makes everything that a worker needs but its registration.
     pub(crate) fn open(
-        loaded: LoadedBook,
+        loaded: &LoadedBook,
+        place: BookPlace,
         bases: HashMap<String, String>,
         database_url: String,
         vault: Arc<Vault>,
@@ -55,7 +57,7 @@ impl Assembly {
             .with_context(|| format!("cannot open the sent log in {}", spool.sent().display()))?;
         let spool = spool.dir.display().to_string();
         Ok(Self {
-            loaded,
+            place,
             bases,
             database_url,
             vault,
@@ -68,9 +70,9 @@ impl Assembly {
     /// The parts of one worker: a new incarnation each time.
     pub(crate) async fn parts(&self, conn: &mut PgConnection) -> anyhow::Result<WorkerParts> {
         check_keys(conn, &self.vault).await?;
-        let names = sync_book(conn, &self.loaded.names()?).await?;
+        let (loaded, names) = book_store::in_force(conn, &self.place.config, &self.place.secrets).await?;
         let mut carriers = Vec::new();
-        for definition in &self.loaded.carriers {
+        for definition in &loaded.carriers {
             let Some((carrier_no, ..)) = names.carriers.get(definition.id.as_ref()) else { continue };
             let base = self.bases.get(definition.id.as_ref()).map(String::as_str);
             let adapter =
@@ -91,8 +93,9 @@ impl Assembly {
         let slot = former_slot(conn, &self.identity).await?;
         Ok(WorkerParts {
             database_url: self.database_url.clone(),
-            settings: WorkerSettings::from(&self.loaded.book.engine),
-            catalog: Catalog::new(&self.loaded.book.plans, names)?,
+            settings: WorkerSettings::from(&loaded.book.engine),
+            catalog: Catalog::new(&loaded.book.plans, names)?,
+            read_version: book_store::reader(&loaded, self.place.secrets.clone()),
             carriers,
             vault: Arc::clone(&self.vault),
             history: Arc::clone(&self.history),

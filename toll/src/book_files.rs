@@ -68,7 +68,15 @@ pub(crate) fn check(sources: Vec<Source>, secrets: &dyn Secrets) -> anyhow::Resu
     }
 }
 
-fn read_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
+/// The files of a kept version.
+pub(crate) fn kept_sources(files_json: &str) -> anyhow::Result<Vec<Source>> {
+    let files: std::collections::BTreeMap<String, String> =
+        serde_json::from_str(files_json).context("a kept version of the book is not readable")?;
+    Ok(files.into_iter().map(|(file, text)| Source { file, text }).collect())
+}
+
+/// The files of the book under `dir`, unchecked.
+pub(crate) fn read_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
     let mut paths = Vec::new();
     for folder in ["carriers", "plans"] {
         let folder = dir.join(folder);

@@ -11,6 +11,8 @@ use crate::demo::DemoArgs;
 use crate::doctor::DoctorArgs;
 use crate::explain::ExplainArgs;
 use crate::import::ImportArgs;
+use crate::ops::OpsCommand;
+use crate::query::QueryCommand;
 use crate::serve::ServeArgs;
 use crate::status::StatusArgs;
 use crate::sub;
@@ -64,6 +66,12 @@ pub(crate) enum Command {
     /// The book: what is sold, when it is charged, how carriers are spoken to
     #[command(subcommand)]
     Book(BookCommand),
+    /// Ask: the ledger's balances, the events that merchants are told
+    #[command(subcommand)]
+    Query(QueryCommand),
+    /// Operate: close business days and months
+    #[command(subcommand)]
+    Ops(OpsCommand),
     /// Show who works, what is due, what is open, what was charged today
     Status(StatusArgs),
     /// Check this machine, its book and its database, and say what to do

@@ -1,4 +1,5 @@
-//! What the process says with its exit code: 0 done, 1 failed, 2 usage, 4 threshold missed, 5 server unreachable.
+//! What the process says with its exit code: 0 done, 1 failed, 2 usage, 3 changes pending, 4 threshold missed, 5 server
+//! unreachable, 6 stale plan or conflict.
 
 use storage::pg::StoreError;
 use thiserror::Error;
@@ -7,10 +8,14 @@ use thiserror::Error;
 pub(crate) const FAILED: u8 = 1;
 /// What was asked for cannot be understood.
 pub(crate) const USAGE: u8 = 2;
+/// There are changes, and --exit-code asked to be told.
+pub(crate) const PENDING: u8 = 3;
 /// A threshold was missed.
 pub(crate) const MISSED: u8 = 4;
 /// A server cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 5;
+/// What it was planned against is no longer so.
+pub(crate) const STALE: u8 = 6;
 
 /// A failure with an exit code of its own and a text for people.
 #[derive(Debug, Error)]
@@ -28,6 +33,16 @@ pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
 /// It was understood, and failed.
 pub(crate) fn failed(text: impl Into<String>) -> anyhow::Error {
     Failure { code: FAILED, text: text.into() }.into()
+}
+
+/// It worked, and there are changes to apply.
+pub(crate) fn pending(text: impl Into<String>) -> anyhow::Error {
+    Failure { code: PENDING, text: text.into() }.into()
+}
+
+/// Somebody else was faster.
+pub(crate) fn stale(text: impl Into<String>) -> anyhow::Error {
+    Failure { code: STALE, text: text.into() }.into()
 }
 
 /// It worked, but a threshold that was asked for was missed.

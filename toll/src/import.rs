@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use carriers::StandInSecrets;
 use indicatif::{ProgressBar, ProgressStyle};
 use scheduler::Catalog;
 use scheduler::import::{CarrierRules, ImportReport, Importer, RejectFile};
-use storage::pg::{check_keys, read_clock, sync_book};
+use storage::pg::{check_keys, read_clock};
 use storage::vault::Vault;
 
-use crate::book_files::{self, LoadedBook};
+use crate::book_store;
 use crate::cli::Global;
 use crate::database::Database;
 use crate::home::Home;
@@ -30,10 +30,9 @@ pub(crate) struct ImportArgs {
 /// Imports and prints the report. Fails when nothing of the file was usable.
 pub(crate) async fn import(global: &Global, args: ImportArgs) -> anyhow::Result<()> {
     let home = Home::open(&global.data)?;
-    let loaded = book_files::load(&global.config, &StandInSecrets)?;
     let vault = Vault::open_or_create(&home.secrets())?;
     let database = Database::open(&home, global.database.as_deref()).await?;
-    let report = run(&args, &loaded, &vault, &database).await;
+    let report = run(&args, &global.config, &vault, &database).await;
     database.close().await;
     let report = report?;
     if global.json {
@@ -63,13 +62,13 @@ pub(crate) async fn import(global: &Global, args: ImportArgs) -> anyhow::Result<
 /// Imports a file into an open database.
 pub(crate) async fn run(
     args: &ImportArgs,
-    loaded: &LoadedBook,
+    config: &Path,
     vault: &Vault,
     database: &Database,
 ) -> anyhow::Result<ImportReport> {
     let mut conn = database.migrated().await?;
     check_keys(&mut conn, vault).await?;
-    let names = sync_book(&mut conn, &loaded.names()?).await?;
+    let (loaded, names) = book_store::in_force(&mut conn, config, &StandInSecrets).await?;
     let clock = read_clock(&mut conn).await?;
     let business_now =
         jiff::Timestamp::from_millisecond(clock.business_ms(jiff::Timestamp::now().as_millisecond()))?;

@@ -4,6 +4,7 @@ mod assemble;
 mod bench;
 mod book;
 mod book_files;
+mod book_store;
 mod charge;
 mod cli;
 mod database;
@@ -14,7 +15,9 @@ mod explain;
 mod home;
 mod import;
 mod kept;
+mod ops;
 mod out;
+mod query;
 mod reading;
 mod serve;
 mod shown;
@@ -86,7 +89,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,
         Command::Sub(SubCommand::Show(args)) => sub::show(&global, args).await,
         Command::Sub(SubCommand::Cancel(args)) => sub::cancel(&global, args).await,
-        Command::Book(command) => book::run(&global, &command),
+        Command::Book(command) => book::run(&global, command).await,
+        Command::Query(command) => query::run(&global, &command).await,
+        Command::Ops(command) => ops::run(&global, &command).await,
         Command::Status(args) => status::status(&global, args).await,
         Command::Doctor(args) => doctor::doctor(&global, args).await,
     }

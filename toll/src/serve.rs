@@ -14,7 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::assemble::Assembly;
-use crate::book_files;
+use crate::book_files::LoadedBook;
+use crate::book_store::{self, BookPlace};
 use crate::cli::Global;
 use crate::database::Database;
 use crate::home::Home;
@@ -60,15 +61,17 @@ pub(crate) async fn run(
     started: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
     let secrets = FileSecrets { dir: home.secrets() };
-    let loaded = book_files::load(&global.config, &secrets)?;
+    let Some(loaded) = first_look(global, &secrets, database, &stop).await? else { return Ok(()) };
     let vault = Arc::new(Vault::open_or_create(&home.secrets())?);
     let spool = home.take_spool()?;
     let address = listen.unwrap_or(loaded.book.engine.listen);
     api::require_loopback(address)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
-    let assembly =
-        Assembly::open(loaded, bases, database.url.clone(), vault, &spool, format!("http://{address}"))?;
+    let endpoint = format!("http://{address}");
+    let (place, url) = (BookPlace { config: global.config.clone(), secrets }, database.url.clone());
+    let assembly = Assembly::open(&loaded, place, bases, url, vault, &spool, endpoint)?;
+    drop(loaded);
     let state = Arc::new(api::State::new(api::telemetry::install_metrics()?));
     let api_stop = CancellationToken::new();
     let api_server =
@@ -80,6 +83,33 @@ pub(crate) async fn run(
     api_stop.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(2), api_server).await;
     ended
+}
+
+/// The book in force, once the database can be reached; `None` when asked to stop before.
+async fn first_look(
+    global: &Global,
+    secrets: &FileSecrets,
+    database: &Database,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<LoadedBook>> {
+    while !stop.is_cancelled() {
+        let looked = async {
+            let mut conn = database.migrated().await?;
+            book_store::in_force(&mut conn, &global.config, secrets).await
+        };
+        match looked.await {
+            Ok((loaded, names)) => {
+                book_store::warn_of_other_files(&global.config, &loaded, names.book_version);
+                return Ok(Some(loaded));
+            }
+            Err(error) if is_passing(&error) => {
+                tracing::error!("cannot read the book in force: {error:#}");
+                pause(stop).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// One worker after the other: a fenced one dropped everything, the next is a new incarnation.
@@ -104,6 +134,10 @@ async fn keep_working(
         state.set_worker(None);
         match end {
             WorkerEnd::Stopped => return Ok(()),
+            WorkerEnd::Renewed => {
+                tracing::info!("drained, starting with the new book");
+                continue;
+            }
             WorkerEnd::Fenced(why) => {
                 tracing::warn!(why, "fenced: everything dropped, starting as a new incarnation")
             }

@@ -4,24 +4,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use billing_core::ids::{ChargeId, RefSeed, SubscriptionId};
+use billing_core::period::Period;
 use billing_core::states::{State, SubscriptionState};
 use billing_core::subscription::{FLAG_QUARANTINED, OpenAttempt};
 use carriers::Msisdn;
 use serde::Serialize;
-use storage::pg::{self, KeyRange};
+use storage::pg::{self, GrantOf, KeyRange};
 use storage::vault::mask_msisdn;
 
 use crate::charge::{self, Line};
 use crate::cli::Global;
 use crate::exit::{failed, usage};
 use crate::explain::next;
-use crate::out::{self, Paint};
+use crate::out::{self, Paint, Table};
 use crate::reading::{Loaded, Reading, subscription_id};
 use crate::shown::one_line;
 use crate::words::{Amount, Moment};
 
 /// Subscriptions of one line that are shown at most.
 const OF_LINE_MAX: i64 = 50;
+/// Grants that are shown of each.
+const GRANTS_MAX: i64 = 10;
 /// Charges that are shown of each.
 const CHARGES_MAX: i64 = 10;
 /// How long `cancel` waits for a living worker to carry it out.
@@ -101,6 +104,21 @@ struct Shown {
     /// Rows about it in the shard's inbox.
     inbox: i64,
     charges: Vec<Line>,
+    /// The latest first.
+    grants: Vec<Grant>,
+}
+
+/// Access that was granted.
+#[derive(Debug, Serialize)]
+struct Grant {
+    charge: String,
+    attempt: i16,
+    from: Moment,
+    /// `None` for good.
+    until: Option<Moment>,
+    paid: Amount,
+    /// `full`, or the step of the ladder that was paid.
+    variant: String,
 }
 
 #[derive(Serialize)]
@@ -129,8 +147,11 @@ async fn find_and_show(reading: &mut Reading, args: &ShowArgs) -> anyhow::Result
         let keys = pg::charges_of(&mut reading.conn, id.0, &KeyRange::ALL, CHARGES_MAX).await?;
         let rows = pg::charges_by_key(&mut reading.conn, &keys).await?;
         let charges = rows.iter().map(Line::of).collect::<anyhow::Result<_>>()?;
+        let grants = pg::grants_of(&mut reading.conn, id.0, GRANTS_MAX).await?;
+        let grants = grants.iter().map(|row| grant(row, &loaded)).collect::<anyhow::Result<_>>()?;
         let number = reading.vault().and_then(|vault| loaded.msisdn(&loaded.key(&vault)?));
-        shown.push(of(&loaded, number.ok().map(|number| mask_msisdn(&number)), charges));
+        let masked = number.ok().map(|number| mask_msisdn(&number));
+        shown.push(Shown { charges, grants, ..of(&loaded, masked) });
     }
     Ok(shown)
 }
@@ -160,7 +181,19 @@ async fn find(reading: &mut Reading, args: &ShowArgs) -> anyhow::Result<Vec<Subs
     Ok(found.into_iter().map(SubscriptionId).collect())
 }
 
-fn of(loaded: &Loaded, msisdn: Option<String>, charges: Vec<Line>) -> Shown {
+fn grant(row: &GrantOf, loaded: &Loaded) -> anyhow::Result<Grant> {
+    let charge = ChargeId { subscription: loaded.row.sub.id, period: Period::from_number(row.period)? };
+    Ok(Grant {
+        charge: charge.to_string(),
+        attempt: row.attempt_no,
+        from: Moment::new(row.from_ms, &loaded.zone),
+        until: row.until_ms.map(|until_ms| Moment::new(until_ms, &loaded.zone)),
+        paid: Amount::new(row.moved_minor, loaded.row.currency),
+        variant: if row.step == 0 { "full".to_owned() } else { format!("step {}", row.step) },
+    })
+}
+
+fn of(loaded: &Loaded, msisdn: Option<String>) -> Shown {
     let (sub, place, zone) = (&loaded.row.sub, &loaded.place, &loaded.zone);
     let at = &sub.progress;
     let moment = |at: Option<jiff::Timestamp>| at.map(|at| Moment::new(at.as_millisecond(), zone));
@@ -192,7 +225,8 @@ fn of(loaded: &Loaded, msisdn: Option<String>, charges: Vec<Line>) -> Shown {
         revision: sub.rev,
         worker: place.owner_slot,
         inbox: place.waiting,
-        charges,
+        charges: Vec::new(),
+        grants: Vec::new(),
     }
 }
 
@@ -246,6 +280,15 @@ fn text(shown: &Shown, paint: Paint) -> String {
     field("worker", worker + &inbox);
     if !shown.charges.is_empty() {
         text += &format!("\n{}", charge::table(&shown.charges, paint));
+    }
+    if !shown.grants.is_empty() {
+        let mut table = Table::new(&["ACCESS FROM", "UNTIL", ">PAID", "VARIANT", "FOR"]);
+        for grant in &shown.grants {
+            let until = grant.until.as_ref().map_or_else(|| "for good".to_owned(), ToString::to_string);
+            let (paid, variant) = (grant.paid.to_string(), grant.variant.clone());
+            table.row(vec![grant.from.to_string(), until, paid, variant, grant.charge.clone()]);
+        }
+        text += &format!("\n{}", table.render(2, paint));
     }
     text
 }

@@ -10,6 +10,11 @@ use jiff::Timestamp;
 use jiff::civil::Weekday;
 use serde::Serialize;
 
+/// A digest in hexadecimal digits.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// An amount: a decimal string and the currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Amount {

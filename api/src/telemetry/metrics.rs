@@ -57,6 +57,7 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_quarantined_total", Kind::Counter, Unit::Count, "Subscriptions put aside for a person because they could not be decided or recorded."),
     ("tollbook_taken_over_total", Kind::Counter, Unit::Count, "Open intents of dead workers taken over, by whether evidence of their outcome was found."),
     ("tollbook_fenced_workers_total", Kind::Counter, Unit::Count, "Workers fenced by this process because their lease was not renewed."),
+    ("tollbook_book_changes_total", Kind::Counter, Unit::Count, "Versions of the book taken in by this process without a restart."),
     ("tollbook_alerts_total", Kind::Counter, Unit::Count, "Answers of carriers that a person should see, by kind."),
     ("tollbook_breaker_opened_total", Kind::Counter, Unit::Count, "Times that a carrier's breaker opened, by carrier."),
     ("tollbook_trouble_total", Kind::Counter, Unit::Count, "Failures that are tried again, by what was being done."),

@@ -153,6 +153,7 @@ impl Running for TestWorker {
             ready: not_ready.is_none(),
             not_ready,
             business_at: "2026-11-21T06:00:00Z".to_owned(),
+            book_version: 1,
             shards: 16,
             wheel: 20_000,
             in_flight: 12,

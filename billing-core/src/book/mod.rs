@@ -6,6 +6,7 @@
 //! | `config/engine.toml` | [`engine`] |
 //! | `config/carriers/<id>.toml` | the carriers crate, with the same [`reader`]; here only its [`CarrierSummary`] |
 
+pub mod diff;
 pub mod engine;
 pub mod plan;
 

@@ -6,6 +6,8 @@
 //! carrier = "medina"                  # a carrier of the book
 //! text = "Kids stories, one day"      # on the receipt; 1 to 64 characters
 //! price = "0.500 TND"                 # the carrier's currency and range
+//! tax_percent = "19"                  # in the price, on the net; default "0"
+//! carrier_fee_percent = "30"          # of what remains after tax; default "0"
 //!
 //! [schedule]
 //! every = "day"                       # once, day, 3 days, week, 2 weeks, month, 3 months, year
@@ -47,6 +49,7 @@ use crate::plan::{
     Settles,
 };
 use crate::schedule::{Cadence, EVERY_MAX, Schedule, Weekdays, Window};
+use crate::split::Shares;
 use crate::zone::DAY_MINUTES;
 
 /// The most characters of a plan's, merchant's or service's id.
@@ -86,6 +89,7 @@ fn rules(mut root: Table<'_>, carriers: &[CarrierSummary], problems: &mut Proble
     let summary = carrier.as_ref().and_then(|id| carrier_of(&root, id, carriers, problems));
     let text = receipt_text(&mut root, problems);
     let price = price(&mut root, summary, problems);
+    let shares = shares(&mut root, problems);
     let schedule = root.table("schedule", problems).and_then(|table| schedule(table, problems));
     let ladder_table = root.opt_table("ladder", problems);
     let ladder = ladder_table.map(|table| ladder(table, price, summary, problems));
@@ -100,6 +104,7 @@ fn rules(mut root: Table<'_>, carriers: &[CarrierSummary], problems: &mut Proble
         carrier: carrier?.value,
         schedule: schedule?,
         price: price?,
+        shares: shares?,
         ladder: match ladder {
             Some(ladder) => Some(ladder?),
             None => None,
@@ -230,6 +235,25 @@ fn money(
     };
     table.problem_at(place, what, help, problems);
     None
+}
+
+fn shares(root: &mut Table<'_>, problems: &mut Problems) -> Option<Shares> {
+    let mut rate = |key: &str| {
+        let Some(text) = root.opt_str(key, problems) else {
+            // A value that is no text has its problem already.
+            return (!root.has(key)).then_some(Decimal::ZERO);
+        };
+        let rate =
+            Decimal::from_str_exact(&text).ok().filter(|rate| Shares::new(*rate, Decimal::ZERO).is_ok());
+        if rate.is_none() {
+            let help =
+                "write percent from \"0\" to \"100\" with at most 4 decimals, such as \"19\" or \"7.7\"";
+            root.problem_at(text.place, format!("`{key}` is \"{}\"", excerpt(&text)), help, problems);
+        }
+        rate
+    };
+    let (tax, fee) = (rate("tax_percent"), rate("carrier_fee_percent"));
+    Shares::new(tax?, fee?).ok()
 }
 
 fn in_carrier_range(

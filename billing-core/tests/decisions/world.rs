@@ -14,6 +14,7 @@ use billing_core::plan::{
 };
 use billing_core::reason::Rule;
 use billing_core::schedule::{Anchor, Cadence, Schedule, Window};
+use billing_core::split::Shares;
 use billing_core::states::{AttemptState, ChargeState, State, SubscriptionState};
 use billing_core::subscription::{Aside, CoreError, NextKind, OpenAttempt, Planned, Progress, Subscription};
 use billing_core::triage::{Note, NoteKind, Triage, triage};
@@ -42,6 +43,7 @@ pub(crate) fn daily() -> PlanRules {
             window: Window::ALWAYS,
         },
         price: Money::new(PRICE, Currency::from_code("EUR").unwrap()),
+        shares: Shares::NONE,
         ladder: None,
         dunning: Dunning {
             no_funds: rounds(),

@@ -58,7 +58,6 @@ struct Batch {
 struct Now {
     business_ms: i64,
     business_date: i32,
-    book_version: i32,
 }
 
 impl Ceiling {
@@ -101,7 +100,6 @@ impl Ceiling {
         let now = Now {
             business_ms: at_minute(today, NOON_MINUTE)?.as_millisecond(),
             business_date: days_since_2000(today),
-            book_version: self.book_version,
         };
         let not_after = at_minute(today, WINDOW_END_MINUTE)?;
         let mut work = Vec::new();
@@ -198,6 +196,7 @@ impl Ceiling {
             currency: row.currency,
             digest,
             rule: Rule::DUE_SEND.number(),
+            book_version: self.book_version,
         });
         self.sent += 1;
         let (debit, credit) = self.accounts;
@@ -240,10 +239,11 @@ impl Ceiling {
                 next_kind: NextKind::Due,
             },
             flags: row.sub.flags,
+            book_version: self.book_version,
             grant_until_ms: tomorrow.as_millisecond(),
             event: billing_core::decide::Event::ChargeSettled as i16,
             merchant_no: row.merchant_no,
-            legs: [Some(leg), None],
+            legs: [Some(leg), None, None, None],
             aside: None,
             inbox: None,
         };
@@ -273,7 +273,7 @@ async fn stripe_of(
     now: Now,
 ) -> anyhow::Result<PgConnection> {
     for Batch { begin, record } in &batches {
-        let begun = begin.begin(&mut conn, &lease, now.business_ms, now.book_version).await?;
+        let begun = begin.begin(&mut conn, &lease, now.business_ms).await?;
         all_ok(&begun).context("intents")?;
         let recorded = record.record(&mut conn, &lease, stripe, now.business_ms, now.business_date).await?;
         all_ok(&recorded).context("outcomes")?;

@@ -5,10 +5,10 @@
 -- key exists already, is the insert rolled back (the fence stays locked: it was taken before the block) and run
 -- again with a verdict per row.
 CREATE OR REPLACE FUNCTION begin_attempts(
-    p_slot int, p_incarnation bigint, p_epoch int, p_business_at_ms bigint, p_book_version int, p_shards int[],
+    p_slot int, p_incarnation bigint, p_epoch int, p_business_at_ms bigint, p_shards int[],
     p_ids bigint[], p_revs int[], p_periods int[], p_attempt_nos int2[], p_ops int2[], p_rounds int2[],
     p_steps int2[], p_amounts bigint[], p_currencies int2[], p_digest_his bigint[], p_digest_los bigint[],
-    p_not_befores bigint[], p_not_afters bigint[], p_rules int2[]
+    p_not_befores bigint[], p_not_afters bigint[], p_rules int2[], p_book_versions int[]
 ) RETURNS int2[]
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
@@ -28,12 +28,13 @@ BEGIN
                 subscription_id, amount_minor, digest_hi, digest_lo, not_before_ms, not_after_ms, incarnation,
                 intent_at, business_at_ms, period, book_version, attempt_no, op, round, step, currency, rule_id)
             SELECT a.id, a.amount, a.digest_hi, a.digest_lo, a.not_before, a.not_after, p_incarnation,
-                   now(), p_business_at_ms, a.period, p_book_version, a.attempt_no, a.op, a.round, a.step,
+                   now(), p_business_at_ms, a.period, a.book_version, a.attempt_no, a.op, a.round, a.step,
                    a.currency, a.rule
               FROM unnest(p_ids, p_revs, p_periods, p_attempt_nos, p_ops, p_rounds, p_steps, p_amounts,
-                          p_currencies, p_digest_his, p_digest_los, p_not_befores, p_not_afters, p_rules)
+                          p_currencies, p_digest_his, p_digest_los, p_not_befores, p_not_afters, p_rules,
+                          p_book_versions)
                    WITH ORDINALITY AS a (id, rev, period, attempt_no, op, round, step, amount,
-                          currency, digest_hi, digest_lo, not_before, not_after, rule, place)
+                          currency, digest_hi, digest_lo, not_before, not_after, rule, book_version, place)
               JOIN subscription s ON s.id = a.id
              WHERE s.rev = a.rev AND s.open = 0 AND s.period = a.period AND s.attempt_no + 1 = a.attempt_no
                AND s.flags = 0

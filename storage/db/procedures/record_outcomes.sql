@@ -15,6 +15,8 @@ CREATE OR REPLACE FUNCTION record_outcomes(
     n_states int2[], n_periods int[], n_dues bigint[], n_collecteds bigint[], n_attempt_nos int2[],
     n_rounds int2[], n_steps int2[], n_opens int2[], n_deferrals int2[], n_paid_untils bigint[],
     n_state_untils bigint[], n_retry_ats bigint[], n_next_ats bigint[], n_next_kinds int2[], n_flags int[],
+    -- under which version of the book its charge is decided
+    n_book_versions int[],
     -- grants: until; 0 for none, -1 for good
     g_untils bigint[],
     -- events: 0 for none
@@ -32,6 +34,7 @@ DECLARE
     verdicts int2[] := NULL;
     expected int := cardinality(p_ids);
     updated  int;
+    v_date   int;
 BEGIN
     PERFORM check_fence(p_slot, p_incarnation, p_epoch);
     LOOP
@@ -46,13 +49,13 @@ BEGIN
                    collected_minor = a.collected, attempt_no = a.attempt_no, round = a.round, step = a.step,
                    open = a.open, deferrals = a.deferrals, paid_until_ms = a.paid_until,
                    state_until_ms = a.state_until, retry_at_ms = a.retry_at, next_at_ms = a.next_at,
-                   next_kind = a.next_kind, flags = a.flags
+                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version
               FROM unnest(p_ids, p_revs, n_states, n_periods, n_dues, n_collecteds, n_attempt_nos, n_rounds,
                           n_steps, n_opens, n_deferrals, n_paid_untils, n_state_untils, n_retry_ats, n_next_ats,
-                          n_next_kinds, n_flags)
+                          n_next_kinds, n_flags, n_book_versions)
                    WITH ORDINALITY AS a (id, rev, state, period, due, collected, attempt_no, round,
                           step, open, deferrals, paid_until, state_until, retry_at, next_at,
-                          next_kind, flags, place)
+                          next_kind, flags, book_version, place)
              WHERE s.id = a.id AND s.rev = a.rev AND (verdicts IS NULL OR verdicts[a.place] = 0);
             GET DIAGNOSTICS updated = ROW_COUNT;
             IF updated <> expected THEN
@@ -71,9 +74,10 @@ BEGIN
              WHERE a.kind = 1 AND (verdicts IS NULL OR verdicts[a.place] = 0);
 
             IF cardinality(t_places) > 0 THEN
+                v_date := open_date(p_business_date);
                 INSERT INTO transfer (source_id, amount, period, debit_account, credit_account, business_date,
                                       attempt_no, leg, asset)
-                SELECT p_ids[t.place], t.amount, p_periods[t.place], t.debit, t.credit, p_business_date,
+                SELECT p_ids[t.place], t.amount, p_periods[t.place], t.debit, t.credit, v_date,
                        p_attempt_nos[t.place], t.leg, t.asset
                   FROM unnest(t_places, t_legs, t_debits, t_credits, t_amounts, t_assets)
                        AS t (place, leg, debit, credit, amount, asset)

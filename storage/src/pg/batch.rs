@@ -25,6 +25,8 @@ pub struct BeginRow<'a> {
     pub digest: [u8; 16],
     /// The rule that decided to send.
     pub rule: i16,
+    /// The version of the book that it was decided under.
+    pub book_version: i32,
 }
 
 /// A batch of intents for `begin_attempts`. At most `batch_max` rows; one row per subscription.
@@ -45,6 +47,7 @@ pub struct BeginBatch {
     not_befores: Vec<i64>,
     not_afters: Vec<i64>,
     rules: Vec<i16>,
+    book_versions: Vec<i32>,
 }
 
 /// What a row of `record_outcomes` is. The number is the SQL function's.
@@ -73,6 +76,9 @@ pub struct PostedLeg {
     /// ISO 4217 numeric.
     pub asset: i16,
 }
+
+/// The most transfers of one row: an unknown that was collected leaves suspense, and its amount has three parts.
+pub const LEGS_MAX: usize = 4;
 
 /// One row for `record_outcomes`.
 #[derive(Debug, Clone)]
@@ -107,6 +113,8 @@ pub struct RecordRow {
     pub progress: Progress,
     /// Its flags afterwards.
     pub flags: i32,
+    /// The version of the book that its charge is decided under.
+    pub book_version: i32,
     /// Access until (milliseconds): 0 for no grant, -1 for good.
     pub grant_until_ms: i64,
     /// What merchants are told; 0 for nothing.
@@ -114,7 +122,7 @@ pub struct RecordRow {
     /// Who is told.
     pub merchant_no: i32,
     /// Transfers.
-    pub legs: [Option<PostedLeg>; 2],
+    pub legs: [Option<PostedLeg>; LEGS_MAX],
     /// The unfinished charge that leaves the row, with its currency.
     pub aside: Option<(Aside, i16)>,
     /// The inbox row that this consumes: (shard, id).
@@ -158,6 +166,7 @@ pub struct RecordBatch<'a> {
     n_next_ats: Vec<Option<i64>>,
     n_next_kinds: Vec<i16>,
     n_flags: Vec<i32>,
+    n_book_versions: Vec<i32>,
     g_untils: Vec<i64>,
     e_events: Vec<i16>,
     e_merchants: Vec<i32>,
@@ -212,6 +221,7 @@ impl BeginBatch {
         self.not_befores.push(planned.not_before.as_millisecond());
         self.not_afters.push(planned.not_after.as_millisecond());
         self.rules.push(row.rule);
+        self.book_versions.push(row.book_version);
     }
 
     /// How many intents it holds.
@@ -236,7 +246,6 @@ impl BeginBatch {
         conn: &mut PgConnection,
         lease: &Lease,
         business_at_ms: i64,
-        book_version: i32,
     ) -> Result<Vec<Verdict>, StoreError> {
         let answer: Option<Vec<i16>> = sqlx::query_scalar(
             "SELECT begin_attempts($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20)",
@@ -245,7 +254,6 @@ impl BeginBatch {
         .bind(lease.incarnation)
         .bind(lease.epoch)
         .bind(business_at_ms)
-        .bind(book_version)
         .bind(&self.shards)
         .bind(&self.ids)
         .bind(&self.revs)
@@ -261,6 +269,7 @@ impl BeginBatch {
         .bind(&self.not_befores)
         .bind(&self.not_afters)
         .bind(&self.rules)
+        .bind(&self.book_versions)
         .fetch_one(conn)
         .await?;
         Ok(Verdict::of_batch(answer, self.len()))
@@ -303,6 +312,7 @@ impl<'a> RecordBatch<'a> {
         self.n_next_ats.push(ms(next.next_at));
         self.n_next_kinds.push(next.next_kind as i16);
         self.n_flags.push(row.flags);
+        self.n_book_versions.push(row.book_version);
         self.g_untils.push(row.grant_until_ms);
         self.e_events.push(row.event);
         self.e_merchants.push(row.merchant_no);
@@ -361,7 +371,7 @@ impl<'a> RecordBatch<'a> {
         let answer: Option<Vec<i16>> = sqlx::query_scalar(
             "SELECT record_outcomes($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
              $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
-             $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57)",
+             $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58)",
         )
         .bind(lease.slot)
         .bind(lease.incarnation)
@@ -400,6 +410,7 @@ impl<'a> RecordBatch<'a> {
         .bind(&self.n_next_ats)
         .bind(&self.n_next_kinds)
         .bind(&self.n_flags)
+        .bind(&self.n_book_versions)
         .bind(&self.g_untils)
         .bind(&self.e_events)
         .bind(&self.e_merchants)

@@ -7,6 +7,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::StoreError;
+use super::versions::{Applying, apply_version};
 
 /// A carrier as the book names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,15 +94,23 @@ impl Names {
     }
 }
 
-/// Makes the book known to the database: numbers for new names, shards for new carriers, accounts, and a new version
-/// when its files differ from the last. Everything in one commit; running it again changes nothing.
+/// Gives the numbers of everything in a book that is in force, or makes it the first version where there is none.
+/// Running it again changes nothing; another book than the one in force comes by [`apply_book`](super::apply_book).
 ///
 /// # Errors
-/// [`StoreError::Broken`] when a carrier's currency or slices differ from what the database keeps: both are fixed
-/// when a carrier is created.
+/// [`StoreError::Broken`] when this book was never applied here, or when a carrier or plan differs from what the
+/// database keeps in something that is fixed.
 pub async fn sync_book(conn: &mut PgConnection, book: &BookNames) -> Result<Names, StoreError> {
     let mut tx = conn.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock(7130004)").execute(&mut *tx).await?;
+    let first = Applying { expect: None, first: true, by: "first start", note: "" };
+    apply_version(&mut tx, book, &first).await?;
+    let names = read_names(&mut tx, &book.digest).await?;
+    tx.commit().await?;
+    Ok(names)
+}
+
+/// Makes names known: numbers for new ones, shards for new carriers, accounts. Part of the commit that applies a book.
+pub(super) async fn make_names(tx: &mut PgConnection, book: &BookNames) -> Result<(), StoreError> {
     for carrier in &book.carriers {
         sqlx::query(
             "INSERT INTO carrier (id, currency, slices) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING",
@@ -146,21 +155,20 @@ pub async fn sync_book(conn: &mut PgConnection, book: &BookNames) -> Result<Name
          SELECT DISTINCT o.kind, o.id, p.purpose, c.currency
            FROM plan JOIN carrier c USING (carrier_no)
           CROSS JOIN LATERAL (VALUES (1::int2, plan.carrier_no), (2::int2, plan.merchant_no)) AS o (kind, id)
-          CROSS JOIN (VALUES (1::int2), (2::int2), (3::int2)) AS p (purpose)
+          CROSS JOIN (VALUES (1::int2), (2::int2), (3::int2), (4::int2), (5::int2)) AS p (purpose)
              ON CONFLICT DO NOTHING",
     )
     .execute(&mut *tx)
     .await?;
-    sqlx::query(
-        "INSERT INTO book_version (digest, files) VALUES ($1, $2::jsonb) ON CONFLICT (digest) DO NOTHING",
-    )
-    .bind(&book.digest)
-    .bind(&book.files_json)
-    .execute(&mut *tx)
-    .await?;
-    let names = read_names(&mut tx, &book.digest).await?;
+    check_fixed(tx, book).await
+}
+
+/// What is fixed when a carrier or plan is created: its numbers are in every row.
+async fn check_fixed(tx: &mut PgConnection, book: &BookNames) -> Result<(), StoreError> {
+    let carriers: Vec<(String, i32, i16)> =
+        sqlx::query_as("SELECT id, slices, currency FROM carrier").fetch_all(&mut *tx).await?;
     for carrier in &book.carriers {
-        let kept = names.carriers.get(&carrier.id).map(|(_, slices, currency)| (*slices, *currency));
+        let kept = carriers.iter().find(|kept| kept.0 == carrier.id).map(|kept| (kept.1, kept.2));
         if kept != Some((carrier.slices, carrier.currency)) {
             return Err(StoreError::Broken(format!(
                 "carrier {} has currency {} and {} slices in the book, but (slices, currency) {kept:?} in the database: \
@@ -169,15 +177,34 @@ pub async fn sync_book(conn: &mut PgConnection, book: &BookNames) -> Result<Name
             )));
         }
     }
-    tx.commit().await?;
-    Ok(names)
+    let plans: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT p.id, m.id, c.id FROM plan p JOIN merchant m USING (merchant_no) JOIN carrier c USING (carrier_no)",
+    )
+    .fetch_all(&mut *tx)
+    .await?;
+    for plan in &book.plans {
+        let kept = plans.iter().find(|kept| kept.0 == plan.id);
+        if let Some((_, merchant, carrier)) = kept
+            && (*merchant != plan.merchant || *carrier != plan.carrier)
+        {
+            return Err(StoreError::Broken(format!(
+                "plan {} belongs to merchant {} and carrier {} in the book, but to {merchant} and {carrier} in the \
+                 database: both are fixed when a plan is created, another pair needs a plan with another id",
+                plan.id, plan.merchant, plan.carrier
+            )));
+        }
+    }
+    Ok(())
 }
 
-async fn read_names(conn: &mut PgConnection, digest: &[u8]) -> Result<Names, StoreError> {
-    let book_version = sqlx::query_scalar("SELECT version FROM book_version WHERE digest = $1")
-        .bind(digest)
-        .fetch_one(&mut *conn)
-        .await?;
+pub(super) async fn read_names(conn: &mut PgConnection, digest: &[u8]) -> Result<Names, StoreError> {
+    let book_version = sqlx::query_scalar(
+        "SELECT version FROM book_version WHERE digest = $1 ORDER BY version DESC LIMIT 1",
+    )
+    .bind(digest)
+    .fetch_optional(&mut *conn)
+    .await?
+    .ok_or_else(|| StoreError::Broken("this book was never applied to this database".to_owned()))?;
     let carriers: Vec<(String, i32, i32, i16)> =
         sqlx::query_as("SELECT id, carrier_no, slices, currency FROM carrier").fetch_all(&mut *conn).await?;
     let merchants: Vec<(String, i32)> =

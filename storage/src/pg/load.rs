@@ -32,6 +32,8 @@ pub struct DueRow {
     pub zone_no: i16,
     /// ISO 4217 numeric.
     pub currency: i16,
+    /// The version of the book that the current charge is decided under, once it has an attempt.
+    pub book_version: i32,
     /// The line's number, sealed under the subscriber's key.
     pub msisdn_ct: Vec<u8>,
     /// What the subscriber's key is derived from.
@@ -51,6 +53,8 @@ pub struct OpenIntent {
     pub currency: i16,
     /// Who made it durable.
     pub incarnation: i64,
+    /// The version of the book that it was decided under.
+    pub book_version: i32,
 }
 
 /// One keyset chunk of a shard: entries that fire before `horizon_ms`, and the id to go on after (`None`: done).
@@ -99,7 +103,8 @@ pub async fn load(
         "SELECT s.id, s.subscriber_id, s.ref_seed, s.due_minor, s.collected_minor, s.next_at_ms, s.retry_at_ms,
                 s.paid_until_ms, s.state_until_ms, s.stop_at_ms, s.plan_no, s.merchant_no, s.anchor_day, s.period,
                 s.rev, s.flags, s.zone_no, s.anchor_minute, s.currency, s.state, s.attempt_no, s.round, s.step,
-                s.open, s.deferrals, s.next_kind, r.kek_version, r.key_salt, r.msisdn_ct
+                s.open, s.deferrals, s.next_kind, r.kek_version, r.key_salt, r.msisdn_ct,
+                s.book_version
            FROM subscription s JOIN subscriber r ON r.id = s.subscriber_id
           WHERE s.id = ANY ($1) ORDER BY s.id",
     )
@@ -166,6 +171,7 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
         merchant_no: int(11)?,
         zone_no: short(16)?,
         currency: short(18)?,
+        book_version: int(29)?,
         msisdn_ct: ciphertext.to_vec(),
         key_salt: salt.try_into().map_err(|_| "key salt is not 16 bytes".to_owned())?,
         kek_version: short(26)?,
@@ -182,7 +188,7 @@ pub async fn open_intents(
     after: (i64, i32, i16),
     limit: i32,
 ) -> Result<Vec<OpenIntent>, StoreError> {
-    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64);
+    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64, i32);
     let rows: Vec<Row> = sqlx::query_as("SELECT * FROM open_intents($1, $2, $3, $4, $5)")
         .bind(shard.0)
         .bind(after.0)
@@ -206,6 +212,7 @@ pub async fn open_intents(
                 before,
                 after,
                 incarnation,
+                book_version,
             )| {
                 if op != Op::Charge as i16 {
                     return Err(broken(&format!("operation {op} is not one of this version")));
@@ -224,6 +231,7 @@ pub async fn open_intents(
                     },
                     currency,
                     incarnation,
+                    book_version,
                 })
             },
         )

@@ -8,7 +8,10 @@ use sqlx::{Connection, Executor, SqlSafeStr};
 
 use super::StoreError;
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "start", include_str!("../../db/migrations/0001_start.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "start", include_str!("../../db/migrations/0001_start.sql")),
+    (2, "book", include_str!("../../db/migrations/0002_book.sql")),
+];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
 const PROCEDURES: &[&str] = &[
@@ -18,6 +21,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/begin_attempts.sql"),
     include_str!("../../db/procedures/record_verdicts.sql"),
     include_str!("../../db/procedures/record_rare.sql"),
+    include_str!("../../db/procedures/open_date.sql"),
     include_str!("../../db/procedures/record_outcomes.sql"),
     include_str!("../../db/procedures/register_worker.sql"),
     include_str!("../../db/procedures/renew_lease.sql"),
@@ -29,6 +33,14 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/insert_subscriptions.sql"),
     include_str!("../../db/procedures/stop_subscription.sql"),
     include_str!("../../db/procedures/quarantine.sql"),
+    include_str!("../../db/procedures/apply_book.sql"),
+    include_str!("../../db/procedures/day_digest.sql"),
+    include_str!("../../db/procedures/month_digest.sql"),
+    include_str!("../../db/procedures/close_days.sql"),
+    include_str!("../../db/procedures/seal_day.sql"),
+    include_str!("../../db/procedures/close_month.sql"),
+    include_str!("../../db/procedures/verify_ledger.sql"),
+    include_str!("../../db/procedures/trim_minutes.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

@@ -1,6 +1,22 @@
 //! Postgres: structured data. Two functions carry the hot path, each called as one autocommit `SELECT` per batch:
 //! `begin_attempts` and `record_outcomes` (see `storage/db/procedures`).
 
+/// A struct whose fields are read from columns of the same names.
+macro_rules! row {
+    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $kind:ty,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name { $($(#[$field_doc])* pub $field: $kind),+ }
+
+        impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for $name {
+            fn from_row(row: &'r sqlx::postgres::PgRow) -> sqlx::Result<Self> {
+                use sqlx::Row;
+                Ok(Self { $($field: row.try_get(stringify!($field))?),+ })
+            }
+        }
+    };
+}
+
 mod batch;
 mod book;
 mod cases;
@@ -9,14 +25,17 @@ mod connect;
 mod import;
 mod inbox;
 mod keys;
+mod ledger;
 mod load;
 mod migrate;
+mod outbox;
 mod query;
 mod stats;
 mod verdict;
+mod versions;
 mod workers;
 
-pub use batch::{BeginBatch, BeginRow, CarrierWords, PostedLeg, RecordBatch, RecordRow, RowKind};
+pub use batch::{BeginBatch, BeginRow, CarrierWords, LEGS_MAX, PostedLeg, RecordBatch, RecordRow, RowKind};
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
@@ -26,12 +45,20 @@ pub use import::{
 };
 pub use inbox::{InboxKind, InboxRow, drop_inbox, post_evidence, read_inbox, stop_subscription};
 pub use keys::check_keys;
+pub use ledger::{
+    AccountRow, Difference, SealState, close_month, seal_state, seal_until, trial_balance, verify_ledger,
+};
 pub use load::{DueRow, load, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
+pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
-pub use stats::{MinuteRow, append_minutes};
+pub use stats::{MinuteRow, append_minutes, trim_minutes};
 pub use verdict::Verdict;
+pub use versions::{
+    ApplyError, Applying, BookVersion, PlanCount, VersionLine, apply_book, book_history, book_names,
+    book_version, current_book, current_version, plan_counts,
+};
 pub use workers::{Lease, WorkerIdentity, WorkerRow};
 pub use workers::{
     claim_shards, fence_worker, hand_over, owned_shards, register_worker, renew_lease, set_low_water,

@@ -1,21 +1,5 @@
 //! Reading for people: `explain`, `charge list` and `show`, `sub show`, `status`, `doctor`. Never on the hot path.
 
-/// A struct whose fields are read from columns of the same names.
-macro_rules! row {
-    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$field_doc:meta])* pub $field:ident: $kind:ty,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        pub struct $name { $($(#[$field_doc])* pub $field: $kind),+ }
-
-        impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for $name {
-            fn from_row(row: &'r sqlx::postgres::PgRow) -> sqlx::Result<Self> {
-                use sqlx::Row;
-                Ok(Self { $($field: row.try_get(stringify!($field))?),+ })
-            }
-        }
-    };
-}
-
 mod attempts;
 mod charges;
 mod server;
@@ -36,5 +20,6 @@ pub use status::{
     subscription_counts, zones,
 };
 pub use subscriptions::{
-    SubscriptionPlace, by_msisdn_hmac, by_ref_seed, by_reference, carrier_numbers, subscription_place,
+    GrantOf, SubscriptionPlace, by_msisdn_hmac, by_ref_seed, by_reference, carrier_numbers, grants_of,
+    subscription_place,
 };

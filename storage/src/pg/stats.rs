@@ -61,3 +61,12 @@ pub async fn append_minutes(
     .await?;
     Ok(())
 }
+
+/// Deletes minute counts before a business instant (milliseconds), at most `limit` rows; gives how many.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn trim_minutes(conn: &mut PgConnection, before_ms: i64, limit: i32) -> Result<i32, StoreError> {
+    let trimmed = sqlx::query_scalar("SELECT trim_minutes($1, $2)");
+    Ok(trimmed.bind(before_ms).bind(limit).fetch_one(conn).await?)
+}

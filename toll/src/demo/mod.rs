@@ -15,7 +15,7 @@ use storage::pg::{ClockRow, read_clock, set_clock};
 use storage::vault::Vault;
 
 use self::carriers::Simulators;
-use crate::book_files;
+use crate::book_store;
 use crate::cli::Global;
 use crate::database::Database;
 use crate::home::Home;
@@ -91,7 +91,7 @@ async fn run(
 ) -> anyhow::Result<()> {
     let began = Instant::now();
     let secrets = ::carriers::FileSecrets { dir: home.secrets() };
-    let loaded = book_files::load(&global.config, &secrets)?;
+    let (loaded, _) = book_store::in_force(&mut database.migrated().await?, &global.config, &secrets).await?;
     let vault = Vault::open_or_create(&home.secrets())?;
     wind_clock(database, home).await?;
     let existing: i64 = sqlx::query_scalar("SELECT count(*) FROM subscription")
@@ -101,7 +101,7 @@ async fn run(
         let file = home.dir().join("subscribers.csv");
         write_population(&file, args.subscribers)?;
         let import = ImportArgs::of(file);
-        import::run(&import, &loaded, &vault, database).await?;
+        import::run(&import, &global.config, &vault, database).await?;
     }
     let subscribers = if existing == 0 { args.subscribers } else { u64::try_from(existing).unwrap_or(0) };
     let what = format!(

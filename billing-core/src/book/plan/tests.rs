@@ -88,6 +88,7 @@ fn every_key_is_read() {
             window: Window::new(360, 1_320).unwrap(),
         },
         price: Money::new(500, Currency::from_code("TND").unwrap()),
+        shares: Shares::NONE,
         ladder: Some(Ladder {
             steps_minor: vec![300, 100],
             settles: Settles::Share,
@@ -125,7 +126,7 @@ fn defaults_are_as_documented() {
     // The whole example is right but for one thing: a daily plan names no weekdays.
     let (_, problems) = read("p.toml", example);
     let expected =
-        "p.toml:9:6: `schedule.on` does not go with every = \"day\"; only weeks have days: leave it out";
+        "p.toml:11:6: `schedule.on` does not go with every = \"day\"; only weeks have days: leave it out";
     assert_eq!(problems, [expected]);
 }
 
@@ -378,8 +379,8 @@ fn all_problems_come_at_once() {
         "9:1: missing key `ladder.settles`; one of \"period\", \"share\", \"amount\"",
         "10:10: `ladder.steps[0]` is 0.600 TND; write less than the price, 0.500 TND",
         "10:17: `ladder.steps[1]`: expected a string, found an integer; write it in quotes",
-        "11:2: unknown key `dunnig`; did you mean `dunning`? known keys: carrier, dunning, ladder, lifecycle, \
-         merchant, price, schedule, service, text",
+        "11:2: unknown key `dunnig`; did you mean `dunning`? known keys: carrier, carrier_fee_percent, dunning, ladder, lifecycle, \
+         merchant, price, schedule, service, tax_percent, text",
     ];
     let expected: Vec<String> =
         expected.iter().map(|problem| format!("config/plans/Daily Plan.toml:{problem}")).collect();
@@ -421,5 +422,20 @@ proptest! {
     ) {
         let (rules, problems) = read("p.toml", &DAILY.replacen(at, &with, 1));
         prop_assert_eq!(rules.is_none(), !problems.is_empty());
+    }
+}
+
+#[test]
+fn tax_and_fee_are_percent_with_limits() {
+    let with =
+        |lines: &str| read("config/plans/p.toml", &SHORTEST.replace("price =", &format!("{lines}price =")));
+    let (rules, problems) = with("tax_percent = \"19\"\ncarrier_fee_percent = \"7.7\"\n");
+    assert_eq!(problems, Vec::<String>::new());
+    let parts = rules.unwrap().shares.split(1_190);
+    assert_eq!((parts.tax_minor, parts.carrier_fee_minor, parts.merchant_minor), (190, 77, 923));
+    for bad in ["\"101\"", "\"-1\"", "\"1.00001\"", "\"x\"", "\"\"", "19"] {
+        let (rules, problems) = with(&format!("carrier_fee_percent = {bad}\n"));
+        assert!(rules.is_none() && problems.len() == 1, "{bad}: {problems:?}");
+        assert!(problems[0].starts_with("config/plans/p.toml:5:23: "), "{problems:?}");
     }
 }

@@ -97,3 +97,41 @@ pub async fn by_ref_seed(conn: &mut PgConnection, ref_seed: i64) -> Result<Optio
 pub async fn carrier_numbers(conn: &mut PgConnection) -> Result<Vec<(String, i32)>, StoreError> {
     Ok(sqlx::query_as("SELECT id, carrier_no FROM carrier ORDER BY id").fetch_all(conn).await?)
 }
+
+row! {
+    /// Access that was granted, with what was paid for it.
+    pub struct GrantOf {
+        /// Which charge.
+        pub period: i32,
+        /// Which attempt of it.
+        pub attempt_no: i16,
+        /// From when, business milliseconds.
+        pub from_ms: i64,
+        /// Until when, business milliseconds; `None` for good.
+        pub until_ms: Option<i64>,
+        /// What was paid, minor units.
+        pub moved_minor: i64,
+        /// The ladder's step that was paid, and so the variant that was bought; 0 for the full price.
+        pub step: i16,
+    }
+}
+
+/// The latest grants of a subscription, the newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn grants_of(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    limit: i64,
+) -> Result<Vec<GrantOf>, StoreError> {
+    let grants = sqlx::query_as(
+        "SELECT g.period, g.attempt_no, g.from_ms, g.until_ms, o.moved_minor, i.step
+           FROM (SELECT * FROM entitlement_grant WHERE subscription_id = $1
+                  ORDER BY period DESC, attempt_no DESC LIMIT $2) AS g
+           JOIN attempt_outcome o USING (subscription_id, period, attempt_no)
+           JOIN attempt_intent i USING (subscription_id, period, attempt_no)
+          ORDER BY g.period DESC, g.attempt_no DESC",
+    );
+    Ok(grants.bind(subscription_id).bind(limit).fetch_all(conn).await?)
+}

@@ -9,22 +9,7 @@ use crate::book_files::{self, BookProblems};
 use crate::cli::Global;
 use crate::exit::failed;
 use crate::out;
-use crate::words::count;
-
-/// What can be done with the book.
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum BookCommand {
-    /// Check every file of the book and its examples; secrets need not be at hand
-    #[command(
-        after_help = "Prints every problem as file:line:column: what; help, and exits with 1 when there is one.
-
-Examples:
-  toll book check
-  toll --config /etc/tollbook book check
-  toll book check --json | jq '.problems[] | .file'"
-    )]
-    Check,
-}
+use crate::words::{count, digest};
 
 #[derive(Serialize)]
 struct Checked {
@@ -47,32 +32,38 @@ struct Problem {
     help: String,
 }
 
-/// Runs a verb.
-pub(crate) fn run(global: &Global, command: &BookCommand) -> anyhow::Result<()> {
-    let BookCommand::Check = command;
-    let checked = match book_files::load(&global.config, &StandInSecrets) {
-        Ok(loaded) => Checked {
+/// Checks the files on disk and says what it found.
+pub(super) fn check(global: &Global) -> anyhow::Result<()> {
+    let loaded = book_files::load(&global.config, &StandInSecrets);
+    let loaded = loaded.map_err(|error| tell(global, error))?;
+    if global.json {
+        return out::json(&Checked {
             ok: true,
             carriers: loaded.carriers.len(),
             plans: loaded.book.plans.len(),
-            digest: Some(loaded.book.digest.iter().map(|byte| format!("{byte:02x}")).collect()),
+            digest: Some(digest(&loaded.book.digest)),
             problems: Vec::new(),
             omitted: 0,
-        },
-        Err(error) => problems(&global.config, error)?,
-    };
-    if global.json {
-        out::json(&checked)?;
-    } else if checked.ok {
-        let (carriers, plans) = (count(checked.carriers, "carrier"), count(checked.plans, "plan"));
-        out::print(&format!("book is fine: {carriers}, {plans}\n"))?;
-    } else {
-        let lines: Vec<String> = checked.problems.iter().map(Problem::line).collect();
-        out::print(&lines.concat())?;
+        });
     }
-    match checked.problems.len() + checked.omitted {
-        0 => Ok(()),
-        found => Err(failed(format!("{} in the book", count(found, "problem")))),
+    let (carriers, plans) = (count(loaded.carriers.len(), "carrier"), count(loaded.book.plans.len(), "plan"));
+    out::print(&format!("book is fine: {carriers}, {plans}\n"))
+}
+
+/// Prints every problem of a book at its place; gives the failure to end with.
+pub(super) fn tell(global: &Global, error: anyhow::Error) -> anyhow::Error {
+    let told = problems(&global.config, error).and_then(|checked| {
+        if global.json {
+            out::json(&checked)?;
+        } else {
+            let lines: Vec<String> = checked.problems.iter().map(Problem::line).collect();
+            out::print(&lines.concat())?;
+        }
+        Ok(checked.problems.len() + checked.omitted)
+    });
+    match told {
+        Ok(found) => failed(format!("{} in the book", count(found, "problem"))),
+        Err(error) => error,
     }
 }
 

@@ -1,0 +1,297 @@
+//! What a change of the book changes: by entity and key, and what a plan leaves to defaults. Works on the files, so that
+//! it tells what people wrote; files that do not parse count as empty (a checked book has none).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use toml::{Table, Value};
+
+use super::plan::plan_id;
+use super::reader::Source;
+use super::{CarrierSummary, Kind};
+use crate::plan::PlanRules;
+
+/// What a file describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entity {
+    /// A plan.
+    Plan,
+    /// A carrier.
+    Carrier,
+    /// How the engine runs.
+    Engine,
+    /// Something else.
+    Other,
+}
+
+impl Entity {
+    /// Its word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Carrier => "carrier",
+            Self::Engine => "engine",
+            Self::Other => "file",
+        }
+    }
+}
+
+/// One entity that is added, removed or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What it is.
+    pub entity: Entity,
+    /// Its id: the file's name without `.toml`.
+    pub id: String,
+    /// Whether it is in the book before.
+    pub before: bool,
+    /// Whether it is in the book after.
+    pub after: bool,
+    /// Its keys that differ, by name. Empty when only comments or spaces do.
+    pub keys: Vec<KeyChange>,
+}
+
+/// One key that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyChange {
+    /// Its dotted name, such as `dunning.no_funds.rounds`.
+    pub key: String,
+    /// Its value before, as TOML.
+    pub old: Option<String>,
+    /// Its value after, as TOML.
+    pub new: Option<String>,
+}
+
+/// What a plan leaves to a default at one carrier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultCell {
+    /// The plan's id.
+    pub plan: String,
+    /// The country, as ISO 3166 has it.
+    pub country: String,
+    /// The carrier's id.
+    pub carrier: String,
+    /// Keys that its file does not give, each with the value that holds then.
+    pub keys: Vec<(&'static str, &'static str)>,
+}
+
+/// What a plan may leave out, and what holds then; the same as in the head of [`super::plan`].
+pub const PLAN_DEFAULTS: &[(&str, &str)] = &[
+    ("tax_percent", "0"),
+    ("carrier_fee_percent", "0"),
+    ("schedule.spread", "0s"),
+    ("schedule.window", "00:00 to 24:00"),
+    ("ladder", "none: the full price or nothing"),
+    ("dunning.no_funds", "4h, 8h, 1d, 3d, 7d, then next_period"),
+    ("dunning.limit", "1d, 3d, 7d, then next_period"),
+    ("dunning.barred", "1d, 7d, then next_period"),
+    ("dunning.temporary", "5m"),
+    ("dunning.fault", "15m"),
+    ("lifecycle.grace", "0s"),
+    ("lifecycle.first_failure", "retry"),
+    ("lifecycle.missed", "once_late"),
+];
+
+/// What differs between two books, by entity and id. Files with other bytes but equal keys are listed without keys.
+#[must_use]
+pub fn diff(before: &[Source], after: &[Source]) -> Vec<Change> {
+    let (before, after) = (by_entity(before), by_entity(after));
+    let all: BTreeSet<_> = before.keys().chain(after.keys()).cloned().collect();
+    all.into_iter()
+        .filter_map(|place| {
+            let (old, new) = (before.get(&place).copied(), after.get(&place).copied());
+            let (entity, id) = place;
+            (old != new).then(|| Change {
+                entity,
+                id,
+                before: old.is_some(),
+                after: new.is_some(),
+                keys: key_changes(old.unwrap_or_default(), new.unwrap_or_default()),
+            })
+        })
+        .collect()
+}
+
+/// Every combination of plan, country and carrier that falls to a default somewhere.
+#[must_use]
+pub fn defaults(
+    sources: &[Source],
+    plans: &[PlanRules],
+    carriers: &[(CarrierSummary, String)],
+) -> Vec<DefaultCell> {
+    let texts = by_entity(sources);
+    plans
+        .iter()
+        .filter_map(|plan| {
+            let given = flat(texts.get(&(Entity::Plan, plan.id.clone())).copied().unwrap_or_default());
+            let is_given = |key: &str| {
+                given.keys().any(|at| {
+                    at.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                })
+            };
+            let keys: Vec<_> = PLAN_DEFAULTS.iter().filter(|(key, _)| !is_given(key)).copied().collect();
+            let country = carriers.iter().find(|(carrier, _)| carrier.id == plan.carrier);
+            (!keys.is_empty()).then(|| DefaultCell {
+                plan: plan.id.clone(),
+                country: country.map(|(_, country)| country.clone()).unwrap_or_default(),
+                carrier: plan.carrier.clone(),
+                keys,
+            })
+        })
+        .collect()
+}
+
+fn by_entity(sources: &[Source]) -> BTreeMap<(Entity, String), &str> {
+    let entity = |source: &Source| match Kind::of(&source.file) {
+        Some(Kind::Plan) => Entity::Plan,
+        Some(Kind::Carrier) => Entity::Carrier,
+        Some(Kind::Engine) => Entity::Engine,
+        None => Entity::Other,
+    };
+    sources
+        .iter()
+        .map(|source| ((entity(source), plan_id(&source.file).to_owned()), source.text.as_str()))
+        .collect()
+}
+
+fn key_changes(old: &str, new: &str) -> Vec<KeyChange> {
+    let (old, new) = (flat(old), flat(new));
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).cloned().collect();
+    keys.into_iter()
+        .filter(|key| old.get(key) != new.get(key))
+        .map(|key| KeyChange { old: old.get(&key).cloned(), new: new.get(&key).cloned(), key })
+        .collect()
+}
+
+/// Every value of a file under its dotted name; tables in lists by their number, from 1.
+fn flat(text: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let root: Table = text.parse().unwrap_or_default();
+    flatten(String::new(), &Value::Table(root), &mut found);
+    found
+}
+
+fn flatten(name: String, value: &Value, found: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Table(table) => {
+            for (key, value) in table {
+                let dot = if name.is_empty() { "" } else { "." };
+                flatten(format!("{name}{dot}{key}"), value, found);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_table) => {
+            for (index, value) in list.iter().enumerate() {
+                flatten(format!("{name}[{}]", index + 1), value, found);
+            }
+        }
+        other => {
+            found.insert(name, other.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::book::plan::read_plan;
+    use crate::book::reader::Problems;
+    use crate::money::Currency;
+
+    fn source(file: &str, text: &str) -> Source {
+        Source { file: file.to_owned(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn changes_are_named_by_entity_and_key() {
+        let before = [
+            source(
+                "config/plans/a.toml",
+                "price = \"1 TND\"\n[dunning]\nno_funds = { rounds = [\"4h\"], then = \"cancel\" }\n",
+            ),
+            source("config/plans/gone.toml", "price = \"1 TND\"\n"),
+            source("config/carriers/medina.toml", "[[example]]\nfor = \"charge\"\nstatus = 200\n"),
+            source("config/engine.toml", "# a\n"),
+        ];
+        let after = [
+            source(
+                "config/plans/a.toml",
+                "price = \"2 TND\" # more\n[dunning]\nno_funds = { rounds = [\"5h\"], then = \"cancel\" }\n",
+            ),
+            source("config/plans/new.toml", "price = \"1 TND\"\n"),
+            source("config/carriers/medina.toml", "[[example]]\nfor = \"charge\"\nstatus = 402\n"),
+            source("config/engine.toml", "# b\n"),
+        ];
+        let changes = diff(&before, &after);
+        let told: Vec<String> = changes
+            .iter()
+            .map(|change| {
+                let keys = change.keys.iter().map(|key| {
+                    format!(
+                        "{}:{}>{}",
+                        key.key,
+                        key.old.as_deref().unwrap_or("-"),
+                        key.new.as_deref().unwrap_or("-")
+                    )
+                });
+                let (before, after) = (u8::from(change.before), u8::from(change.after));
+                format!(
+                    "{} {} {before}{after} {}",
+                    change.entity.name(),
+                    change.id,
+                    keys.collect::<Vec<_>>().join(" ")
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "plan a 11 dunning.no_funds.rounds:[\"4h\"]>[\"5h\"] price:\"1 TND\">\"2 TND\"",
+                "plan gone 10 price:\"1 TND\">-",
+                "plan new 01 price:->\"1 TND\"",
+                "carrier medina 11 example[1].status:200>402",
+                "engine engine 11 ",
+            ]
+        );
+        assert!(diff(&after, &after).is_empty());
+        assert!(
+            diff(&[source("config/plans/a.toml", "broken =")], &[]).len() == 1,
+            "hostile text is no panic"
+        );
+    }
+
+    #[test]
+    fn every_default_is_named_and_nothing_else() {
+        let carrier = CarrierSummary {
+            id: "medina".into(),
+            currency: Currency::from_code("TND").unwrap(),
+            min_minor: 1,
+            max_minor: 10_000,
+            zones: vec![],
+        };
+        let short = "merchant = \"demo\"\nservice = \"kids\"\ncarrier = \"medina\"\ntext = \"x\"\nprice = \"1 TND\"\n";
+        let schedule = "[schedule]\nevery = \"day\"\nat = \"06:00\"\n";
+        let full = format!(
+            "{short}tax_percent = \"0\"\ncarrier_fee_percent = \"0\"\n{schedule}spread = \"0s\"\nwindow = [\"00:00\", \"24:00\"]\n\
+             [ladder]\nsteps = [\"0.5\"]\nsettles = \"share\"\n[dunning]\nno_funds = {{ rounds = [], then = \"cancel\" }}\n\
+             limit = {{ rounds = [], then = \"cancel\" }}\nbarred = {{ rounds = [], then = \"cancel\" }}\n\
+             temporary = \"5m\"\nfault = \"15m\"\n[lifecycle]\ngrace = \"0s\"\nfirst_failure = \"retry\"\nmissed = \"skip\"\n"
+        );
+        let cells = |text: &str| {
+            let source = source("config/plans/p.toml", text);
+            let mut problems = Problems::default();
+            let rules = read_plan(&source, std::slice::from_ref(&carrier), &mut problems);
+            let rules = rules.unwrap_or_else(|| panic!("{:?}", problems.into_vec()));
+            defaults(&[source], &[rules], &[(carrier.clone(), "TN".into())])
+        };
+        assert_eq!(cells(&full), []);
+        let all = cells(&format!("{short}{schedule}"));
+        assert_eq!(
+            (all[0].plan.as_str(), all[0].country.as_str(), all[0].carrier.as_str()),
+            ("p", "TN", "medina")
+        );
+        assert_eq!(all[0].keys, PLAN_DEFAULTS);
+        let one = cells(&full.replace("grace = \"0s\"\n", ""));
+        assert_eq!(one[0].keys, [("lifecycle.grace", "0s")]);
+    }
+}
