@@ -9,7 +9,7 @@ use billing_core::ids::{AttemptId, ChargeId, OurRef, RefSeed, SubscriptionId};
 use billing_core::money::{Currency, Money};
 use billing_core::outcome::Op;
 use billing_core::period::Period;
-use carriers::{Attempt, Msisdn};
+use carriers::{Attempt, ExchangeKind, Msisdn};
 
 #[derive(Clone, Default)]
 struct Captured(Arc<Mutex<Vec<u8>>>);
@@ -45,6 +45,10 @@ fn attempt(msisdn: Msisdn) -> Attempt {
         amount: Money::new(199, Currency::from_code("EUR").unwrap()),
         text: "Daily horoscope".into(),
         intent_at: jiff::Timestamp::from_second(1_795_255_200).unwrap(),
+        kind: ExchangeKind::Send,
+        carrier_txn_id: None,
+        parent_ref: None,
+        parent_txn_id: None,
     }
 }
 

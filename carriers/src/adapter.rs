@@ -42,7 +42,7 @@ pub trait Adapter: Send + Sync {
     fn link_state(&self) -> LinkState;
 }
 
-/// One request to send, as the engine hands it over. Its intent is durable already.
+/// One request to send, as the engine hands it over. The intent of a request that can move money is durable already.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     /// Opaque to the adapter; comes back in the reply.
@@ -61,6 +61,42 @@ pub struct Attempt {
     pub text: Arc<str>,
     /// When the intent was written; all times inside the request derive from it.
     pub intent_at: Timestamp,
+    /// Which conversation about the attempt this is.
+    pub kind: ExchangeKind,
+    /// The carrier's own id of this attempt, where an earlier answer named it: for an inquiry.
+    pub carrier_txn_id: Option<Box<str>>,
+    /// Our key of the attempt that this one points at: what a refund gives back, what a confirm or a cancel ends.
+    pub parent_ref: Option<OurRef>,
+    /// The carrier's own id of the attempt that this one points at.
+    pub parent_txn_id: Option<Box<str>>,
+}
+
+/// A conversation inside an attempt or beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ExchangeKind {
+    /// The request, for the first time.
+    #[default]
+    Send,
+    /// The same request again, byte for byte: only where the carrier knows our key. Its answer settles less than
+    /// the first one's: what it did not process may have been processed before.
+    Resend,
+    /// A question what became of the attempt. Moves nothing.
+    Inquiry,
+    /// A question what the line has. Moves nothing, and is advice: never evidence.
+    Balance,
+}
+
+impl ExchangeKind {
+    /// The word for the history, logs and metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::Resend => "resend",
+            Self::Inquiry => "inquiry",
+            Self::Balance => "balance",
+        }
+    }
 }
 
 /// The last word before a byte leaves.
@@ -80,8 +116,13 @@ pub trait OutcomeSink: Send + Sync {
 pub struct Reply {
     /// The attempt's ticket.
     pub ticket: u64,
-    /// What the carrier said, in our closed list.
+    /// Which conversation this answers.
+    pub kind: ExchangeKind,
+    /// What the carrier said about the attempt, in our closed list. After an inquiry: what was found, else unknown;
+    /// after a balance check always unknown, because it says nothing about the attempt.
     pub outcome: Outcome,
+    /// What an inquiry or a balance check came to; `None` after a request.
+    pub finding: Option<Finding>,
     /// The carrier's own code, at most 64 characters; its HTTP status where it names no code. `None` on success.
     pub carrier_code: Option<Box<str>>,
     /// The carrier's own id of the charge, at most 64 characters.
@@ -102,6 +143,41 @@ pub struct Reply {
     pub alert: Option<Alert>,
 }
 
+/// What a question came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Finding {
+    /// What became of the attempt.
+    Inquiry(Inquired),
+    /// What the line has.
+    Balance(Balance),
+}
+
+/// What an inquiry came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Inquired {
+    /// The carrier knows the attempt and says what became of it.
+    Found(Outcome),
+    /// The carrier does not know it. Counts only when the carrier has had the time to see it (`[proof.inquiry]`).
+    NotFound,
+    /// The carrier knows it and is not done with it.
+    StillWorking,
+    /// Lost, unreadable, contradictory, busy, or a mistake of ours: nothing was learned.
+    NoAnswer,
+}
+
+/// What a balance check came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// The asked amount is there.
+    Enough,
+    /// It is not.
+    TooLow,
+    /// So much is there, minor units of the carrier's currency.
+    Amount(i64),
+    /// Nothing was learned.
+    Unknown,
+}
+
 /// What a person should see about one reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alert {
@@ -117,6 +193,8 @@ pub enum Alert {
     WrongCurrency,
     /// The answer names another line, or none where the carrier echoes it.
     WrongSubscriber,
+    /// An answer about the attempt speaks of another operation than it was.
+    WrongOperation,
     /// The carrier does not accept our credential.
     BadCredential,
     /// The carrier's name resolves only to addresses that may not be called.
@@ -138,6 +216,7 @@ impl Alert {
             Self::WrongAmount => "wrong_amount",
             Self::WrongCurrency => "wrong_currency",
             Self::WrongSubscriber => "wrong_subscriber",
+            Self::WrongOperation => "wrong_operation",
             Self::BadCredential => "bad_credential",
             Self::ForbiddenAddress => "forbidden_address",
             Self::NotBuilt => "not_built",
@@ -159,6 +238,12 @@ pub struct Caps {
     pub max_minor: i64,
     /// It may collect less than asked.
     pub partial: bool,
+    /// What it gives back; `None`: nothing.
+    pub refund: Option<RefundCap>,
+    /// What becomes of a reservation that nobody confirms; `None`: it does not reserve.
+    pub reservation: Option<ReservationCap>,
+    /// When its balance should be asked for; `None`: never.
+    pub balance: Option<BalanceCap>,
     /// How its answer comes.
     pub exchange: Exchange,
     /// So many requests ...
@@ -182,6 +267,46 @@ pub struct Caps {
 pub enum Exchange {
     /// In the reply to the request.
     Reply,
+    /// The reply may say "accepted" only; the answer then comes as a callback.
+    Callback,
+}
+
+/// What a carrier gives back of a charge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefundCap {
+    /// All of it, once.
+    Full,
+    /// Any part of it, also in several refunds.
+    Partial,
+}
+
+/// What becomes of a reservation that nobody confirms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReservationCap {
+    /// How long it holds, seconds from the answer on.
+    pub expires_s: u32,
+    /// The carrier gives an expired one back by itself; `false`: it has to be cancelled all the same.
+    pub releases_itself: bool,
+}
+
+/// When a carrier's balance should be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BalanceCap {
+    /// At which moment.
+    pub when: BalanceWhen,
+    /// How long an answer may be used, milliseconds of machine time.
+    pub valid_for_ms: u32,
+}
+
+/// The moment of a balance check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BalanceWhen {
+    /// Before each charge.
+    Before,
+    /// Only after a refusal for lack of funds, before the next try.
+    AfterRefusal,
+    /// Not by itself.
+    Never,
 }
 
 /// How a link is doing.

@@ -2,8 +2,11 @@
 //! before any traffic. The files in `config/carriers/` explain each key where it stands.
 
 mod auth;
+mod callback;
 mod checks;
+mod further;
 mod operation;
+mod proof;
 mod read;
 
 use std::path::PathBuf;
@@ -11,14 +14,17 @@ use std::sync::Arc;
 
 use billing_core::book::CarrierSummary;
 use billing_core::book::reader::{Problems, Source};
+use billing_core::outcome::Op;
 use billing_core::zone::Zone;
 use zeroize::Zeroizing;
 
-use crate::adapter::Caps;
+use crate::adapter::{Attempt, Caps, ExchangeKind};
+use crate::callback::Acknowledgement;
 use crate::dialect::Operation;
 use crate::msisdn::MsisdnRule;
 use crate::secrets::Secrets;
 pub(crate) use auth::Auth;
+pub(crate) use callback::CallbackRules;
 
 /// One carrier, ready to make an adapter of.
 pub struct CarrierDefinition {
@@ -37,25 +43,103 @@ pub struct CarrierDefinition {
     /// What it can do and how much of it.
     pub caps: Caps,
     /// What it can prove about attempts whose answer was lost.
-    pub proof: ProofCaps,
+    pub proof: Proof,
     /// When its lane should pause by itself.
     pub breaker: Breaker,
     pub(crate) link: LinkSettings,
     pub(crate) auth: Auth,
     pub(crate) charge: Arc<Operation>,
+    /// Every table that makes requests, the charge among them.
+    pub(crate) spoken: Vec<(Arc<Operation>, For)>,
+    pub(crate) callback: Option<CallbackRules>,
     pub(crate) body_bytes_max: usize,
     examples: Vec<checks::Example>,
     /// Every secret as it came; masks are made of them.
     secrets: Vec<Zeroizing<String>>,
 }
 
-/// What a carrier can prove. Left out, each has the worst value.
+/// What a table of requests is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    Op(Op),
+    Inquiry,
+    Balance,
+}
+
+impl For {
+    /// What the exchange of an attempt needs.
+    pub(crate) fn of(attempt: &Attempt) -> Self {
+        match attempt.kind {
+            ExchangeKind::Send | ExchangeKind::Resend => Self::Op(attempt.op),
+            ExchangeKind::Inquiry => Self::Inquiry,
+            ExchangeKind::Balance => Self::Balance,
+        }
+    }
+
+    fn op(self) -> Option<Op> {
+        match self {
+            Self::Op(op) => Some(op),
+            Self::Inquiry | Self::Balance => None,
+        }
+    }
+}
+
+/// What a carrier can prove about an attempt whose answer was lost. Left out, each has the worst value. People are
+/// the last means of every carrier, so they are not listed here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ProofCaps {
-    /// The same request may be sent again.
+pub struct Proof {
+    /// A: the same request may be sent again.
     pub repeat: Option<RepeatCap>,
-    /// The carrier can be asked what became of an attempt.
+    /// B: the carrier can be asked what became of an attempt.
     pub inquiry: Option<InquiryCap>,
+    /// C: the carrier tells by itself, and its sender can be known.
+    pub callback: Option<CallbackCap>,
+    /// D: what is absent from a complete file was not applied.
+    pub file: Option<FileCap>,
+}
+
+/// A way to settle an attempt whose answer was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Means {
+    /// A: send the same request again.
+    Repeat,
+    /// C: wait for the carrier's message.
+    Callback,
+    /// B: ask.
+    Inquiry,
+    /// D: wait for the carrier's file.
+    File,
+    /// E: a case for people.
+    People,
+}
+
+impl Proof {
+    /// The ways that this carrier offers, in the sequence in which they are tried; the last is always people.
+    #[must_use]
+    pub fn means(&self) -> Vec<Means> {
+        let offered = [
+            (self.repeat.is_some(), Means::Repeat),
+            (self.callback.is_some(), Means::Callback),
+            (self.inquiry.is_some(), Means::Inquiry),
+            (self.file.is_some(), Means::File),
+            (true, Means::People),
+        ];
+        offered.into_iter().filter_map(|(offered, means)| offered.then_some(means)).collect()
+    }
+}
+
+/// The carrier sends what became of an attempt, signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallbackCap {
+    /// After so long without a message the next means is used, seconds from the last write on.
+    pub deadline_s: u32,
+}
+
+/// The carrier's files are complete: absence from them proves that nothing was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileCap {
+    /// How long after the last write an attempt may still show up in a file, seconds.
+    pub settle_s: u32,
 }
 
 /// A repeat with the same key does not charge twice.
@@ -145,13 +229,26 @@ impl CarrierDefinition {
         checks::dictionary(self)
     }
 
+    /// What to answer a callback that was stored; `None` when the carrier sends none.
+    #[must_use]
+    pub fn acknowledgement(&self) -> Option<&Acknowledgement> {
+        self.callback.as_ref().map(|callback| &callback.acknowledgement)
+    }
+
     /// Every secret in each form that it may have on the wire.
     pub(crate) fn each_secret(&self, mut take: impl FnMut(&[u8])) {
         self.secrets.iter().for_each(|secret| take(secret.as_bytes()));
         self.auth.wire_forms().for_each(&mut take);
-        let headers = self.charge.headers.iter().map(|(_, template)| template);
-        let templates = headers.chain([&self.charge.path]).chain(&self.charge.body);
-        templates.flat_map(|template| template.secrets()).for_each(&mut take);
+        for (operation, _) in &self.spoken {
+            let headers = operation.headers.iter().map(|(_, template)| template);
+            let templates = headers.chain([&operation.path]).chain(&operation.body);
+            templates.flat_map(|template| template.secrets()).for_each(&mut take);
+        }
+    }
+
+    /// The table of requests for something.
+    pub(crate) fn operation(&self, what: For) -> Option<&Operation> {
+        self.spoken.iter().find(|(_, known)| *known == what).map(|(operation, _)| &**operation)
     }
 }
 
@@ -167,5 +264,7 @@ impl std::fmt::Debug for CarrierDefinition {
     }
 }
 
+#[cfg(test)]
+mod further_tests;
 #[cfg(test)]
 mod tests;

@@ -2,12 +2,13 @@
 //!
 //! The walk of one attempt: [`adapter`] is the contract with the engine; `http` owns the connections and knows
 //! whether a byte left; `dialect` writes the request and reads the answer by the rules of [`definition`], which is
-//! one TOML file per carrier. No carrier has Rust of its own.
+//! one TOML file per carrier; [`callback`] reads what a carrier sends by itself. No carrier has Rust of its own.
 //!
 //! Absent on purpose: retries, rate limits, decisions. This crate says what happened, never what to do next, and
 //! never guesses: what is not a complete answer out of the carrier's closed table is unknown.
 
 pub mod adapter;
+pub mod callback;
 pub mod definition;
 mod dialect;
 mod http;
@@ -17,9 +18,11 @@ pub mod secrets;
 mod test_support;
 
 pub use adapter::{
-    Adapter, Alert, Attempt, BoxFuture, Caps, Exchange, LinkState, OutcomeSink, Reply, SendGuard,
+    Adapter, Alert, Attempt, Balance, BalanceCap, BalanceWhen, BoxFuture, Caps, Exchange, ExchangeKind,
+    Finding, Inquired, LinkState, OutcomeSink, RefundCap, Reply, ReservationCap, SendGuard,
 };
-pub use definition::CarrierDefinition;
+pub use callback::{Acknowledgement, Callback, CallbackError, read_callback};
+pub use definition::{CarrierDefinition, Means, Proof};
 pub use dialect::template::{BuildError, TemplateError};
 pub use http::{HttpAdapter, SetupError, TargetError};
 pub use msisdn::{Msisdn, MsisdnError, MsisdnRule};

@@ -6,7 +6,7 @@ use billing_core::money::{Currency, Money};
 use billing_core::outcome::Op;
 use billing_core::period::Period;
 
-use crate::adapter::Attempt;
+use crate::adapter::{Attempt, ExchangeKind};
 use crate::msisdn::Msisdn;
 
 /// An attempt of 2026-11-21 10:00 UTC.
@@ -22,5 +22,9 @@ pub(crate) fn attempt(minor: i64, currency: &str, msisdn: &str) -> Attempt {
         amount: Money::new(minor, Currency::from_code(currency).unwrap()),
         text: "Daily horoscope".into(),
         intent_at: jiff::Timestamp::from_second(1_795_255_200).unwrap(),
+        kind: ExchangeKind::Send,
+        carrier_txn_id: None,
+        parent_ref: None,
+        parent_txn_id: None,
     }
 }

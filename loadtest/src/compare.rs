@@ -4,7 +4,9 @@
 //! than it may confirm what we hold but is not demanded of us. An attempt that we list as undecided (unknown, accepted, in
 //! review, or an intent only) is no difference, whatever the carrier says: it is somebody's open question.
 //!
-//! On purpose absent: finding the same money without our keys (by line and text); operations other than charge.
+//! Charges and confirms collect, refunds give back; what is only set aside is not money.
+//!
+//! On purpose absent: finding the same money without our keys (by line and text).
 
 mod ledger;
 mod rows;
@@ -56,7 +58,7 @@ pub struct Comparison {
     pub differences: Vec<Difference>,
     /// How many there are.
     pub differences_total: u64,
-    /// Money by currency code.
+    /// Money by currency code, less what was given back.
     pub collected: BTreeMap<String, Sums>,
     /// Carriers of ours with attempts, for which no ledger was given: nothing is known about them.
     pub not_compared: Vec<String>,
@@ -248,6 +250,22 @@ struct Charge {
     theirs_minor: i64,
 }
 
+/// Which way money went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Collected,
+    GivenBack,
+}
+
+impl Way {
+    fn signed(self, minor: i64) -> i64 {
+        match self {
+            Self::Collected => minor,
+            Self::GivenBack => minor.saturating_neg(),
+        }
+    }
+}
+
 impl One<'_> {
     /// Our rows in key sequence, side by side; what is left of their ledger afterwards is not ours.
     async fn walk(mut self, conn: &mut PgConnection, carrier_no: i32) -> Result<(), CompareError> {
@@ -292,10 +310,13 @@ impl One<'_> {
                 });
             }
             let key = OurRef::new(RefSeed(kept.values[0]), period, attempt_no)?;
-            if op == i64::from(Op::Charge as i16)
-                && let Some(charge) = &mut charge
-            {
-                self.attempt(charge, key, currency, outcome);
+            let is = |ops: &[Op]| ops.iter().any(|known| op == i64::from(*known as i16));
+            if let Some(charge) = &mut charge {
+                if is(&[Op::Charge, Op::Confirm]) {
+                    self.attempt(charge, key, currency, outcome, Way::Collected);
+                } else if is(&[Op::Refund]) {
+                    self.attempt(charge, key, currency, outcome, Way::GivenBack);
+                }
             }
         }
         self.close(charge);
@@ -304,11 +325,21 @@ impl One<'_> {
         Ok(())
     }
 
-    fn attempt(&mut self, charge: &mut Charge, key: OurRef, currency: Currency, outcome: Option<Row>) {
-        let theirs = self.theirs.keys.remove(&key);
+    fn attempt(
+        &mut self,
+        charge: &mut Charge,
+        key: OurRef,
+        currency: Currency,
+        outcome: Option<Row>,
+        way: Way,
+    ) {
+        let theirs = match way {
+            Way::Collected => self.theirs.keys.remove(&key),
+            Way::GivenBack => self.theirs.refunds.remove(&key),
+        };
         if let Some(theirs) = &theirs {
-            self.count_theirs(theirs, 1);
-            charge.theirs_minor = charge.theirs_minor.saturating_add(theirs.amount_minor);
+            self.count_theirs(theirs, way);
+            charge.theirs_minor = charge.theirs_minor.saturating_add(way.signed(theirs.amount_minor));
         }
         let Some(outcome) = outcome else {
             // An open row, or the intent alone: listed either way.
@@ -319,7 +350,8 @@ impl One<'_> {
         let [class, moved_minor, _] = outcome.values;
         let approved = class == i64::from(AttemptState::Approved.number());
         if approved {
-            self.found.approved += 1;
+            self.found.approved += u64::from(way == Way::Collected);
+            let moved_minor = way.signed(moved_minor);
             charge.ours_minor = charge.ours_minor.saturating_add(moved_minor);
             let sums = self.found.collected.entry(currency.code().to_owned()).or_default();
             sums.ours_minor = sums.ours_minor.saturating_add(moved_minor);
@@ -327,7 +359,7 @@ impl One<'_> {
         let ours = approved.then(|| (moved_minor, currency.code().to_owned()));
         let kind = match (&ours, &theirs) {
             (Some((minor, code)), Some(theirs)) if theirs.is(*minor, code) => {
-                self.found.equal += 1;
+                self.found.equal += u64::from(way == Way::Collected);
                 return;
             }
             (None, None) => return,
@@ -363,18 +395,21 @@ impl One<'_> {
     /// What no intent of ours took: applied under a key that we do not have, or under one that we have more than once.
     fn leftovers(&mut self) {
         for (key, theirs) in std::mem::take(&mut self.theirs.twice) {
-            self.count_theirs(&theirs, 1);
+            self.count_theirs(&theirs, Way::Collected);
             self.differs(DifferenceKind::AppliedTwice, key, None, None, Some(theirs.money()));
         }
         let keys = std::mem::take(&mut self.theirs.keys);
         let strange = std::mem::take(&mut self.theirs.strange);
-        let left = keys.into_iter().map(|(key, theirs)| (key.to_string(), theirs));
-        for (key, theirs) in left.chain(strange) {
+        let refunds = std::mem::take(&mut self.theirs.refunds);
+        let left = keys.into_iter().map(|(key, theirs)| (key.to_string(), theirs, Way::Collected));
+        let back = refunds.into_iter().map(|(key, theirs)| (key.to_string(), theirs, Way::GivenBack));
+        let strange = strange.into_iter().map(|(key, theirs)| (key, theirs, Way::Collected));
+        for (key, theirs, way) in left.chain(back).chain(strange) {
             // Our snapshot is older than the line: its intent may be younger too.
             if theirs.is_later {
                 continue;
             }
-            self.count_theirs(&theirs, 1);
+            self.count_theirs(&theirs, way);
             self.differs(DifferenceKind::NotOurs, key, None, None, Some(theirs.money()));
         }
         let uncounted = self.theirs.uncounted;
@@ -382,10 +417,10 @@ impl One<'_> {
         self.found.applied_by_carrier += uncounted;
     }
 
-    fn count_theirs(&mut self, theirs: &Theirs, times: u64) {
-        self.found.applied_by_carrier += times;
+    fn count_theirs(&mut self, theirs: &Theirs, way: Way) {
+        self.found.applied_by_carrier += u64::from(way == Way::Collected);
         let sums = self.found.collected.entry(theirs.currency()).or_default();
-        sums.theirs_minor = sums.theirs_minor.saturating_add(theirs.amount_minor);
+        sums.theirs_minor = sums.theirs_minor.saturating_add(way.signed(theirs.amount_minor));
     }
 
     fn differs(

@@ -12,7 +12,7 @@ use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
 use billing_core::subscription::{CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Triage, triage};
-use carriers::{Attempt, Msisdn};
+use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
 use storage::spool::SentLine;
@@ -313,6 +313,10 @@ impl Engine {
             amount: row.amount,
             text: row.text,
             intent_at,
+            kind: ExchangeKind::Send,
+            carrier_txn_id: None,
+            parent_ref: None,
+            parent_txn_id: None,
         };
         let flight = Flight {
             planned: row.planned,

@@ -253,6 +253,8 @@ impl Shared {
 fn not_sent(ticket: u64, at: jiff::Timestamp) -> Reply {
     Reply {
         ticket,
+        kind: carriers::ExchangeKind::Send,
+        finding: None,
         outcome: billing_core::outcome::Outcome::NotSent(billing_core::outcome::NotSentProof::Guard),
         carrier_code: None,
         carrier_txn_id: None,

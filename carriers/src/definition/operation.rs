@@ -2,13 +2,16 @@
 
 use billing_core::book::reader::{Problems, Spanned, Table};
 use billing_core::money::Currency;
+use billing_core::outcome::Op;
 use http::{HeaderName, Method};
 
-use super::read::{Proof, clip};
+use super::InquiryKey;
+use super::proof::{EchoText, ProofText, amount_is_minor, read_echo};
+use super::read::clip;
 use crate::dialect::Operation;
 use crate::dialect::json::{Places, Slot};
 use crate::dialect::replies::{AmountForm, Echo, Replies};
-use crate::dialect::rules::{Condition, Rule, Test, VERDICTS, Verdict};
+use crate::dialect::rules::{Condition, Rule, Subject, Test, Verdict};
 use crate::dialect::template::{Place, Surroundings, Template};
 use crate::http::is_reserved;
 use crate::msisdn::MsisdnRule;
@@ -25,7 +28,7 @@ pub(super) struct Around<'a> {
     pub(super) msisdn: &'a MsisdnRule,
     pub(super) secrets: &'a dyn Secrets,
     pub(super) partial: bool,
-    pub(super) proof: &'a Proof,
+    pub(super) proof: &'a ProofText,
 }
 
 impl<'a> Around<'a> {
@@ -37,17 +40,30 @@ impl<'a> Around<'a> {
 /// Reads a table such as `[charge]`.
 pub(super) fn read_operation(
     mut table: Table<'_>,
+    subject: Subject,
     around: Around<'_>,
     problems: &mut Problems,
 ) -> Option<Operation> {
-    let request = read_request(&mut table, around, problems);
+    let operation = read_open_operation(&mut table, subject, around, problems);
+    table.finish(problems);
+    operation
+}
+
+/// The same for a table that has keys of its own besides.
+pub(super) fn read_open_operation(
+    table: &mut Table<'_>,
+    subject: Subject,
+    around: Around<'_>,
+    problems: &mut Problems,
+) -> Option<Operation> {
+    let request = read_request(table, around, problems);
     table.opt_one_of("encoding", &[("json", ())], problems);
     let headers = match table.opt_table("headers", problems) {
         Some(headers) => read_headers(headers, around, problems),
         None => Some(Vec::new()),
     };
     let body = match table.opt_str("body", problems) {
-        Some(text) => compile(&table, &text, Place::Json, around, problems).map(Some),
+        Some(text) => compile(table, &text, Place::Json, around, problems).map(Some),
         None => Some(None),
     };
     let written = request.zip(headers).zip(body);
@@ -55,12 +71,9 @@ pub(super) fn read_operation(
         if *method == Method::GET && body.is_some() {
             table.problem("body", "a GET with a body", "leave it out, or use POST", problems);
         }
-        let templates = headers.iter().map(|(_, template)| template).chain([path]).chain(body);
-        if !templates.into_iter().any(Template::has_our_ref) {
-            let what = "the request does not hold ${our_ref}";
-            let help = "without our key no answer and no question can be matched with it";
-            table.problem("body", what, help, problems);
-        }
+        let templates: Vec<&Template> =
+            headers.iter().map(|(_, template)| template).chain([path]).chain(body).collect();
+        check_pointers(table, subject, around, &templates, problems);
     }
 
     let mut places = Places::new();
@@ -70,19 +83,28 @@ pub(super) fn read_operation(
         carrier_code = opt_pointer(&mut keys, "carrier_code", &mut places, problems);
         keys.finish(problems);
     }
-    let echo = resolve_echo(&table, around.proof, &mut places, problems);
-    let rule_tables = table.tables("rules", RULES_MAX, problems);
-    if rule_tables.is_empty() {
-        table.problem("rules", "no rules", "at least one must lead to charged", problems);
+    let own_echo = table.opt_table("echo", problems).map(|echo| read_echo(echo, problems));
+    let none = EchoText::default();
+    let echo = match (&own_echo, subject) {
+        (Some(own), _) => own,
+        // What a balance check's answer repeats has another shape than a charge.
+        (None, Subject::Balance) => &none,
+        (None, _) => &around.proof.echo,
+    };
+    let echo = resolve_echo(table, echo, &mut places, problems);
+    let balance = match subject {
+        Subject::Balance => {
+            let minor = amount_is_minor(table, problems);
+            let slot = opt_pointer(table, "amount", &mut places, problems);
+            slot.map(|slot| (slot, if minor { AmountForm::Minor } else { AmountForm::Decimal }))
+        }
+        _ => None,
+    };
+    let rules = read_rules(table, subject, &mut places, &echo, around, problems);
+    if balance.is_none() && rules.iter().any(|rule| rule.then == Verdict::Amount) {
+        let help = "name its place: amount = \"/balance\", and amount_as = \"minor\" for minor units";
+        table.problem("rules", "`amount` without its place", help, problems);
     }
-    let rules: Vec<Rule> = rule_tables
-        .into_iter()
-        .filter_map(|rule| read_rule(rule, &mut places, &echo, around, problems))
-        .collect();
-    if table.str("else", problems).is_some_and(|other| *other != "unknown") {
-        table.problem("else", "`else` may only be \"unknown\"", "what no rule names is unknown", problems);
-    }
-    table.finish(problems);
 
     let (((method, path), headers), body) = written?;
     let (not_processed, pre_processing) =
@@ -93,11 +115,77 @@ pub(super) fn read_operation(
         carrier_txn_id,
         carrier_code,
         echo,
+        balance,
         not_processed,
         pre_processing,
         partial: around.partial,
     };
     Some(Operation { method, path, headers, body, replies })
+}
+
+/// A request must say which attempt it is about, and may point only at what its kind of attempt has.
+fn check_pointers(
+    table: &Table<'_>,
+    subject: Subject,
+    around: Around<'_>,
+    templates: &[&Template],
+    problems: &mut Problems,
+) {
+    let any = |test: fn(&Template) -> bool| templates.iter().any(|template| test(template));
+    let by_txn_id =
+        around.proof.caps.inquiry.as_ref().is_some_and(|inquiry| inquiry.by == InquiryKey::CarrierTxnId);
+    let (has_key, help) = match subject {
+        Subject::Balance => (true, ""),
+        Subject::Inquiry if by_txn_id => (any(Template::has_txn_id), "proof.inquiry.by = \"carrier_txn_id\""),
+        _ => (any(Template::has_our_ref), "without our key no answer and no question can be matched with it"),
+    };
+    let key = if subject == Subject::Inquiry && by_txn_id { "${carrier_txn_id}" } else { "${our_ref}" };
+    if !has_key {
+        table.problem("body", format!("the request does not hold {key}"), help, problems);
+    }
+    if any(Template::has_txn_id) && subject != Subject::Inquiry {
+        let help = "the carrier's id of an attempt is known after its answer: only [inquiry] may name it";
+        table.problem("body", "${carrier_txn_id} is not known yet", help, problems);
+    }
+    let needs_parent = matches!(subject, Subject::Request(Op::Confirm | Op::Cancel | Op::Refund));
+    if needs_parent != any(Template::has_parent) {
+        let (what, help) = if needs_parent {
+            (
+                "the request does not point at an earlier attempt",
+                "with ${parent.our_ref} or ${parent.carrier_txn_id}",
+            )
+        } else {
+            ("nothing for ${parent...} to point at", "only confirm, cancel and refund follow another attempt")
+        };
+        table.problem("body", what, help, problems);
+    }
+}
+
+/// `rules` and `else`.
+pub(super) fn read_rules(
+    table: &mut Table<'_>,
+    subject: Subject,
+    places: &mut Places,
+    echo: &Echo,
+    around: Around<'_>,
+    problems: &mut Problems,
+) -> Vec<Rule> {
+    let rule_tables = table.tables("rules", RULES_MAX, problems);
+    if rule_tables.is_empty() {
+        let help = match subject {
+            Subject::Request(Op::Charge) => "at least one must lead to charged",
+            _ => "every answer would be unknown",
+        };
+        table.problem("rules", "no rules", help, problems);
+    }
+    let rules = rule_tables
+        .into_iter()
+        .filter_map(|rule| read_rule(rule, subject, places, echo, around, problems))
+        .collect();
+    if table.str("else", problems).is_some_and(|other| *other != "unknown") {
+        table.problem("else", "`else` may only be \"unknown\"", "what no rule names is unknown", problems);
+    }
+    rules
 }
 
 fn read_request(
@@ -191,8 +279,12 @@ fn compile(
     }
 }
 
-fn resolve_echo(table: &Table<'_>, proof: &Proof, places: &mut Places, problems: &mut Problems) -> Echo {
-    let text = &proof.echo;
+pub(super) fn resolve_echo(
+    table: &Table<'_>,
+    text: &EchoText,
+    places: &mut Places,
+    problems: &mut Problems,
+) -> Echo {
     let mut slot = |pointer: &Option<Spanned<String>>| {
         let pointer = pointer.as_ref()?;
         slot_of(table, pointer, places, problems)
@@ -206,7 +298,7 @@ fn resolve_echo(table: &Table<'_>, proof: &Proof, places: &mut Places, problems:
     }
 }
 
-fn opt_pointer(
+pub(super) fn opt_pointer(
     table: &mut Table<'_>,
     key: &str,
     places: &mut Places,
@@ -232,6 +324,7 @@ fn slot_of(
 
 fn read_rule(
     mut table: Table<'_>,
+    subject: Subject,
     places: &mut Places,
     echo: &Echo,
     around: Around<'_>,
@@ -257,7 +350,7 @@ fn read_rule(
     }
     let any_body = table.opt_one_of("body", &[("json", false), ("any", true)], problems);
     let any_body = any_body.is_some_and(|any| any.value);
-    let then = table.one_of("then", &VERDICTS, problems);
+    let then = table.one_of("then", &subject.words(), problems);
     let mark = |table: &mut Table<'_>, key: &str, problems: &mut Problems| {
         table.opt_bool(key, problems).is_some_and(|mark| mark.value)
     };
@@ -275,14 +368,18 @@ fn read_rule(
         code,
     });
     if let Some(rule) = &rule {
-        check_rule(&table, rule, (not_processed, pre_processing), echo, around, problems);
+        check_rule(&table, rule, subject, (not_processed, pre_processing), echo, around, problems);
     }
     table.finish(problems);
     rule
 }
 
 /// `at` with one of `is`, `has`, `present`.
-fn read_condition(table: &mut Table<'_>, places: &mut Places, problems: &mut Problems) -> Option<Condition> {
+pub(super) fn read_condition(
+    table: &mut Table<'_>,
+    places: &mut Places,
+    problems: &mut Problems,
+) -> Option<Condition> {
     let at = table.opt_str("at", problems);
     let is = table.opt_str("is", problems).map(|text| Test::Is(text.value.into()));
     let has = table.opt_str("has", problems).map(|text| {
@@ -323,6 +420,7 @@ fn read_after(table: &mut Table<'_>, problems: &mut Problems) -> Option<HeaderNa
 fn check_rule(
     table: &Table<'_>,
     rule: &Rule,
+    subject: Subject,
     (not_processed, pre_processing): (bool, bool),
     echo: &Echo,
     around: Around<'_>,
@@ -330,7 +428,12 @@ fn check_rule(
 ) {
     let temporary = matches!(rule.then, Verdict::Temporary(_));
     let fault = matches!(rule.then, Verdict::Fault(_));
-    if matches!(rule.then, Verdict::Charged | Verdict::Partial) {
+    // A callback has no status of its own, and is matched by its keys.
+    let is_callback = matches!(subject, Subject::Callback { .. });
+    if is_callback && !rule.statuses.is_empty() {
+        table.problem("status", "a callback has no status", "leave it out", problems);
+    }
+    if rule.then.is_success() && !is_callback {
         let success = !rule.statuses.is_empty() && rule.statuses.iter().all(|status| *status < 300);
         if !success {
             let help = "money is believed on a status of 200 to 299 only";
@@ -340,6 +443,12 @@ fn check_rule(
             let help = "add a condition, or name the place of our key in proof.echo.our_ref";
             table.problem("then", "money would be believed on a status alone", help, problems);
         }
+    }
+    let answers =
+        [Verdict::NotFound, Verdict::StillWorking, Verdict::Enough, Verdict::TooLow, Verdict::Amount];
+    if answers.contains(&rule.then) && rule.all.is_empty() {
+        let help = "any proxy can say that: add a condition on the body";
+        table.problem("then", format!("`{}` on a status alone", rule.then.word()), help, problems);
     }
     if rule.then == Verdict::Partial && (!around.partial || echo.amount.is_none()) {
         let help = "needs carrier.partial = true and proof.echo.amount";

@@ -10,10 +10,14 @@ use billing_core::zone::Zone;
 use zeroize::Zeroizing;
 
 use super::auth::Auth;
+use super::callback::read_callback_table;
+use super::further::{FURTHER_TABLES, Further, read_further};
 use super::operation::{Around, read_operation};
-use super::{Breaker, CarrierDefinition, InquiryCap, InquiryKey, LinkSettings, ProofCaps, RepeatCap, checks};
+use super::proof::{ProofText, check_proof, read_proof};
+use super::{Breaker, CarrierDefinition, For, LinkSettings, checks};
 use crate::adapter::{Caps, Exchange};
 use crate::dialect::amount::read_decimal;
+use crate::dialect::rules::Subject;
 use crate::http::Target;
 use crate::msisdn::MsisdnRule;
 use crate::secrets::{SecretError, Secrets};
@@ -36,9 +40,10 @@ pub(super) fn read(
     let currency = carrier.as_ref().map(|carrier| carrier.currency);
     let limits = root.table("limits", problems).and_then(|table| read_limits(table, currency, problems));
     let link = root.table("link", problems).and_then(|table| read_link(table, problems));
+    let proof_place = root.place_of("proof");
     let proof = match root.opt_table("proof", problems) {
         Some(table) => read_proof(table, problems),
-        None => Some(Proof::default()),
+        None => Some(ProofText::default()),
     };
     let auth = match root.opt_table("auth", problems) {
         Some(table) => Auth::read(table, &secrets, problems),
@@ -52,6 +57,7 @@ pub(super) fn read(
     let body_place = charge.as_ref().map_or(Place::START, |charge| charge.place_of("body"));
     // Without a currency no amount can be read: the rest would only repeat that.
     let known = carrier.zip(proof);
+    let mut further = Further::default();
     let charge = match (&known, charge) {
         (Some((carrier, proof)), Some(table)) => {
             let around = Around {
@@ -61,22 +67,45 @@ pub(super) fn read(
                 partial: carrier.partial,
                 proof,
             };
-            read_operation(table, around, problems)
+            let charge = read_operation(table, Subject::Request(Op::Charge), around, problems);
+            further = read_further(&mut root, around, problems);
+            if let Some(table) = root.opt_table("callback", problems) {
+                further.callback = read_callback_table(table, around, problems);
+            }
+            charge
         }
-        _ => None,
+        _ => {
+            // They cannot be read now; their names are known all the same.
+            for name in FURTHER_TABLES.into_iter().chain(["callback"]) {
+                drop(root.opt_table(name, problems));
+            }
+            None
+        }
     };
     let example_tables = root.tables("example", checks::EXAMPLES_MAX, problems);
     root.finish(problems);
 
+    if let (Some((carrier, proof)), Some(limits)) = (&known, &limits) {
+        let callback = further.callback.as_ref().map(|callback| callback.is_signed());
+        let offered = (further.has(For::Inquiry), callback, carrier.exchange);
+        check_proof(source, proof_place, proof, limits.reply_timeout_ms, offered, problems);
+    }
     let (carrier, proof) = known?;
     let (limits, link, auth, breaker, charge) = (limits?, link?, auth?, breaker?, charge?);
+    let charge = Arc::new(charge);
+    let mut spoken = vec![(charge.clone(), For::Op(Op::Charge))];
+    spoken.append(&mut further.spoken);
+    let ops = spoken.iter().filter_map(|(_, what)| what.op()).collect();
     let caps = Caps {
-        ops: vec![Op::Charge],
+        ops,
         currency: carrier.currency,
         min_minor: limits.min_minor,
         max_minor: limits.max_minor,
         partial: carrier.partial,
-        exchange: Exchange::Reply,
+        refund: further.refund,
+        reservation: further.reservation,
+        balance: further.balance,
+        exchange: carrier.exchange,
         rate_n: limits.rate_n,
         rate_per_ms: limits.rate_per_ms,
         in_flight_max: limits.in_flight_max,
@@ -93,16 +122,19 @@ pub(super) fn read(
         msisdn: carrier.msisdn,
         slices: carrier.slices,
         caps,
-        proof: ProofCaps { repeat: proof.repeat, inquiry: proof.inquiry },
+        proof: proof.caps,
         breaker,
         link,
         auth,
-        charge: Arc::new(charge),
+        charge,
+        spoken,
+        callback: further.callback,
         body_bytes_max: limits.body_bytes_max,
         examples: Vec::new(),
         secrets: secrets.given.into_inner(),
     };
-    checks::check_request(source, body_place, &definition, problems);
+    further.places.insert(0, body_place);
+    checks::check_requests(source, &further.places, &definition, problems);
     definition.examples = checks::read_examples(example_tables, source, &definition, problems);
     Some(definition)
 }
@@ -129,6 +161,7 @@ struct Carrier {
     zones: Vec<Zone>,
     msisdn: MsisdnRule,
     partial: bool,
+    exchange: Exchange,
     slices: u32,
 }
 
@@ -168,7 +201,8 @@ fn read_carrier(mut table: Table<'_>, source: &Source, problems: &mut Problems) 
     });
     let msisdn = table.table("msisdn", problems).and_then(|table| read_msisdn(table, problems));
     let partial = table.opt_bool("partial", problems).is_some_and(|partial| partial.value);
-    table.opt_one_of("exchange", &[("reply", Exchange::Reply)], problems);
+    let exchanges = [("reply", Exchange::Reply), ("callback", Exchange::Callback)];
+    let exchange = table.opt_one_of("exchange", &exchanges, problems);
     let slices = table.opt_int("slices", 1..=SLICES_MAX, problems).map_or(1, |slices| slices.value);
     if !(slices as u64).is_power_of_two() {
         let help = "a power of two: later doubling then moves whole slices";
@@ -184,6 +218,7 @@ fn read_carrier(mut table: Table<'_>, source: &Source, problems: &mut Problems) 
         zones: zones?,
         msisdn: msisdn?,
         partial,
+        exchange: exchange.map_or(Exchange::Reply, |exchange| exchange.value),
         slices: u32::try_from(slices).ok()?,
     })
 }
@@ -314,82 +349,6 @@ fn read_link(mut table: Table<'_>, problems: &mut Problems) -> Option<LinkSettin
     });
     table.finish(problems);
     Some(LinkSettings { base: base?, allow_plain, allow_private, ca_file })
-}
-
-/// `[proof]` as it stands; echoes are resolved by the operation.
-#[derive(Default)]
-pub(super) struct Proof {
-    pub(super) not_processed: Vec<u16>,
-    pub(super) pre_processing: Vec<u16>,
-    pub(super) echo: EchoText,
-    repeat: Option<RepeatCap>,
-    inquiry: Option<InquiryCap>,
-}
-
-#[derive(Default)]
-pub(super) struct EchoText {
-    pub(super) our_ref: Option<Spanned<String>>,
-    pub(super) amount: Option<Spanned<String>>,
-    pub(super) amount_is_minor: bool,
-    pub(super) currency: Option<Spanned<String>>,
-    pub(super) msisdn: Option<Spanned<String>>,
-}
-
-fn read_proof(mut table: Table<'_>, problems: &mut Problems) -> Option<Proof> {
-    // A status below 400 says that something was processed.
-    let mut statuses = |key: &str| {
-        let list = table.opt_int_list(key, 400..=599, 100, problems);
-        list.map_or_else(Vec::new, |list| list.value.iter().map(|status| status.value as u16).collect())
-    };
-    let not_processed = statuses("not_processed");
-    let pre_processing = statuses("pre_processing");
-    let echo = table.opt_table("echo", problems).map(|mut echo| {
-        let read = EchoText {
-            our_ref: echo.opt_str("our_ref", problems),
-            amount: echo.opt_str("amount", problems),
-            amount_is_minor: echo
-                .opt_one_of("amount_as", &[("decimal", false), ("minor", true)], problems)
-                .is_some_and(|minor| minor.value),
-            currency: echo.opt_str("currency", problems),
-            msisdn: echo.opt_str("msisdn", problems),
-        };
-        echo.finish(problems);
-        read
-    });
-    let repeat = table.opt_table("repeat", problems).map(|mut repeat| {
-        let key = repeat.str("key", problems);
-        let window = repeat.duration_s("window", 60..=90 * DAY_S, problems);
-        let margin = repeat.duration_s("margin", 0..=DAY_S, problems);
-        if let (Some(window), Some(margin)) = (&window, &margin)
-            && margin.value >= window.value
-        {
-            repeat.problem("margin", "the margin is as long as the window", "no repeat would fit", problems);
-        }
-        repeat.finish(problems);
-        Some(RepeatCap {
-            key: key?.value.into(),
-            window_s: window?.value as u32,
-            margin_s: margin?.value as u32,
-        })
-    });
-    let inquiry = table.opt_table("inquiry", problems).map(|mut inquiry| {
-        let keys = [("our_ref", InquiryKey::OurRef), ("carrier_txn_id", InquiryKey::CarrierTxnId)];
-        let by = inquiry.one_of("by", &keys, problems);
-        let settle = inquiry.duration_s("settle", 60..=DAY_S, problems);
-        let agree = inquiry.int("agree", 2..=10, problems);
-        let spacing = inquiry.duration_s("spacing", 60..=DAY_S, problems);
-        inquiry.finish(problems);
-        Some(InquiryCap {
-            by: by?.value,
-            settle_s: settle?.value as u32,
-            agree: agree?.value as u8,
-            spacing_s: spacing?.value as u32,
-        })
-    });
-    table.finish(problems);
-    // A table that is there but wrong has put its problem into the list already.
-    let (repeat, inquiry) = (repeat.flatten(), inquiry.flatten());
-    Some(Proof { not_processed, pre_processing, echo: echo.unwrap_or_default(), repeat, inquiry })
 }
 
 fn read_breaker(mut table: Table<'_>, problems: &mut Problems) -> Option<Breaker> {

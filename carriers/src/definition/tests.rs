@@ -176,7 +176,7 @@ fn every_mutation_of_a_byte_keeps_amount_and_key_or_is_not_believed() {
 #[test]
 fn partial_amounts_are_believed_only_where_declared() {
     let partial = ALFA.replace("slices = 1 ", "partial = true\nslices = 1 ");
-    let text = partial.replace("expect = \"unknown:contradictory\"", "expect = \"partial\"");
+    let text = partial.replacen("expect = \"unknown:contradictory\"", "expect = \"partial\"", 1);
     let declared = read("alfa", &text).unwrap();
     let [(plain, attempt), ..] = shipped();
     let outcome = |definition: &CarrierDefinition, amount: &str| {

@@ -1,6 +1,6 @@
 //! Reply rules: which answer means what. A closed table, tried from the top; what it does not name is unknown.
 
-use billing_core::outcome::{Fault, Hindrance, LimitKind, Refusal};
+use billing_core::outcome::{Fault, Hindrance, LimitKind, Op, Refusal};
 
 use super::json::{Slot, Values};
 
@@ -16,9 +16,87 @@ pub(crate) enum Verdict {
     Temporary(Hindrance),
     Fault(Fault),
     Unknown,
+    Refunded,
+    Reserved,
+    Released,
+    /// Of an inquiry: the carrier does not know the attempt.
+    NotFound,
+    /// Of an inquiry: known and not decided.
+    StillWorking,
+    /// Of a balance check.
+    Enough,
+    TooLow,
+    /// The balance itself, where the table says it stands.
+    Amount,
 }
 
-/// Every word that may stand behind `then`.
+/// What a table of rules speaks about; each has words of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Request(Op),
+    Inquiry,
+    Balance,
+    /// A message that the carrier sends by itself; `signed`: its sender is known.
+    Callback {
+        signed: bool,
+    },
+}
+
+impl Subject {
+    /// The words that may stand behind `then`.
+    pub(crate) fn words(self) -> Vec<(&'static str, Verdict)> {
+        VERDICTS.iter().chain(&FURTHER).copied().filter(|(_, verdict)| self.allows(*verdict)).collect()
+    }
+
+    fn allows(self, verdict: Verdict) -> bool {
+        use Verdict as V;
+        match (self, verdict) {
+            (_, V::Unknown) => true,
+            // Who sent it is not known: it may say that there is something to ask about, no more.
+            (Self::Callback { signed: false }, _) => verdict == V::Pending,
+            (Self::Balance, _) => {
+                matches!(verdict, V::Enough | V::TooLow | V::Amount | V::Temporary(_) | V::Fault(_))
+            }
+            (_, V::Enough | V::TooLow | V::Amount) => false,
+            (Self::Request(_), V::NotFound | V::StillWorking) => false,
+            (Self::Request(Op::Charge | Op::Confirm), V::Refunded | V::Reserved | V::Released) => false,
+            (Self::Request(Op::Reserve), _) => {
+                !matches!(verdict, V::Charged | V::Partial | V::Refunded | V::Released)
+            }
+            (Self::Request(Op::Cancel), _) => {
+                !matches!(verdict, V::Charged | V::Partial | V::Refunded | V::Reserved | V::NeedsConsent)
+            }
+            (Self::Request(Op::Refund), _) => {
+                !matches!(verdict, V::Charged | V::Partial | V::Reserved | V::Released | V::NeedsConsent)
+            }
+            (Self::Request(_), _) => true,
+            (Self::Inquiry, _) => !matches!(verdict, V::Pending | V::Duplicate | V::NeedsConsent),
+            (Self::Callback { .. }, _) => !matches!(
+                verdict,
+                V::NotFound
+                    | V::StillWorking
+                    | V::Duplicate
+                    | V::NeedsConsent
+                    | V::Temporary(_)
+                    | V::Fault(_)
+            ),
+        }
+    }
+}
+
+/// Words of other conversations than a charge.
+const FURTHER: [(&str, Verdict); 8] = [
+    ("refunded", Verdict::Refunded),
+    ("reserved", Verdict::Reserved),
+    ("released", Verdict::Released),
+    ("not_found", Verdict::NotFound),
+    ("still_working", Verdict::StillWorking),
+    ("enough", Verdict::Enough),
+    ("too_low", Verdict::TooLow),
+    ("amount", Verdict::Amount),
+];
+
+/// Every word that may stand behind the `then` of a charge.
 pub(crate) const VERDICTS: [(&str, Verdict); 23] = [
     ("charged", Verdict::Charged),
     ("partial", Verdict::Partial),
@@ -48,7 +126,13 @@ pub(crate) const VERDICTS: [(&str, Verdict); 23] = [
 impl Verdict {
     /// The word.
     pub(crate) fn word(self) -> &'static str {
-        VERDICTS.iter().find(|(_, verdict)| *verdict == self).map_or("unknown", |(word, _)| word)
+        let mut words = VERDICTS.iter().chain(&FURTHER);
+        words.find(|(_, verdict)| *verdict == self).map_or("unknown", |(word, _)| word)
+    }
+
+    /// It says that the request did what it was for.
+    pub(crate) fn is_success(self) -> bool {
+        matches!(self, Self::Charged | Self::Partial | Self::Refunded | Self::Reserved | Self::Released)
     }
 }
 
@@ -86,7 +170,7 @@ pub(crate) enum Test {
 }
 
 impl Condition {
-    fn holds(&self, values: &Values<'_>) -> bool {
+    pub(crate) fn holds(&self, values: &Values<'_>) -> bool {
         let found = values.get(self.at);
         match &self.test {
             Test::Is(text) => found.as_text() == Some(&**text),
@@ -138,7 +222,39 @@ mod tests {
         for (word, verdict) in VERDICTS {
             assert_eq!((parse(word), verdict.word()), (Some(verdict), word));
         }
+        for (word, verdict) in FURTHER {
+            assert_eq!((parse(word), verdict.word()), (None, word));
+        }
         assert_eq!(parse("approved"), None);
+    }
+
+    #[test]
+    fn each_conversation_has_its_own_words() {
+        let has = |subject: Subject, word: &str| subject.words().iter().any(|(known, _)| *known == word);
+        assert_eq!(Subject::Request(Op::Charge).words(), VERDICTS);
+        for (op, word) in [
+            (Op::Charge, "charged"),
+            (Op::Reserve, "reserved"),
+            (Op::Confirm, "charged"),
+            (Op::Cancel, "released"),
+            (Op::Refund, "refunded"),
+        ] {
+            let subject = Subject::Request(op);
+            for success in ["charged", "reserved", "released", "refunded"] {
+                assert_eq!(has(subject, success), success == word, "{op:?} {success}");
+            }
+            assert!(
+                !has(subject, "not_found") && !has(subject, "enough") && has(subject, "declined:expired")
+            );
+        }
+        assert!(
+            ["charged", "refunded", "not_found", "still_working"].iter().all(|w| has(Subject::Inquiry, w))
+        );
+        assert!(["duplicate", "pending", "enough"].iter().all(|w| !has(Subject::Inquiry, w)));
+        assert!(["charged", "declined:no_funds"].iter().all(|w| !has(Subject::Balance, w)));
+        let words = |subject: Subject| subject.words().into_iter().map(|(word, _)| word).collect::<Vec<_>>();
+        assert_eq!(words(Subject::Callback { signed: false }), ["pending", "unknown"]);
+        assert!(has(Subject::Callback { signed: true }, "charged"));
     }
 
     #[test]

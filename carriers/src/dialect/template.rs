@@ -50,6 +50,11 @@ enum Part {
     /// Escaped already.
     Secret(Zeroizing<Vec<u8>>),
     OurRef,
+    ParentRef,
+    /// The carrier's id of the attempt itself.
+    TxnId,
+    /// The carrier's id of the attempt that it points at.
+    ParentTxnId,
     RequestId,
     Msisdn(MsisdnForm),
     Decimal {
@@ -216,6 +221,16 @@ impl Template {
         self.parts.iter().any(|part| matches!(part, Part::OurRef))
     }
 
+    /// The carrier's id of the attempt stands in it.
+    pub(crate) fn has_txn_id(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::TxnId))
+    }
+
+    /// It points at another attempt.
+    pub(crate) fn has_parent(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::ParentRef | Part::ParentTxnId))
+    }
+
     /// The secrets inside, as they stand on the wire.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = &[u8]> {
         self.parts.iter().filter_map(|part| match part {
@@ -230,6 +245,11 @@ impl Template {
             Part::Secret(text) => out.extend_from_slice(text),
             // Base32 and upper-case letters: safe in every place.
             Part::OurRef => out.extend_from_slice(&attempt.our_ref.base32()),
+            Part::ParentRef => {
+                out.extend_from_slice(&attempt.parent_ref.ok_or(BuildError::Empty)?.base32());
+            }
+            Part::TxnId => push_id(self.place, attempt.carrier_txn_id.as_deref(), out)?,
+            Part::ParentTxnId => push_id(self.place, attempt.parent_txn_id.as_deref(), out)?,
             Part::Currency(code) => out.extend_from_slice(code.as_bytes()),
             Part::RequestId => push(self.place, &attempt.id.to_string(), out)?,
             Part::Msisdn(form) => {
@@ -293,6 +313,9 @@ fn placeholder(name: &str, place: Place, around: Surroundings<'_>) -> Result<Par
     let exponent = around.currency.exponent();
     match (word, form) {
         ("our_ref", None) => Ok(Part::OurRef),
+        ("parent.our_ref", None) => Ok(Part::ParentRef),
+        ("parent.carrier_txn_id", None) => Ok(Part::ParentTxnId),
+        ("carrier_txn_id", None) => Ok(Part::TxnId),
         ("request_id", None) => Ok(Part::RequestId),
         ("currency", None) => Ok(Part::Currency(around.currency.code())),
         ("text", None) => Ok(Part::Words),
@@ -360,6 +383,11 @@ impl Quotes {
             }
         }
     }
+}
+
+/// A carrier's own id. A question or a refund with an empty one would be about nothing, or about everything.
+fn push_id(place: Place, id: Option<&str>, out: &mut Vec<u8>) -> Result<(), BuildError> {
+    push(place, id.filter(|id| !id.is_empty()).ok_or(BuildError::Empty)?, out)
 }
 
 /// Appends a value as its place needs it.

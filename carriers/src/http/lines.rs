@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::exchange::{Broken, Clock, Complete, Connection, HEAD_BYTES_MAX};
 use super::tee::Recording;
 use super::{HttpAdapter, connect::DialError};
-use crate::adapter::{Alert, Attempt, OutcomeSink, Reply, SendGuard};
+use crate::adapter::{Alert, Attempt, ExchangeKind, OutcomeSink, Reply, SendGuard};
 use crate::dialect::replies::{Answer, Reading};
 
 /// What the lines of one run share.
@@ -84,7 +84,7 @@ async fn work(shared: Arc<Shared>) {
     };
     shared.listen();
     while let Some(attempt) = line.next(&shared).await {
-        let hand = InHand::new(attempt.ticket, &shared.adapter, &line.recording, &*shared.sink);
+        let hand = InHand::new(&attempt, &shared.adapter, &line.recording, &*shared.sink);
         let reply = line.perform(&attempt).await;
         hand.deliver(reply);
     }
@@ -165,18 +165,21 @@ impl<'a> Line<'a> {
         let sent = told.sent.filter(|_| taken.wrote);
         self.adapter.mask.apply(&mut taken.request);
         self.adapter.mask.apply(&mut taken.response);
+        let reading = told.reading.for_kind(attempt.kind);
         Reply {
             ticket: attempt.ticket,
-            outcome: told.reading.outcome,
-            carrier_code: told.reading.carrier_code,
-            carrier_txn_id: told.reading.carrier_txn_id,
+            kind: attempt.kind,
+            outcome: reading.outcome,
+            finding: reading.finding,
+            carrier_code: reading.carrier_code,
+            carrier_txn_id: reading.carrier_txn_id,
             wrote: taken.wrote,
             request: taken.request,
             response: taken.response,
             sent_at: sent.map(|(at, _)| at),
             answered_at: told.answered_at,
             latency_us: sent.map_or(0, |(_, latency_us)| latency_us),
-            alert: told.reading.alert,
+            alert: reading.alert,
         }
     }
 
@@ -260,7 +263,7 @@ impl<'a> Line<'a> {
         } else {
             (Doubt::NoReply, None)
         };
-        Reading { outcome: Outcome::Unknown(doubt), carrier_code: None, carrier_txn_id: None, alert }
+        Reading::unanswered(Outcome::Unknown(doubt), alert)
     }
 
     /// Head and body with room for chunk sizes and interim answers; beyond it reading stops.
@@ -272,18 +275,25 @@ impl<'a> Line<'a> {
 fn read(adapter: &HttpAdapter, answer: &Complete, at: Timestamp, attempt: &Attempt) -> Reading {
     let status = answer.head.status.as_u16();
     let answer = Answer { status, headers: &answer.head.headers, body: &answer.body, at };
-    adapter.charge.replies.read(answer, attempt)
+    match adapter.spoken(attempt) {
+        Some(spoken) => spoken.operation.replies.read(answer, attempt),
+        // The request was made of the same table: this cannot be.
+        None => Reading::unanswered(Outcome::Unknown(Doubt::Unreadable), Some(Alert::UnreadableAnswer)),
+    }
 }
 
 fn not_sent(proof: NotSentProof, alert: Option<Alert>) -> Told {
-    let reading =
-        Reading { outcome: Outcome::NotSent(proof), carrier_code: None, carrier_txn_id: None, alert };
-    Told { reading, sent: None, answered_at: Timestamp::now() }
+    Told {
+        reading: Reading::unanswered(Outcome::NotSent(proof), alert),
+        sent: None,
+        answered_at: Timestamp::now(),
+    }
 }
 
 /// Sees to it that the attempt in hand is answered, whatever happens to the loop.
 struct InHand<'a> {
     ticket: u64,
+    kind: ExchangeKind,
     adapter: &'a HttpAdapter,
     recording: Arc<Recording>,
     sink: &'a dyn OutcomeSink,
@@ -292,13 +302,14 @@ struct InHand<'a> {
 
 impl<'a> InHand<'a> {
     fn new(
-        ticket: u64,
+        attempt: &Attempt,
         adapter: &'a HttpAdapter,
         recording: &Arc<Recording>,
         sink: &'a dyn OutcomeSink,
     ) -> Self {
         adapter.gauges.took();
-        Self { ticket, adapter, recording: recording.clone(), sink, answered: false }
+        let (ticket, kind) = (attempt.ticket, attempt.kind);
+        Self { ticket, kind, adapter, recording: recording.clone(), sink, answered: false }
     }
 
     fn deliver(mut self, reply: Reply) {
@@ -316,9 +327,12 @@ impl Drop for InHand<'_> {
         let mut taken = self.recording.take();
         self.adapter.mask.apply(&mut taken.request);
         self.adapter.mask.apply(&mut taken.response);
+        let lost = Reading::unanswered(Outcome::Unknown(Doubt::NoReply), None).for_kind(self.kind);
         self.sink.deliver(Reply {
             ticket: self.ticket,
-            outcome: Outcome::Unknown(Doubt::NoReply),
+            kind: self.kind,
+            outcome: lost.outcome,
+            finding: lost.finding,
             carrier_code: None,
             carrier_txn_id: None,
             wrote: true,

@@ -22,8 +22,8 @@ use http_body_util::Full;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::adapter::{Adapter, Attempt, BoxFuture, Caps, LinkState, OutcomeSink, SendGuard};
-use crate::definition::CarrierDefinition;
+use crate::adapter::{Adapter, Attempt, BoxFuture, Caps, ExchangeKind, LinkState, OutcomeSink, SendGuard};
+use crate::definition::{CarrierDefinition, For};
 use crate::dialect::Operation;
 use crate::dialect::template::BuildError;
 use connect::Dialer;
@@ -52,12 +52,18 @@ pub enum SetupError {
     Tls(String),
 }
 
+/// One table of the definition, ready to be spoken.
+struct Spoken {
+    operation: Arc<Operation>,
+    prepared: Prepared,
+}
+
 /// Speaks with one carrier over HTTP/1.1.
 pub struct HttpAdapter {
     id: Box<str>,
     caps: Caps,
-    charge: Arc<Operation>,
-    prepared: Prepared,
+    /// By what they are for: one per operation, one for inquiries, one for balances.
+    spoken: Vec<(Spoken, For)>,
     dialer: Dialer,
     mask: Mask,
     body_bytes_max: usize,
@@ -77,7 +83,14 @@ impl HttpAdapter {
         let link = &definition.link;
         let base = base_override.unwrap_or(&link.base);
         let target = Target::parse(base, link.allow_plain, link.allow_private)?;
-        let prepared = Prepared::new(&definition.charge, &target, &definition.auth);
+        let spoken = definition
+            .spoken
+            .iter()
+            .map(|(operation, what)| {
+                let prepared = Prepared::new(operation, &target, &definition.auth);
+                (Spoken { operation: operation.clone(), prepared }, *what)
+            })
+            .collect();
         let mut mask = Mask::default();
         definition.each_secret(|secret| mask.add(secret));
         let ms = |ms: u32| Duration::from_millis(u64::from(ms));
@@ -85,8 +98,7 @@ impl HttpAdapter {
         let connect_timeout = ms(caps.connect_timeout_ms);
         Ok(Self {
             id: definition.id.clone(),
-            charge: definition.charge.clone(),
-            prepared,
+            spoken,
             dialer: Dialer::new(target, connect_timeout, link.ca_file.as_deref())?,
             mask,
             body_bytes_max: definition.body_bytes_max,
@@ -104,17 +116,26 @@ impl HttpAdapter {
         attempt: &Attempt,
         scratch: &mut Vec<u8>,
     ) -> Result<http::Request<Full<Bytes>>, BuildError> {
+        let spoken = self.spoken(attempt).ok_or(BuildError::Operation)?;
         // The engine has checked all this; a belt beside the braces, because here it becomes money.
-        if attempt.op != Op::Charge {
-            return Err(BuildError::Operation);
-        }
         if attempt.amount.currency != self.caps.currency {
             return Err(BuildError::Currency);
         }
-        if !(self.caps.min_minor..=self.caps.max_minor).contains(&attempt.amount.minor) {
+        // A part of a charge that is given back may be smaller than what can be charged; a question moves nothing.
+        let least = match (attempt.kind, attempt.op) {
+            (ExchangeKind::Inquiry | ExchangeKind::Balance, _) | (_, Op::Refund) => 1,
+            _ => self.caps.min_minor,
+        };
+        if !(least..=self.caps.max_minor).contains(&attempt.amount.minor) {
             return Err(BuildError::Limits);
         }
-        self.prepared.request(&self.charge, attempt, scratch)
+        spoken.prepared.request(&spoken.operation, attempt, scratch)
+    }
+
+    /// The table by which an attempt's exchange is spoken; `None` when the carrier does not offer it.
+    fn spoken(&self, attempt: &Attempt) -> Option<&Spoken> {
+        let wanted = For::of(attempt);
+        self.spoken.iter().find(|(_, what)| *what == wanted).map(|(spoken, _)| spoken)
     }
 }
 

@@ -15,7 +15,8 @@ use billing_core::money::{Currency, Money};
 use billing_core::outcome::Op;
 use billing_core::period::Period;
 use carriers::{
-    Adapter, Attempt, CarrierDefinition, HttpAdapter, Msisdn, OutcomeSink, Reply, SendGuard, StandInSecrets,
+    Adapter, Attempt, CarrierDefinition, ExchangeKind, HttpAdapter, Msisdn, OutcomeSink, Reply, SendGuard,
+    StandInSecrets,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -211,6 +212,10 @@ pub fn attempt_of(n: u64, minor: i64, currency: &str, line: &str) -> Attempt {
         amount: Money::new(minor, Currency::from_code(currency).unwrap()),
         text: "Daily horoscope".into(),
         intent_at: jiff::Timestamp::from_second(1_795_255_200).unwrap(),
+        kind: ExchangeKind::Send,
+        carrier_txn_id: None,
+        parent_ref: None,
+        parent_txn_id: None,
     }
 }
 

@@ -17,7 +17,7 @@ const LINE_BYTES_MAX: u64 = 1 << 20;
 const ODD_MAX: usize = 1_000;
 const READ_BUFFER_BYTES: usize = 1 << 20;
 
-/// The charges that a carrier applied.
+/// What moved money at a carrier.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     /// By our key.
@@ -26,7 +26,9 @@ pub(super) struct Applied {
     pub(super) twice: Vec<(String, Theirs)>,
     /// Applied under a key that is none of ours.
     pub(super) strange: Vec<(String, Theirs)>,
-    /// Lines of the last two kinds beyond what is kept.
+    /// What it gave back, by our key.
+    pub(super) refunds: HashMap<OurRef, Theirs>,
+    /// Lines of the last two kinds (applied twice, strange) beyond what is kept.
     pub(super) uncounted: u64,
 }
 
@@ -44,6 +46,8 @@ struct Line<'a> {
     at_us: i64,
     #[serde(borrow)]
     key: Cow<'a, str>,
+    #[serde(default, borrow)]
+    op: Option<Cow<'a, str>>,
     amount: Option<i64>,
     #[serde(borrow)]
     currency: Cow<'a, str>,
@@ -83,21 +87,25 @@ pub(super) fn read(path: &Path, snapshot_us: i64) -> Result<Applied, CompareErro
             break;
         }
         let read: Line<'_> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
-        if read.status != "applied" {
+        // What is set aside, and what is given back of that, is not money.
+        let op = read.op.as_deref().unwrap_or("charge");
+        if read.status != "applied" || matches!(op, "reserve" | "cancel") {
             continue;
         }
         let amount_minor = read.amount.ok_or_else(|| bad("applied without an amount".to_owned()))?;
         let currency = <[u8; 3]>::try_from(read.currency.as_bytes())
             .map_err(|_| bad("applied without a currency code".to_owned()))?;
-        applied.add(&read.key, Theirs { amount_minor, currency, is_later: read.at_us > snapshot_us });
+        let theirs = Theirs { amount_minor, currency, is_later: read.at_us > snapshot_us };
+        applied.add(&read.key, op == "refund", theirs);
     }
     Ok(applied)
 }
 
 impl Applied {
-    fn add(&mut self, key: &str, theirs: Theirs) {
+    fn add(&mut self, key: &str, refund: bool, theirs: Theirs) {
+        let kept = if refund { &mut self.refunds } else { &mut self.keys };
         let odd = match OurRef::parse(key) {
-            Ok(ours) => match self.keys.entry(ours) {
+            Ok(ours) => match kept.entry(ours) {
                 std::collections::hash_map::Entry::Vacant(slot) => {
                     slot.insert(theirs);
                     return;

@@ -70,16 +70,21 @@ impl World {
     }
 
     async fn intent(&mut self, no: u32, attempt_no: i16, amount_minor: i64) {
+        self.intent_op(no, attempt_no, amount_minor, Op::Charge).await;
+    }
+
+    async fn intent_op(&mut self, no: u32, attempt_no: i16, amount_minor: i64, op: Op) {
         sqlx::query(
             "INSERT INTO attempt_intent (subscription_id, amount_minor, digest_hi, digest_lo, not_before_ms, not_after_ms,
                  incarnation, intent_at, business_at_ms, period, book_version, attempt_no, op, round, step, currency, rule_id)
-             VALUES ($1, $2, 0, 0, 0, 1, 1, now(), 0, $3, 1, $4, 1, 0, 0, $5, 1)",
+             VALUES ($1, $2, 0, 0, 0, 1, 1, now(), 0, $3, 1, $4, $6, 0, 0, $5, 1)",
         )
         .bind(Shard(1 << 12).id(no))
         .bind(amount_minor)
         .bind(PERIOD)
         .bind(attempt_no)
         .bind(TND)
+        .bind(op as i16)
         .execute(&mut self.conn)
         .await
         .unwrap();
@@ -125,10 +130,14 @@ impl World {
     }
 
     fn line(&mut self, key: &str, amount_minor: i64, currency: &str, status: &str, at_us: i64) {
+        self.line_op("charge", key, amount_minor, currency, status, at_us);
+    }
+
+    fn line_op(&mut self, op: &str, key: &str, amount_minor: i64, currency: &str, status: &str, at_us: i64) {
         self.lines += 1;
         let seq = self.lines;
         self.ledger.push_str(&format!(
-            "{{\"seq\":{seq},\"at_us\":{at_us},\"key\":\"{key}\",\"msisdn\":\"21655501234\",\"op\":\"charge\",\
+            "{{\"seq\":{seq},\"at_us\":{at_us},\"key\":\"{key}\",\"msisdn\":\"21655501234\",\"op\":\"{op}\",\
              \"amount\":{amount_minor},\"currency\":\"{currency}\",\"status\":\"{status}\",\"reason\":\"\",\
              \"txn\":\"f-{seq:012}\",\"reply\":\"charged\",\"text\":\"Kids\"}}\n"
         ));
@@ -269,4 +278,46 @@ async fn books_that_agree_agree_and_every_planted_difference_is_found() {
     assert!(matches!(&refused, CompareError::BadLine { line: 2, .. }), "{refused}");
     let nowhere = [CarrierLedger { carrier: "beta".to_owned(), path: Path::new("/").to_owned() }];
     assert!(matches!(compare(&mut world.conn, &nowhere).await, Err(CompareError::UnknownCarrier(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refunds_count_against_what_was_collected_and_reservations_not_at_all() {
+    let mut world = World::new("refunds").await;
+    // Charged, and a part given back on both sides.
+    world.approved(1, 500).await;
+    world.applied(1, 1, 500);
+    world.intent_op(1, 2, 200, Op::Refund).await;
+    world.outcome(1, 2, 5, 200).await;
+    world.line_op("refund", &key(1, 2), 200, "TND", "applied", EARLIER_US);
+    // Two phases: only the confirm collects.
+    world.subscription(2, PERIOD + 2_048, 300).await;
+    for (no, op, name) in [(1, Op::Reserve, "reserve"), (2, Op::Confirm, "confirm")] {
+        world.intent_op(2, no, 300, op).await;
+        world.line_op(name, &key(2, no), 300, "TND", "applied", EARLIER_US);
+    }
+    world.outcome(2, 2, 5, 300).await;
+    let found = world.compare().await.unwrap();
+    assert!(found.agrees(), "{found:?}");
+    let sums = Sums { ours_minor: 600, theirs_minor: 600 };
+    assert_eq!(found.collected, BTreeMap::from([("TND".to_owned(), sums)]));
+    assert_eq!((found.applied_by_carrier, found.approved, found.equal), (2, 2, 2));
+
+    // Given back by them alone, by us alone, and with another amount.
+    world.line_op("refund", &key(80, 1), 100, "TND", "applied", EARLIER_US);
+    for (no, theirs) in [(3, None), (4, Some(90))] {
+        world.approved(no, 500).await;
+        world.applied(no, 1, 500);
+        world.intent_op(no, 2, 100, Op::Refund).await;
+        world.outcome(no, 2, 5, 100).await;
+        if let Some(theirs) = theirs {
+            world.line_op("refund", &key(no, 2), theirs, "TND", "applied", EARLIER_US);
+        }
+    }
+    let found = world.compare().await.unwrap();
+    let expected = BTreeSet::from([
+        (DifferenceKind::NotOurs, key(80, 1)),
+        (DifferenceKind::ApprovedNotApplied, key(3, 2)),
+        (DifferenceKind::AmountDiffers, key(4, 2)),
+    ]);
+    assert_eq!((kinds(&found), found.differences_total), (expected, 3));
 }

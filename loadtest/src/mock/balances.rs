@@ -89,6 +89,13 @@ impl Balances {
         }
     }
 
+    /// What was spent comes back.
+    pub(super) fn give_back(&mut self, line: Line, minor: u64) {
+        if let Some(spent) = self.spent.get_mut(&line) {
+            *spent = spent.saturating_sub(minor);
+        }
+    }
+
     fn opening(&self, line: Line, behaviour: &Behaviour) -> u64 {
         let classes = &behaviour.balance.classes;
         let mut left = self.draw.ppm(Purpose::BalanceClass, line.name());

@@ -54,6 +54,30 @@ pub struct Behaviour {
     pub down: bool,
     /// Charges above this are refused by limit.
     pub max_amount_minor: Option<u64>,
+    /// A charge above the balance takes what is there, if that is at least so much; without it: refused.
+    pub partial_min_minor: Option<u64>,
+    /// How long a reservation holds.
+    pub reservation_ms: u64,
+    /// An inquiry does not see what was decided so short a time ago: it says "not found".
+    pub visible_after_ms: u64,
+    /// An inquiry about what was decided so short a time ago says "working".
+    pub working_ms: u64,
+    /// Balance checks say yes or no instead of an amount.
+    pub balance_yes_no: bool,
+    /// Charges that are decided but answered "accepted"; the result then comes as a callback.
+    pub pending_ppm: u32,
+    /// How long after the decision the callback is sent.
+    pub callback_delay_ms: u64,
+    /// Callbacks that are never sent.
+    pub callback_lost_ppm: u32,
+    /// Callbacks that are sent twice.
+    pub callback_twice_ppm: u32,
+    /// Callbacks in front of which somebody else sends a contrary one with a wrong signature.
+    pub callback_forged_ppm: u32,
+    /// Callbacks that are followed by a signed one that says the contrary.
+    pub callback_contrary_ppm: u32,
+    /// Callbacks that arrive before the answer "accepted" does.
+    pub callback_early_ppm: u32,
 }
 
 /// Opening balances.
@@ -109,6 +133,18 @@ impl Default for Behaviour {
             fault_times: 1,
             down: false,
             max_amount_minor: None,
+            partial_min_minor: None,
+            reservation_ms: 900_000,
+            visible_after_ms: 0,
+            working_ms: 0,
+            balance_yes_no: false,
+            pending_ppm: 0,
+            callback_delay_ms: 0,
+            callback_lost_ppm: 0,
+            callback_twice_ppm: 0,
+            callback_forged_ppm: 0,
+            callback_contrary_ppm: 0,
+            callback_early_ppm: 0,
         }
     }
 }
@@ -178,6 +214,20 @@ impl Behaviour {
                 return wrong(format!("{name} sum to {sum} ppm, above {PPM}"));
             }
         }
+        let shares = [
+            self.pending_ppm,
+            self.callback_lost_ppm,
+            self.callback_twice_ppm,
+            self.callback_forged_ppm,
+            self.callback_contrary_ppm,
+            self.callback_early_ppm,
+        ];
+        if let Some(share) = shares.into_iter().find(|share| *share > PPM) {
+            return wrong(format!("a share of callbacks is {share} ppm, above {PPM}"));
+        }
+        if self.callback_delay_ms > LATENCY_MAX_MS {
+            return wrong(format!("callback_delay_ms is above {LATENCY_MAX_MS}"));
+        }
         if self.latency_ms.max(self.latency_jitter_ms) > LATENCY_MAX_MS {
             return wrong(format!("a latency is above {LATENCY_MAX_MS} ms"));
         }
@@ -204,6 +254,7 @@ mod tests {
             "{\"garbage_ppm\":1,\"garbage_kinds\":[]}",
             "{\"latency_ms\":3600001}",
             "{\"topup_minor\":-1}",
+            "{\"callback_twice_ppm\":1000001}",
             "[]",
             "",
         ] {

@@ -1,6 +1,6 @@
 //! The carrier's mind: what it remembers of each key, and the one place where a charge is decided.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,20 +11,24 @@ use super::behaviour::{Behaviour, BehaviourError};
 use super::dialects::{Answer, Asked, Dialect, Refusal};
 use super::draw::{Draw, Purpose};
 use super::faults::{Fate, GarbageKind};
+use super::further::{Further, restore_further};
 use super::ledger::{Entry, Ledger, LedgerError, Op, Past, Status};
 use super::options::Repeat;
+use super::settlement;
 use super::shards::Shards;
 
 /// Everything the carrier knows. One owner, one thread.
 pub(super) struct Books {
-    rules: Rules,
-    behaviour: Behaviour,
-    draw: Draw,
+    pub(super) rules: Rules,
+    pub(super) behaviour: Behaviour,
+    pub(super) draw: Draw,
     keys: Shards<Box<str>, KeyRecord>,
-    balances: Balances,
-    ledger: Ledger,
-    stats: Stats,
-    txn: BytesMut,
+    pub(super) balances: Balances,
+    pub(super) ledger: Ledger,
+    pub(super) stats: Stats,
+    pub(super) txn: BytesMut,
+    pub(super) further: Further,
+    path: PathBuf,
 }
 
 /// What does not change while the process lives.
@@ -41,6 +45,8 @@ pub(super) struct Verdict {
     pub(super) answer: Answer,
     pub(super) delivery: Delivery,
     pub(super) delay: Duration,
+    /// What the message says that follows an answer "accepted".
+    pub(super) message: Option<Answer>,
 }
 
 /// How the answer reaches the caller, if at all.
@@ -87,9 +93,22 @@ struct KeyRecord {
 struct Decision {
     line: Line,
     amount_minor: u64,
+    /// Less than the amount only where the carrier took what was there.
+    took_minor: u64,
     currency: [u8; 3],
     outcome: Outcome,
     seq: u64,
+    at_us: u64,
+}
+
+/// A decided charge, as the other requests see it.
+pub(super) struct Decided {
+    pub(super) line: Line,
+    pub(super) took_minor: u64,
+    pub(super) currency: [u8; 3],
+    pub(super) seq: u64,
+    pub(super) at_us: u64,
+    pub(super) refusal: Option<Refusal>,
 }
 
 #[derive(Clone, Copy)]
@@ -110,6 +129,8 @@ struct Judgement {
     /// The request counts against `fault_times`.
     meets_fate: bool,
     decided: Option<Decision>,
+    took_minor: Option<u64>,
+    message: Option<Answer>,
 }
 
 impl Books {
@@ -122,15 +143,35 @@ impl Books {
         let mut keys = Shards::new();
         let mut balances = Balances::new(draw);
         let mut stats = Stats::default();
+        let mut further = Further::default();
         let ledger = Ledger::open(path, |past| {
             balances.open(past.at_us, &behaviour);
-            restore(past, &mut keys, &mut balances, &mut stats)
+            match past.op {
+                Op::Charge => restore(past, &mut keys, &mut balances, &mut stats),
+                _ => restore_further(past, &mut further, &mut balances),
+            }
         })?;
-        Ok(Self { rules, behaviour, draw, keys, balances, ledger, stats, txn: BytesMut::new() })
+        Ok(Self {
+            rules,
+            behaviour,
+            draw,
+            keys,
+            balances,
+            ledger,
+            stats,
+            txn: BytesMut::new(),
+            further,
+            path: path.to_owned(),
+        })
     }
 
     pub(super) fn behaviour(&self) -> &Behaviour {
         &self.behaviour
+    }
+
+    /// The one currency.
+    pub(super) fn currency(&self) -> &str {
+        &self.rules.currency
     }
 
     pub(super) fn stats(&self) -> &Stats {
@@ -149,6 +190,15 @@ impl Books {
     /// Puts the ledger on the disk.
     pub(super) fn sync(&self) -> std::io::Result<()> {
         self.ledger.sync()
+    }
+
+    /// Writes a settlement file.
+    pub(super) fn settle(
+        &self,
+        wanted: &settlement::Wanted,
+        now_us: u64,
+    ) -> std::io::Result<settlement::Totals> {
+        settlement::write(&self.path, &self.rules.currency, wanted, now_us)
     }
 
     /// Decides one request and writes its ledger line; only then does the decision count.
@@ -173,22 +223,26 @@ impl Books {
         if let Some(seq) = judgement.txn {
             self.rules.dialect.push_txn(&mut self.txn, seq);
         }
+        let took = judgement.took_minor.or(asked.amount_minor);
         self.ledger.append(&Entry {
             at_us: now_us,
+            op: Op::Charge,
             key: &asked.key,
             msisdn: &asked.msisdn,
-            amount_minor: asked.amount_minor,
+            parent: "",
+            amount_minor: took,
+            asked_minor: asked.amount_minor.filter(|asked| took.is_some_and(|took| took < *asked)),
             currency: &asked.currency,
             status: judgement.status,
             reason: judgement.reason,
             txn: &self.txn,
-            reply: reply_word(&judgement, asked.amount_minor),
+            reply: reply_word(&judgement, took),
             text: &asked.text,
         })?;
-        self.stats.count(judgement.status, judgement.reason, asked.amount_minor.unwrap_or(0));
+        self.stats.count(judgement.status, judgement.reason, took.unwrap_or(0));
         if judgement.meets_fate {
-            if let (Answer::Charged { .. }, Some(decision)) = (judgement.answer, judgement.decided) {
-                self.balances.spend(decision.line, decision.amount_minor);
+            if let (Status::Applied, Some(decision)) = (judgement.status, judgement.decided) {
+                self.balances.spend(decision.line, decision.took_minor);
             }
             remember(&mut self.keys, &asked.key, judgement.decided);
         }
@@ -231,16 +285,29 @@ impl Books {
             Fate::Reset { applied: false } => return lost(Answer::Busy, "lost", Delivery::Reset),
             _ => {}
         }
-        let refusal = self.refusal(line, amount_minor, now_us);
+        let mut refusal = self.refusal(line, amount_minor, now_us);
+        let mut took_minor = amount_minor;
+        if let (Some(Refusal::NoFunds), Some(least)) = (refusal, self.behaviour.partial_min_minor) {
+            let there = u64::try_from(self.balances.balance(line, now_us, &self.behaviour)).unwrap_or(0);
+            if there >= least.max(1) {
+                (refusal, took_minor) = (None, there);
+            }
+        }
         let outcome = match (refusal, fate) {
             (Some(refusal), _) => Outcome::Refused(refusal),
             (None, Fate::WrongAmount) => Outcome::ChargedSayingOther,
             (None, _) => Outcome::Charged,
         };
-        let decision = Decision { line, amount_minor, currency, outcome, seq: self.ledger.next_seq() };
+        let seq = self.ledger.next_seq();
+        let decision = Decision { line, amount_minor, took_minor, currency, outcome, seq, at_us: now_us };
         let status = if refusal.is_some() { Status::Refused } else { Status::Applied };
+        let pending =
+            self.behaviour.pending_ppm > self.draw.ppm(Purpose::Pending, name) && fate == Fate::Well;
+        let answer = decision.answer();
         Judgement {
-            answer: decision.answer(),
+            answer: if pending { Answer::Pending { txn: seq } } else { answer },
+            message: pending.then_some(answer),
+            took_minor: Some(took_minor),
             status,
             reason: refusal.map_or("", Refusal::name),
             txn: decision.txn(),
@@ -275,13 +342,24 @@ impl Books {
         };
         Judgement {
             txn: first.txn(),
+            took_minor: Some(first.took_minor),
             delivery: delivery_of(fate),
             meets_fate: true,
             ..Judgement::plain(answer, Status::Replayed, reason)
         }
     }
 
-    fn refusal(&self, line: Line, amount_minor: u64, now_us: u64) -> Option<Refusal> {
+    /// What became of a charge.
+    pub(super) fn decided(&self, key: &str) -> Option<Decided> {
+        let Decision { line, took_minor, currency, seq, at_us, outcome, .. } = self.keys.get(key)?.decision?;
+        let refusal = match outcome {
+            Outcome::Refused(refusal) => Some(refusal),
+            Outcome::Charged | Outcome::ChargedSayingOther => None,
+        };
+        Some(Decided { line, took_minor, currency, seq, at_us, refusal })
+    }
+
+    pub(super) fn refusal(&self, line: Line, amount_minor: u64, now_us: u64) -> Option<Refusal> {
         let unknown = self.behaviour.unknown_ppm;
         if unknown > 0 && self.draw.ppm(Purpose::Unknown, line.name()) < unknown {
             return Some(Refusal::Unknown);
@@ -298,29 +376,42 @@ impl Books {
     }
 
     fn verdict(&self, judgement: &Judgement, name: u64) -> Verdict {
+        let delay = self.delay(name);
+        Verdict { answer: judgement.answer, delivery: judgement.delivery, delay, message: judgement.message }
+    }
+
+    /// How long the answer to this key waits.
+    pub(super) fn delay(&self, name: u64) -> Duration {
         let Behaviour { latency_ms, latency_jitter_ms, .. } = self.behaviour;
         let jitter_ms = match latency_jitter_ms {
             0 => 0,
             most => self.draw.roll(Purpose::Jitter, name) % (most + 1),
         };
-        let delay = Duration::from_millis(latency_ms + jitter_ms);
-        Verdict { answer: judgement.answer, delivery: judgement.delivery, delay }
+        Duration::from_millis(latency_ms + jitter_ms)
     }
 }
 
 impl Judgement {
     fn plain(answer: Answer, status: Status, reason: &'static str) -> Self {
-        Self { answer, status, reason, txn: None, delivery: Delivery::Sent, meets_fate: false, decided: None }
+        Self {
+            answer,
+            status,
+            reason,
+            txn: None,
+            delivery: Delivery::Sent,
+            meets_fate: false,
+            decided: None,
+            took_minor: None,
+            message: None,
+        }
     }
 }
 
 impl Decision {
     fn answer(&self) -> Answer {
         match self.outcome {
-            Outcome::Charged => Answer::Charged { txn: self.seq, said_minor: self.amount_minor },
-            Outcome::ChargedSayingOther => {
-                Answer::Charged { txn: self.seq, said_minor: self.amount_minor + 1 }
-            }
+            Outcome::Charged => Answer::Charged { txn: self.seq, said_minor: self.took_minor },
+            Outcome::ChargedSayingOther => Answer::Charged { txn: self.seq, said_minor: self.took_minor + 1 },
             Outcome::Refused(refusal) => Answer::Refused(refusal),
         }
     }
@@ -360,7 +451,7 @@ impl Stats {
     }
 }
 
-fn delivery_of(fate: Fate) -> Delivery {
+pub(super) fn delivery_of(fate: Fate) -> Delivery {
     match fate {
         Fate::Silent { .. } => Delivery::Silent,
         Fate::Reset { .. } => Delivery::Reset,
@@ -370,12 +461,12 @@ fn delivery_of(fate: Fate) -> Delivery {
     }
 }
 
-fn reply_word(judgement: &Judgement, asked_minor: Option<u64>) -> &'static str {
+fn reply_word(judgement: &Judgement, took_minor: Option<u64>) -> &'static str {
     match (judgement.delivery, judgement.answer) {
         (Delivery::Silent, _) => "silent",
         (Delivery::Reset, _) => "reset",
         (Delivery::Garbage(_), _) => "garbage",
-        (Delivery::Sent, Answer::Charged { said_minor, .. }) if Some(said_minor) != asked_minor => {
+        (Delivery::Sent, Answer::Charged { said_minor, .. }) if Some(said_minor) != took_minor => {
             "wrong_amount"
         }
         (Delivery::Sent, _) => "sent",
@@ -399,7 +490,6 @@ fn restore(
     balances: &mut Balances,
     stats: &mut Stats,
 ) -> Result<(), String> {
-    let Op::Charge = past.op;
     stats.count(past.status, &past.reason, past.amount.unwrap_or(0));
     let decided = match past.status {
         Status::Applied | Status::Refused => Some(decision_of(past)?),
@@ -408,7 +498,7 @@ fn restore(
         Status::NotProcessed | Status::Mismatch | Status::Rejected => return Ok(()),
     };
     if let (Some(decision), Status::Applied) = (decided, past.status) {
-        balances.spend(decision.line, decision.amount_minor);
+        balances.spend(decision.line, decision.took_minor);
     }
     remember(keys, &past.key, decided);
     Ok(())
@@ -416,7 +506,8 @@ fn restore(
 
 fn decision_of(past: &Past<'_>) -> Result<Decision, String> {
     let line = Line::parse(&past.msisdn).ok_or_else(|| format!("msisdn {:?} is not a line", past.msisdn))?;
-    let amount_minor = past.amount.ok_or("a decided charge has no amount")?;
+    let took_minor = past.amount.ok_or("a decided charge has no amount")?;
+    let amount_minor = past.asked.unwrap_or(took_minor);
     let currency = <[u8; 3]>::try_from(past.currency.as_bytes()).map_err(|error| error.to_string())?;
     let outcome = match past.status {
         Status::Refused => Refusal::ALL
@@ -427,7 +518,7 @@ fn decision_of(past: &Past<'_>) -> Result<Decision, String> {
         _ if past.reply == "wrong_amount" => Outcome::ChargedSayingOther,
         _ => Outcome::Charged,
     };
-    Ok(Decision { line, amount_minor, currency, outcome, seq: past.seq })
+    Ok(Decision { line, amount_minor, took_minor, currency, outcome, seq: past.seq, at_us: past.at_us })
 }
 
 #[cfg(test)]

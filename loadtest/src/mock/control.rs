@@ -1,4 +1,5 @@
-//! The mock's own endpoints under `/_mock/`: read and change the behaviour, read the counts, sync the ledger.
+//! The mock's own endpoints under `/_mock/`: read and change the behaviour, read the counts, sync the ledger,
+//! write a settlement file.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -31,7 +32,14 @@ pub(super) fn handle(
             Ok(()) => (StatusCode::NO_CONTENT, Bytes::new()),
             Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
-        ("behaviour" | "stats" | "sync", _) => {
+        ("settlement", &Method::POST) => match serde_json::from_slice(body) {
+            Ok(wanted) => match books.settle(&wanted, now_us) {
+                Ok(totals) => json(StatusCode::OK, &totals),
+                Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+            },
+            Err(error) => failed(StatusCode::BAD_REQUEST, &error.to_string()),
+        },
+        ("behaviour" | "stats" | "sync" | "settlement", _) => {
             failed(StatusCode::METHOD_NOT_ALLOWED, "another method is wanted")
         }
         _ => failed(StatusCode::NOT_FOUND, "no such control path"),

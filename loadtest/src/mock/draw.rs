@@ -13,6 +13,12 @@ pub(super) enum Purpose {
     Barred = 6,
     Unknown = 7,
     TopUpPhase = 8,
+    Pending = 9,
+    CallbackLost = 10,
+    CallbackTwice = 11,
+    CallbackForged = 12,
+    CallbackContrary = 13,
+    CallbackEarly = 14,
 }
 
 /// The source of all draws of one mock carrier.

@@ -45,9 +45,15 @@ impl Status {
 /// One line to be written.
 pub(super) struct Entry<'a> {
     pub(super) at_us: u64,
+    pub(super) op: Op,
     pub(super) key: &'a str,
     pub(super) msisdn: &'a str,
+    /// The key of the request that this one follows; empty: none.
+    pub(super) parent: &'a str,
+    /// What moved, or was to move.
     pub(super) amount_minor: Option<u64>,
+    /// What was asked for, where less moved.
+    pub(super) asked_minor: Option<u64>,
     pub(super) currency: &'a str,
     pub(super) status: Status,
     pub(super) reason: &'a str,
@@ -66,7 +72,11 @@ pub(super) struct Past<'a> {
     #[serde(borrow)]
     pub(super) msisdn: Cow<'a, str>,
     pub(super) op: Op,
+    #[serde(default, borrow)]
+    pub(super) parent: Cow<'a, str>,
     pub(super) amount: Option<u64>,
+    #[serde(default)]
+    pub(super) asked: Option<u64>,
     #[serde(borrow)]
     pub(super) currency: Cow<'a, str>,
     pub(super) status: Status,
@@ -76,11 +86,27 @@ pub(super) struct Past<'a> {
     pub(super) reply: Cow<'a, str>,
 }
 
-/// What the carrier was asked to do.
+/// What the carrier was asked to do. Only charge, confirm and refund move money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Op {
     Charge,
+    Reserve,
+    Confirm,
+    Cancel,
+    Refund,
+}
+
+impl Op {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Charge => "charge",
+            Self::Reserve => "reserve",
+            Self::Confirm => "confirm",
+            Self::Cancel => "cancel",
+            Self::Refund => "refund",
+        }
+    }
 }
 
 /// The open file.
@@ -203,10 +229,22 @@ fn push_entry(out: &mut BytesMut, seq: u64, entry: &Entry<'_>) {
     push_str(out, entry.key);
     out.put_slice(b",\"msisdn\":");
     push_str(out, entry.msisdn);
-    out.put_slice(b",\"op\":\"charge\",\"amount\":");
+    out.put_slice(b",\"op\":\"");
+    out.put_slice(entry.op.name().as_bytes());
+    if !entry.parent.is_empty() {
+        out.put_slice(b"\",\"parent\":");
+        push_str(out, entry.parent);
+        out.put_slice(b",\"amount\":");
+    } else {
+        out.put_slice(b"\",\"amount\":");
+    }
     match entry.amount_minor {
         Some(minor) => push_u64(out, minor),
         None => out.put_slice(b"null"),
+    }
+    if let Some(asked) = entry.asked_minor {
+        out.put_slice(b",\"asked\":");
+        push_u64(out, asked);
     }
     out.put_slice(b",\"currency\":");
     push_str(out, entry.currency);
@@ -234,6 +272,9 @@ mod tests {
         let nasty = "a\"},\n{\"seq\":9,\\\u{1}é";
         let entry = Entry {
             at_us: 5,
+            op: Op::Refund,
+            parent: nasty,
+            asked_minor: Some(7),
             key: nasty,
             msisdn: "34600000001",
             amount_minor: None,
@@ -249,11 +290,12 @@ mod tests {
         assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
         let past: Past<'_> = serde_json::from_slice(&line).unwrap();
         assert_eq!((past.seq, past.at_us, &*past.key, &*past.currency), (7, 5, nasty, nasty));
+        assert_eq!((past.op, &*past.parent, past.asked), (Op::Refund, nasty, Some(7)));
         assert_eq!((past.amount, past.status, &*past.reason), (None, Status::NotProcessed, "busy"));
         let value: serde_json::Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(
             (&value["txn"], &value["text"], &value["op"]),
-            (&"p-1".into(), &nasty.into(), &"charge".into())
+            (&"p-1".into(), &nasty.into(), &"refund".into())
         );
     }
 }

@@ -7,20 +7,23 @@
 //! decides and writes the ledger line, `dialects` writes the answer, `server` delivers it, or fails to on purpose (`faults`).
 //!
 //! On purpose absent: subscribers in a file (each line's balance and state follow from the seed), timers for top-ups
-//! (computed when the line is next asked about), TLS, and any operation other than a charge.
+//! (computed when the line is next asked about), TLS. An expired reservation is noticed when somebody confirms or cancels it.
 
 mod balances;
 mod behaviour;
 mod books;
+mod callbacks;
 mod control;
 mod dialects;
 mod draw;
 mod faults;
+mod further;
 mod json;
 mod ledger;
 mod money;
 mod options;
 mod server;
+mod settlement;
 mod shards;
 mod socket;
 
@@ -59,6 +62,9 @@ pub enum MockError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// `--callback-url` is not an address that messages can be sent to.
+    #[error("callback url {0} is not http://host:port/path")]
+    CallbackUrl(String),
     /// `--currency` is not an ISO 4217 code that has minor units.
     #[error("currency {0} is not an iso 4217 code with minor units")]
     Currency(String),

@@ -44,6 +44,12 @@ pub struct Options {
     /// The value `x-api-key` must have (dialect `priced` only); without it any non-empty value will do.
     #[arg(long)]
     pub api_key: Option<String>,
+    /// Where messages about accepted charges go, `http://host:port/path`; without it none are sent.
+    #[arg(long)]
+    pub callback_url: Option<String>,
+    /// Signs them.
+    #[arg(long, default_value = "callback-secret")]
+    pub callback_secret: String,
     /// Stop when stdin ends, so that the mock never outlives the process that started it.
     #[arg(long)]
     pub stdin_guard: bool,

@@ -25,9 +25,12 @@ use tokio::task::AbortHandle;
 
 use super::behaviour::Behaviour;
 use super::books::{Books, Delivery, Rules};
+use super::callbacks::{Messages, Sender};
 use super::control;
 use super::dialects::{Answer, Asked, Dialect};
+use super::draw::Draw;
 use super::faults::GarbageKind;
+use super::ledger::Op;
 use super::money::exponent_of;
 use super::options::Options;
 use super::socket::{Socket, Watch};
@@ -121,6 +124,8 @@ struct Shared {
     scratch: RefCell<BytesMut>,
     dialect: Dialect,
     api_key: Option<String>,
+    sender: Option<Rc<Sender>>,
+    draw: Draw,
     ledger_path: std::path::PathBuf,
     open_silent: Cell<u64>,
     ticks: Rc<Cell<u64>>,
@@ -135,12 +140,21 @@ impl Shared {
         }
         let behaviour = starting_behaviour(&options)?;
         let Options { dialect, currency, ledger, seed, repeat, api_key, .. } = options;
+        let sender = match options.callback_url {
+            Some(url) => {
+                let sender = Sender::new(&url, options.callback_secret);
+                Some(Rc::new(sender.ok_or(MockError::CallbackUrl(url))?))
+            }
+            None => None,
+        };
         let books = Books::open(&ledger, Rules { dialect, currency, repeat, seed }, behaviour)?;
         Ok(Self {
             books: RefCell::new(books),
             scratch: RefCell::new(BytesMut::with_capacity(64 * 1024)),
             dialect,
             api_key,
+            sender,
+            draw: Draw::new(seed),
             ledger_path: ledger,
             open_silent: Cell::new(0),
             // Ticks start at 1: a watch reads 0 as "nothing arrives".
@@ -241,6 +255,13 @@ async fn answer(session: Rc<Session>, request: Request<Incoming>) -> Result<Resp
         } else {
             Ok(reply(StatusCode::METHOD_NOT_ALLOWED, Bytes::new()))
         }
+    } else if let Some(further) = path.strip_prefix(session.shared.dialect.path()) {
+        match (follow_op(further), &head.method) {
+            (Some(op), &Method::POST) => follow(&session, op, &head.headers, body).await,
+            (None, &Method::POST) if further == "/balance" => Ok(balance(&session.shared, body)),
+            (None, &Method::GET) => Ok(status(&session.shared, further)),
+            _ => Ok(reply(StatusCode::METHOD_NOT_ALLOWED, Bytes::new())),
+        }
     } else if path.starts_with(control::PREFIX) {
         Ok(control_reply(&session.shared, &head.method, path, body))
     } else {
@@ -256,12 +277,15 @@ async fn charge(
     body: Result<Bytes, TooLarge>,
 ) -> Result<Response<Reply>, Reset> {
     let shared = &session.shared;
-    let (verdict, response) = {
+    let (verdict, response, messages) = {
         let body = body.unwrap_or_default();
         let asked = shared.dialect.read(&body);
         let decided = shared.books.borrow_mut().charge(&asked, shared.api_key_ok(headers), now_us());
         match decided {
-            Ok(verdict) => (verdict, written(shared, verdict.answer, verdict.delivery, &asked)),
+            Ok(verdict) => {
+                let response = written(shared, verdict.answer, verdict.delivery, &asked);
+                (verdict, response, messages(shared, verdict.answer, verdict.message, &asked))
+            }
             Err(error) => {
                 eprintln!(
                     "mock-carrier: ledger {}: {error}; nothing was decided",
@@ -271,10 +295,110 @@ async fn charge(
             }
         }
     };
-    if !verdict.delay.is_zero() {
-        tokio::time::sleep(verdict.delay).await;
+    match (&shared.sender, messages) {
+        (Some(sender), Some(messages)) if messages.early => sender.clone().send(messages).await,
+        (Some(sender), Some(messages)) => {
+            tokio::task::spawn_local(sender.clone().send(messages));
+        }
+        _ => {}
     }
-    match verdict.delivery {
+    deliver(session, verdict.delivery, verdict.delay, response).await
+}
+
+/// The messages that follow an answer "accepted".
+fn messages(shared: &Shared, answer: Answer, told: Option<Answer>, asked: &Asked<'_>) -> Option<Messages> {
+    let (Answer::Pending { txn }, Some(told), Some(sender)) = (answer, told, &shared.sender) else {
+        return None;
+    };
+    let books = shared.books.borrow();
+    Some(sender.messages(shared.dialect, (told, txn), asked, (shared.draw, books.behaviour())))
+}
+
+/// Which request a path behind the charge's own stands for.
+fn follow_op(further: &str) -> Option<Op> {
+    match further {
+        "/refunds" => Some(Op::Refund),
+        "/reservations" => Some(Op::Reserve),
+        "/confirmations" => Some(Op::Confirm),
+        "/cancellations" => Some(Op::Cancel),
+        _ => None,
+    }
+}
+
+async fn follow(
+    session: &Session,
+    op: Op,
+    headers: &http::HeaderMap,
+    body: Result<Bytes, TooLarge>,
+) -> Result<Response<Reply>, Reset> {
+    let shared = &session.shared;
+    let (delivery, delay, response) = {
+        let body = body.unwrap_or_default();
+        let follow = shared.dialect.read_follow(&body);
+        let decided = shared.books.borrow_mut().follow(op, &follow, shared.api_key_ok(headers), now_us());
+        let Ok((said, delivery, delay)) = decided else {
+            return Ok(reply(StatusCode::INTERNAL_SERVER_ERROR, Bytes::new()));
+        };
+        let mut scratch = shared.scratch.borrow_mut();
+        let status = shared.dialect.write_said(&mut scratch, said, &follow.asked, &follow.parent);
+        match delivery {
+            Delivery::Garbage(GarbageKind::Truncated) => {
+                let half = scratch.len() / 2;
+                scratch.truncate(half);
+            }
+            Delivery::Garbage(_) => {
+                scratch.clear();
+                scratch.extend_from_slice(b"<!DOCTYPE html><html><body><h1>It works!</h1></body></html>");
+            }
+            _ => {}
+        }
+        (delivery, delay, reply(status, scratch.split().freeze()))
+    };
+    deliver(session, delivery, delay, response).await
+}
+
+/// `GET .../status/<key>`: what became of a request. Moves nothing and leaves no line in the ledger.
+fn status(shared: &Shared, further: &str) -> Response<Reply> {
+    let Some(key) = further.strip_prefix("/status/").filter(|key| !key.is_empty()) else {
+        return reply(StatusCode::NOT_FOUND, Bytes::from_static(b"{\"error\":\"no such path\"}"));
+    };
+    let books = shared.books.borrow();
+    let said = books.status_of(key, now_us());
+    let mut asked = shared.dialect.read(b"{}");
+    asked.key = key.into();
+    asked.currency = books.currency().into();
+    asked.exponent = exponent_of(books.currency()).unwrap_or(0);
+    let mut scratch = shared.scratch.borrow_mut();
+    let status = shared.dialect.write_said(&mut scratch, said, &asked, "");
+    // The question was answered, also when the answer is that a request was refused.
+    let status = if status == StatusCode::NOT_FOUND { status } else { StatusCode::OK };
+    reply(status, scratch.split().freeze())
+}
+
+/// `POST .../balance`: what a line has. Moves nothing and leaves no line in the ledger.
+fn balance(shared: &Shared, body: Result<Bytes, TooLarge>) -> Response<Reply> {
+    let body = body.unwrap_or_default();
+    let follow = shared.dialect.read_follow(&body);
+    let books = shared.books.borrow();
+    let (Some(line), true) = (follow.asked.line, follow.asked.currency == books.currency()) else {
+        return reply(StatusCode::BAD_REQUEST, Bytes::from_static(b"{\"state\":\"INVALID\"}"));
+    };
+    let (there, enough) = books.balance_of(line, follow.asked.amount_minor, now_us());
+    let mut scratch = shared.scratch.borrow_mut();
+    shared.dialect.write_balance(&mut scratch, &follow.asked, there, enough);
+    reply(StatusCode::OK, scratch.split().freeze())
+}
+
+async fn deliver(
+    session: &Session,
+    delivery: Delivery,
+    delay: Duration,
+    response: Response<Reply>,
+) -> Result<Response<Reply>, Reset> {
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    match delivery {
         Delivery::Sent | Delivery::Garbage(_) => Ok(response),
         Delivery::Silent => {
             let _open = OpenSilent::new(session);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, missing_docs)]
 
 mod dialects;
+mod exchanges;
 mod faults;
 mod hostile;
 mod lifetime;

@@ -49,6 +49,12 @@ pub(super) fn write(out: &mut BytesMut, answer: Answer, asked: &Asked<'_>) -> St
             write_charged(out, txn, said_minor, asked);
             return StatusCode::CREATED;
         }
+        Answer::Pending { txn } => {
+            out.put_slice(b"{\"paymentId\":\"");
+            Dialect::Camara.push_txn(out, txn);
+            out.put_slice(b"\",\"paymentStatus\":\"processing\"}");
+            return StatusCode::CREATED;
+        }
         Answer::Refused(Refusal::NoFunds) => {
             (StatusCode::FORBIDDEN, "CARRIER_BILLING.PAYMENT_DENIED", "insufficient balance")
         }

@@ -43,6 +43,14 @@ pub(super) fn write(out: &mut BytesMut, answer: Answer, asked: &Asked<'_>) -> St
             out.put_slice(b"\"}");
             return StatusCode::OK;
         }
+        Answer::Pending { txn } => {
+            out.put_slice(b"{\"result\":\"PENDING\",\"txn\":\"");
+            Dialect::Flat.push_txn(out, txn);
+            out.put_slice(b"\",\"ref\":");
+            push_str(out, &asked.key);
+            out.put_slice(b"}");
+            return StatusCode::OK;
+        }
         Answer::Refused(Refusal::NoFunds) => "NO_FUNDS",
         Answer::Refused(Refusal::Barred) => "BARRED",
         Answer::Refused(Refusal::Unknown) => "UNKNOWN_MSISDN",

@@ -2,7 +2,10 @@
 
 mod camara;
 mod flat;
+mod further;
 mod priced;
+
+pub(super) use further::{Follow, Said};
 
 use std::borrow::Cow;
 
@@ -35,6 +38,8 @@ pub enum Dialect {
 pub(super) enum Answer {
     /// Money moved. `said_minor` is the amount named in the answer.
     Charged { txn: u64, said_minor: u64 },
+    /// Accepted; how it was decided comes as a callback.
+    Pending { txn: u64 },
     /// The carrier decided against it.
     Refused(Refusal),
     /// The key was decided before; the carrier does not say how.
@@ -305,6 +310,7 @@ mod tests {
             let refusals = Refusal::ALL.map(Answer::Refused);
             let others = [
                 Answer::Charged { txn: 7, said_minor: 199 },
+                Answer::Pending { txn: 7 },
                 Answer::Duplicate,
                 Answer::KeyReused,
                 Answer::Throttled,
@@ -322,10 +328,10 @@ mod tests {
                     status.as_u16()
                 })
                 .collect();
-            let expected: [u16; 11] = match dialect {
-                Dialect::Camara => [403, 403, 404, 422, 201, 400, 409, 429, 503, 400, 401],
-                Dialect::Flat => [200; 11],
-                Dialect::Priced => [402, 402, 404, 402, 200, 409, 409, 503, 503, 400, 401],
+            let expected: [u16; 12] = match dialect {
+                Dialect::Camara => [403, 403, 404, 422, 201, 201, 400, 409, 429, 503, 400, 401],
+                Dialect::Flat => [200; 12],
+                Dialect::Priced => [402, 402, 404, 402, 200, 202, 409, 409, 503, 503, 400, 401],
             };
             assert_eq!(statuses, expected, "{dialect:?}");
         }

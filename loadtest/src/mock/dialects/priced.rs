@@ -41,6 +41,14 @@ pub(super) fn write(out: &mut BytesMut, answer: Answer, asked: &Asked<'_>) -> St
             write_charged(out, txn, said_minor, asked);
             return StatusCode::OK;
         }
+        Answer::Pending { txn } => {
+            out.put_slice(b"{\"state\":\"PENDING\",\"id\":\"");
+            Dialect::Priced.push_txn(out, txn);
+            out.put_slice(b"\",\"key\":");
+            push_str(out, &asked.key);
+            out.put_slice(b"}");
+            return StatusCode::ACCEPTED;
+        }
         Answer::Duplicate => return write_key(out, "DUPLICATE", asked),
         Answer::KeyReused => return write_key(out, "KEY_REUSED", asked),
         Answer::Refused(Refusal::NoFunds) => {
