@@ -12,17 +12,32 @@ fn source(file: &str, text: &str) -> Source {
     Source { file: file.to_owned(), text: text.to_owned() }
 }
 
-fn carrier(id: &str, code: &str, min_minor: i64, max_minor: i64, zones: &[&str]) -> CarrierSummary {
+fn carrier(
+    id: &str,
+    country: &str,
+    code: &str,
+    min_minor: i64,
+    max_minor: i64,
+    zones: &[&str],
+) -> CarrierSummary {
     let currency = Currency::from_code(code).unwrap();
     let zones = zones.iter().map(ToString::to_string).collect();
-    CarrierSummary { id: id.to_owned(), currency, min_minor, max_minor, zones }
+    CarrierSummary {
+        id: id.to_owned(),
+        country: country.to_owned(),
+        calendar: crate::calendar::CalendarRules::default(),
+        currency,
+        min_minor,
+        max_minor,
+        zones,
+    }
 }
 
 fn carriers() -> Vec<CarrierSummary> {
     vec![
-        carrier("alfa", "EUR", 10, 5_000, &["Europe/Madrid", "Atlantic/Canary"]),
-        carrier("medina", "TND", 50, 20_000, &["Africa/Tunis"]),
-        carrier("hoshi", "JPY", 10, 50_000, &["Asia/Tokyo"]),
+        carrier("alfa", "ES", "EUR", 10, 5_000, &["Europe/Madrid", "Atlantic/Canary"]),
+        carrier("medina", "TN", "TND", 50, 20_000, &["Africa/Tunis"]),
+        carrier("hoshi", "JP", "JPY", 10, 50_000, &["Asia/Tokyo"]),
     ]
 }
 
@@ -31,10 +46,12 @@ fn shipped() -> Vec<Source> {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
     let read = |path: &Path, file: String| source(&file, &std::fs::read_to_string(path).unwrap());
     let mut sources = vec![read(&config.join("engine.toml"), "config/engine.toml".to_owned())];
-    for entry in std::fs::read_dir(config.join("plans")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        sources.push(read(&path, format!("config/plans/{name}")));
+    for folder in ["plans", "countries"] {
+        for entry in std::fs::read_dir(config.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            sources.push(read(&path, format!("config/{folder}/{name}")));
+        }
     }
     sources
 }
@@ -48,7 +65,7 @@ fn problems(sources: &[Source]) -> Vec<String> {
 fn the_shipped_book_is_right() {
     let sources = shipped();
     let book = Book::read(&sources, &carriers()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(book.plans.len(), sources.len() - 1);
+    assert_eq!(book.plans.len() + book.countries.len(), sources.len() - 1);
     assert!(book.plans.len() >= 6);
     assert!(book.plans.is_sorted_by_key(|plan| &plan.id));
     assert_eq!(book.plan("medina-kids-daily").unwrap().price.to_string(), "0.500 TND");
@@ -92,7 +109,7 @@ fn problems_of_all_files_come_at_once() {
         "config/plans/b.toml:3:11: unknown carrier \"alpha\"; did you mean \"alfa\"? one of \"alfa\", \"medina\", \
          \"hoshi\"",
         "config/plans/notes.md:1:1: not a file of the book; plans are plans/<id>.toml, carriers carriers/<id>.toml, \
-         and there is engine.toml",
+         countries countries/<code>.toml, and there is engine.toml",
         "other/engine.toml:1:1: a second engine.toml; keep one of them",
     ];
     assert_eq!(problems(&sources), expected);

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::book::reader::Problem;
+use crate::schedule::{Cadence, Schedule, Weekdays, Window};
+use jiff::civil::Weekday;
 
 const DAILY: &str = r#"merchant = "demo"
 service = "kids"
@@ -44,6 +46,8 @@ at = "00:00"
 
 fn carriers() -> Vec<CarrierSummary> {
     let carrier = |id: &str, code: &str, min_minor, max_minor| CarrierSummary {
+        country: "TN".to_owned(),
+        calendar: crate::calendar::CalendarRules::default(),
         id: id.to_owned(),
         currency: Currency::from_code(code).unwrap(),
         min_minor,
@@ -56,7 +60,7 @@ fn carriers() -> Vec<CarrierSummary> {
 fn read(file: &str, text: &str) -> (Option<PlanRules>, Vec<String>) {
     let source = Source { file: file.to_owned(), text: text.to_owned() };
     let mut problems = Problems::default();
-    let rules = read_plan(&source, &carriers(), &mut problems);
+    let rules = read_plan(&source, &carriers(), &[], &mut problems);
     (rules, problems.iter().map(Problem::to_string).collect())
 }
 
@@ -78,15 +82,15 @@ fn every_key_is_read() {
         merchant: "demo".to_owned(),
         service: "kids".to_owned(),
         carrier: "medina".to_owned(),
-        schedule: Schedule {
-            cadence: Cadence::Weeks {
+        schedule: Schedule::simple(
+            Cadence::Weeks {
                 every: 1,
                 on: Weekdays::default().with(Weekday::Monday).with(Weekday::Thursday),
             },
-            at_minute: 360,
-            spread_minutes: 120,
-            window: Window::new(360, 1_320).unwrap(),
-        },
+            360,
+            120,
+            Window::new(360, 1_320).unwrap(),
+        ),
         price: Money::new(500, Currency::from_code("TND").unwrap()),
         ladder: Some(Ladder {
             steps_minor: vec![300, 100],
@@ -149,8 +153,7 @@ fn cadences() {
     for wrong in
         ["", " ", "3", "days", "+3 days", "-1 days", "1.5 days", "3  days", "2 once", "2 onces", "3 dayss"]
     {
-        let help =
-            "write \"once\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \"3 months\" or \"year\"";
+        let help = "write \"once\", \"15 minutes\", \"6 hours\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \"3 months\", \"quarter\" or \"year\"";
         let expected = format!("p.toml:7:9: `schedule.every` is \"{wrong}\"; {help}");
         assert_eq!(cadence(wrong), Err(vec![expected]));
     }
@@ -221,7 +224,7 @@ fn one_mistake_one_problem() {
         (
             r#"every = "week""#,
             r#"every = "fortnight""#,
-            r#"7:9: `schedule.every` is "fortnight"; write "once", "day", "3 days", "week", "2 weeks", "month", "3 months" or "year""#,
+            r#"7:9: `schedule.every` is "fortnight"; write "once", "15 minutes", "6 hours", "day", "3 days", "week", "2 weeks", "month", "3 months", "quarter" or "year""#,
         ),
         (
             r#"every = "week""#,
@@ -371,15 +374,15 @@ fn all_problems_come_at_once() {
         "1:12: `merchant`: expected a string, found an integer; write it in quotes",
         "3:12: `text` has the control character \\u{9}; leave it out",
         "4:16: `price` is in TND; carrier alfa collects EUR",
-        "6:9: `schedule.every` is \"dayly\"; write \"once\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \
-         \"3 months\" or \"year\"",
+        "6:9: `schedule.every` is \"dayly\"; write \"once\", \"15 minutes\", \"6 hours\", \"day\", \"3 days\", \
+         \"week\", \"2 weeks\", \"month\", \"3 months\", \"quarter\" or \"year\"",
         "7:6: `schedule.at` is \"6:00\"; write a local time from 00:00 to 23:59",
         "8:20: `schedule.window` is 22:00 to 06:00; write an end after the beginning, of the same day",
         "9:1: missing key `ladder.settles`; one of \"period\", \"share\", \"amount\"",
         "10:10: `ladder.steps[0]` is 0.600 TND; write less than the price, 0.500 TND",
         "10:17: `ladder.steps[1]`: expected a string, found an integer; write it in quotes",
         "11:2: unknown key `dunnig`; did you mean `dunning`? known keys: carrier, dunning, ladder, lifecycle, \
-         merchant, price, schedule, service, text",
+         merchant, phases, price, schedule, service, text",
     ];
     let expected: Vec<String> =
         expected.iter().map(|problem| format!("config/plans/Daily Plan.toml:{problem}")).collect();
