@@ -76,7 +76,7 @@ fn weekdays(bits: u8) -> Weekdays {
 }
 
 fn cadences() -> impl Strategy<Value = Cadence> {
-    let on = any::<u8>().prop_map(|bits| weekdays(bits));
+    let on = any::<u8>().prop_map(weekdays);
     prop_oneof![
         (1..400_u16).prop_map(Cadence::Days),
         (1..9_u16, on).prop_map(|(every, on)| Cadence::Weeks { every, on }),
