@@ -3,7 +3,12 @@
 use std::path::Path;
 
 use super::*;
-use crate::schedule::Cadence;
+use jiff::civil::{Date, date};
+
+use crate::calendar::Why;
+use crate::ids::SubscriptionId;
+use crate::schedule::{Anchor, Cadence};
+use crate::zone::Zone;
 
 const PLAN: &str = "merchant = \"m\"\nservice = \"s\"\ncarrier = \"alfa\"\ntext = \"t\"\nprice = \"1 EUR\"\n\
                     [schedule]\nevery = \"day\"\nat = \"00:00\"\n";
@@ -146,4 +151,27 @@ fn the_digest_names_the_text_of_all_files() {
     let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     assert_eq!(hex(digest_of(&[])), of_nothing);
+}
+
+/// A country's rules reach the plans of its carriers, as far as those heed them, and say their names.
+#[test]
+fn the_shipped_plans_heed_the_rules_of_their_countries() {
+    let book = Book::read(&shipped(), &carriers()).unwrap();
+    assert!(book.countries.len() >= 12 && book.countries.is_sorted_by_key(|country| &country.code));
+    let madrid = Zone::named("Europe/Madrid").unwrap();
+    let due = |plan: &str, day: Date| {
+        let schedule = &book.plan(plan).unwrap().schedule;
+        let anchor = Anchor::new(day, schedule.at_minute);
+        let period = schedule.first_period(anchor, day, &madrid).unwrap().unwrap();
+        schedule.explain_due(anchor, period, &madrid, SubscriptionId(0)).unwrap()
+    };
+    // The last Friday of December 2026 is Christmas, the 26th is fine; the payday on the 28th is nearer than nothing.
+    let club = due("alfa-club-payday", date(2026, 12, 1));
+    assert_eq!((club.at.to_string(), club.why), ("2026-12-28T09:00:00Z".to_owned(), Some(Why::Payday)));
+    // Good Friday 2030 is no last Friday; the last of March 2027 is, and 28 March is a Sunday.
+    let club = due("alfa-club-payday", date(2027, 3, 1));
+    assert_eq!((club.at.to_string(), club.why), ("2027-03-29T06:00:00Z".to_owned(), Some(Why::RestDay)));
+    // A daily plan heeds quiet hours only.
+    let news = due("alfa-news-daily", date(2026, 12, 25));
+    assert_eq!((news.at, news.why), (news.nominal, None));
 }

@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::book::reader::Problem;
-use crate::schedule::{Cadence, Schedule, Weekdays, Window};
-use jiff::civil::Weekday;
+use crate::period::Period;
+use crate::schedule::{Anchor, Cadence, Nth, Schedule, Wait, Weekdays, Window, price_of};
+use crate::zone::Zone;
+use jiff::civil::{Weekday, date};
 
 const DAILY: &str = r#"merchant = "demo"
 service = "kids"
@@ -425,4 +427,70 @@ proptest! {
         let (rules, problems) = read("p.toml", &DAILY.replacen(at, &with, 1));
         prop_assert_eq!(rules.is_none(), !problems.is_empty());
     }
+}
+
+#[test]
+fn schedules_of_every_kind_are_read() {
+    let with = |lines: &str| {
+        let (rules, problems) = read("p.toml", &SHORTEST.replace("every = \"day\"", lines));
+        rules.map(|rules| rules.schedule).ok_or(problems)
+    };
+    let cadence = |lines: &str| with(lines).unwrap().cadence;
+    assert_eq!(cadence("every = \"15 minutes\""), Cadence::Minutes(15));
+    assert_eq!(cadence("every = \"6 hours\""), Cadence::Hours(6));
+    assert_eq!(cadence("every = \"2 quarters\""), Cadence::Months(6));
+    let last_friday = Cadence::NthWeekday { every: 1, nth: Nth::Last, weekday: Weekday::Friday };
+    assert_eq!(cadence("every = \"month\"\non = \"last fri\""), last_friday);
+    let bounded =
+        with("every = \"month\"\nstart = \"2027-01-01\"\nend = \"2027-12-31\"\ncount = 9\ntrial = \"7d\"")
+            .unwrap();
+    assert_eq!(bounded.start.zip(bounded.end), Some((date(2027, 1, 1), date(2027, 12, 31))));
+    assert_eq!((bounded.count, bounded.wait), (Some(9), Wait::Trial(7)));
+    for (wrong, says) in [
+        ("every = \"day\"\nend = \"2027-02-30\"", "write a date from 2000 to 2089"),
+        ("every = \"day\"\nstart = \"2027-01-02\"\nend = \"2027-01-01\"", "before the start"),
+        ("every = \"day\"\ncount = 0", "write a number from 1 to 1000000"),
+        ("every = \"day\"\ntrial = \"1d\"\nparked = \"1d\"", "keep one of them"),
+        ("every = \"day\"\ntrial = \"25h\"", "write whole days"),
+        ("every = \"day\"\non = \"last fri\"", "only months and quarters have an nth weekday"),
+        ("every = \"month\"\non = \"5th fri\"", "\"last fri\" or \"2nd tue\" for months"),
+        ("every = \"day\"\nprefer = \"payday\"", "does not go with periods shorter than a month"),
+        ("every = \"month\"\nprefer = \"payday\"", "no paydays are known"),
+        ("every = \"month\"\nprefer_within = \"2d\"", "write prefer"),
+        ("every = \"day\"\navoid = [\"holiday\"]", "did you mean \"holidays\"?"),
+        ("every = \"400 quarters\"", "write a number from 1 to 333"),
+        ("every = \"65537 minutes\"", "write a number from 1 to 1000"),
+    ] {
+        let problems = with(wrong).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(says)), "{wrong}: {problems:?}");
+    }
+}
+
+#[test]
+fn several_local_times_and_phases_are_read() {
+    let times = |at: &str| {
+        let text = SHORTEST.replace("at = \"00:00\"", at);
+        assert_ne!(text, SHORTEST);
+        let (rules, problems) = read("p.toml", &text);
+        rules.map(|rules| rules.schedule.times).ok_or(problems.join("\n"))
+    };
+    assert_eq!(times("at = [\"08:00\", \"19:00\"]"), Ok(vec![480, 1_140]));
+    assert_eq!(times("at = [\"08:00\"]"), Ok(Vec::new()));
+    assert!(times("at = []").unwrap_err().contains("names 0 local times"));
+    assert!(times("at = [\"19:00\", \"08:00\"]").unwrap_err().contains("write a time after the one before"));
+    assert!(times("at = [\"08:00\", \"24:00\"]").unwrap_err().contains("from 00:00 to 23:59"));
+    let spread = times("at = [\"08:00\", \"09:00\"]\nspread = \"2h\"").unwrap_err();
+    assert!(spread.contains("reaches the next local time"), "{spread}");
+
+    let (rules, problems) =
+        read("p.toml", &format!("{SHORTEST}[[phases]]\nperiods = 2\nprice = \"0.300\"\n"));
+    assert_eq!(problems, Vec::<String>::new());
+    let rules = rules.unwrap();
+    let zone = Zone::named("Africa/Tunis").unwrap();
+    let anchor = Anchor::new(date(2026, 11, 20), 0);
+    let price =
+        |day| price_of(&rules, anchor, Period::starting(date(2026, 11, day), 0).unwrap(), &zone).unwrap();
+    assert_eq!((price(20).minor, price(21).minor, price(22)), (300, 300, rules.price));
+    let (_, problems) = read("p.toml", &format!("{SHORTEST}[[phases]]\nperiods = 0\nprice = \"x\"\n"));
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }
