@@ -10,7 +10,7 @@ use crate::period::Period;
 use crate::plan::{FirstFailure, GiveUp, PlanRules, RefusalClass, Restart, Rounds, Settles};
 use crate::reason::Rule;
 use crate::states::{AttemptState, ChargeState, State, SubscriptionState, step};
-use crate::subscription::{CoreError, NextKind, OpenAttempt, Planned, Progress, Subscription};
+use crate::subscription::{CoreError, NextKind, OpenAttempt, Planned, Progress, Subscription, later};
 use crate::triage::{advance, stopped};
 use crate::zone::Zone;
 
@@ -198,7 +198,7 @@ fn collected(facts: &Facts<'_>, moved_minor: i64) -> Result<Decision, CoreError>
                 at.collected_minor, at.due_minor
             ))
         })?;
-    let next = facts.rules.schedule.next_period(facts.sub.anchor, at.period)?;
+    let next = facts.rules.schedule.next_period(facts.sub.anchor, at.period, facts.zone)?;
     // Paid until the next charge falls due, not until its local midnight: access has no hole before the next charge.
     let ends = next.map(|period| due_of(facts, period)).transpose()?;
     let settles = facts.rules.ladder.as_ref().map_or(Settles::Amount, |ladder| ladder.settles);
@@ -294,7 +294,7 @@ fn declined(facts: &Facts<'_>, refusal: Refusal) -> Result<Decision, CoreError> 
     let Some(rounds) = facts.rules.dunning.rounds(class) else {
         return refused_for_good(facts, SubscriptionState::Suspended, Rule::REFUSAL_SUSPENDS);
     };
-    let next = facts.rules.schedule.next_period(facts.sub.anchor, at.period)?;
+    let next = facts.rules.schedule.next_period(facts.sub.anchor, at.period, facts.zone)?;
     if at.state.collects()
         && let Some(retry_at) = next_round(facts, rounds, next)?
     {
@@ -375,7 +375,7 @@ fn again(
     rule: Rule,
 ) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
-    let retry_at = in_window(facts, facts.now + delay)?;
+    let retry_at = in_window(facts, later(facts.now, delay)?)?;
     // A long delay does not hold up the next period.
     let (next_at, next_kind) = match next_due(facts)? {
         Some(due) if due <= retry_at => (due, NextKind::PeriodStart),
@@ -407,7 +407,7 @@ fn again(
 
 fn accepted(facts: &Facts<'_>) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
-    let deadline = facts.now + facts.answer_within;
+    let deadline = later(facts.now, facts.answer_within)?;
     let next_due = if at.state.collects() { next_due(facts)? } else { None };
     let (next_at, next_kind) = match next_due {
         // A carrier that says "accepted" again does not win time.
@@ -503,7 +503,7 @@ fn unpaid_state(facts: &Facts<'_>) -> Result<(SubscriptionState, Option<Timestam
     let at = &facts.sub.progress;
     Ok(match at.state {
         Active if facts.rules.grace_s > 0 => {
-            let until = facts.now + SignedDuration::from_secs(facts.rules.grace_s);
+            let until = later(facts.now, SignedDuration::from_secs(facts.rules.grace_s))?;
             (step(Active, Grace)?, Some(until))
         }
         Active => (step(Active, Hold)?, None),
@@ -528,7 +528,7 @@ fn share_of_period(
     let length_s = i128::from(ends.as_second() - starts.as_second());
     let share_s = length_s * i128::from(moved_minor) / i128::from(at.due_minor.max(1));
     let share = SignedDuration::from_secs(i64::try_from(share_s).unwrap_or(0));
-    Ok(Some((facts.now + share).min(ends.max(facts.now))))
+    Ok(Some(later(facts.now, share)?.min(ends.max(facts.now))))
 }
 
 /// The first step below the one that was refused whose amount is smaller than what was asked.
@@ -548,7 +548,7 @@ fn next_round(
 ) -> Result<Option<Timestamp>, CoreError> {
     let round = usize::try_from(facts.attempt.round).unwrap_or(usize::MAX);
     let Some(delay_s) = rounds.delays_s.get(round) else { return Ok(None) };
-    let retry_at = in_window(facts, facts.now + SignedDuration::from_secs(*delay_s))?;
+    let retry_at = in_window(facts, later(facts.now, SignedDuration::from_secs(*delay_s))?)?;
     let due = match next {
         Some(period) => {
             Some(facts.rules.schedule.due_at(facts.sub.anchor, period, facts.zone, facts.sub.id)?)
@@ -577,12 +577,12 @@ fn retrying(facts: &Facts<'_>, at: Progress, state: SubscriptionState, retry_at:
 }
 
 fn in_window(facts: &Facts<'_>, at: Timestamp) -> Result<Timestamp, CoreError> {
-    Ok(facts.rules.schedule.window.at_or_after(facts.zone, at)?.0)
+    Ok(facts.rules.schedule.allowed(facts.zone, at)?.from)
 }
 
 fn next_due(facts: &Facts<'_>) -> Result<Option<Timestamp>, CoreError> {
     let schedule = &facts.rules.schedule;
-    let next = schedule.next_period(facts.sub.anchor, facts.sub.progress.period)?;
+    let next = schedule.next_period(facts.sub.anchor, facts.sub.progress.period, facts.zone)?;
     Ok(next.map(|period| schedule.due_at(facts.sub.anchor, period, facts.zone, facts.sub.id)).transpose()?)
 }
 

@@ -1,6 +1,6 @@
 //! A subscription as the decisions see it: what never changes beside what a charge changes.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 
 use crate::ids::{ChargeId, IdError, RefSeed, SubscriptionId};
@@ -184,4 +184,10 @@ pub enum CoreError {
     /// The row contradicts itself or its plan.
     #[error("{0}")]
     Inconsistent(String),
+}
+
+/// An instant some time on; a delay beyond the calendar is an error, not a panic.
+pub(crate) fn later(from: Timestamp, delay: SignedDuration) -> Result<Timestamp, CoreError> {
+    let error = |_| ScheduleError::Instant { from, seconds: delay.as_secs() };
+    Ok(from.checked_add(delay).map_err(error)?)
 }

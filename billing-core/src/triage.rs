@@ -7,6 +7,7 @@ use crate::outcome::Op;
 use crate::period::Period;
 use crate::plan::{Missed, PlanRules};
 use crate::reason::Rule;
+use crate::schedule::price_of;
 use crate::states::{AttemptState, ChargeState, SubscriptionState, step};
 use crate::subscription::{
     Aside, CoreError, FLAG_QUARANTINED, NextKind, OpenAttempt, Planned, Progress, Subscription,
@@ -118,7 +119,7 @@ pub fn triage(
         let rule = if at.open == OpenAttempt::None { Rule::NOT_DUE } else { Rule::OPEN_BLOCKS };
         return Ok(Triage::Rest { rule });
     }
-    let next_period = rules.schedule.next_period(sub.anchor, at.period)?;
+    let next_period = rules.schedule.next_period(sub.anchor, at.period, zone)?;
     let next_due = match next_period {
         Some(period) => Some(rules.schedule.due_at(sub.anchor, period, zone, sub.id)?),
         None => None,
@@ -134,10 +135,11 @@ pub fn triage(
         let progress = advance(sub, rules, zone, next_period, at.state)?;
         return note(sub, NoteKind::WriteOff, ChargeState::WrittenOff, progress, Rule::ATTEMPTS_EXHAUSTED);
     }
-    let (opens, closes) = rules.schedule.window.at_or_after(zone, now)?;
-    if opens > now {
-        return defer(sub, rules, zone, opens, next_period, next_due);
+    let allowed = rules.schedule.allowed(zone, now)?;
+    if allowed.from > now {
+        return defer(sub, rules, zone, allowed.from, next_period, next_due);
     }
+    let closes = allowed.until;
     let remaining = at.due_minor.checked_sub(at.collected_minor).filter(|r| *r > 0).ok_or_else(|| {
         CoreError::Inconsistent(format!("{} of {} is already collected", at.collected_minor, at.due_minor))
     })?;
@@ -190,7 +192,7 @@ pub(crate) fn advance(
     Ok(Progress {
         state,
         period,
-        due_minor: rules.price.minor,
+        due_minor: price_of(rules, sub.anchor, period, zone)?.minor,
         collected_minor: 0,
         attempt_no: 0,
         round: 0,
@@ -258,7 +260,7 @@ fn blocked(
             open: at.open,
         };
         let running = latest_due(sub, rules, zone, now)?.or(next_period);
-        let target = resume_at(sub, rules, running, running > next_period)?;
+        let target = resume_at(sub, rules, zone, running, running > next_period)?;
         let progress = advance(sub, rules, zone, target, at.state)?;
         let rolled = note_of(sub, NoteKind::Roll, ChargeState::Waiting, progress, Rule::PERIOD_ROLL)?;
         return Ok(Triage::Note(Box::new(Note { aside: Some(aside), ..rolled })));
@@ -280,9 +282,12 @@ fn missed(
     let (charge_state, untried) = match kind {
         NoteKind::Skip => (ChargeState::Skipped, true),
         // This charge was tried; only periods between it and the running one were missed.
-        _ => (ChargeState::Expired, running > rules.schedule.next_period(sub.anchor, sub.progress.period)?),
+        _ => (
+            ChargeState::Expired,
+            running > rules.schedule.next_period(sub.anchor, sub.progress.period, zone)?,
+        ),
     };
-    let target = resume_at(sub, rules, running, untried)?;
+    let target = resume_at(sub, rules, zone, running, untried)?;
     let rule = match (kind, rules.missed) {
         (NoteKind::Expire, _) => Rule::PERIOD_EXPIRE,
         (_, Missed::OnceLate) => Rule::MISSED_ONCE_LATE,
@@ -296,11 +301,14 @@ fn missed(
 fn resume_at(
     sub: &Subscription,
     rules: &PlanRules,
+    zone: &Zone,
     running: Option<Period>,
     some_missed: bool,
 ) -> Result<Option<Period>, CoreError> {
     match (rules.missed, running) {
-        (Missed::Skip, Some(period)) if some_missed => Ok(rules.schedule.next_period(sub.anchor, period)?),
+        (Missed::Skip, Some(period)) if some_missed => {
+            Ok(rules.schedule.next_period(sub.anchor, period, zone)?)
+        }
         _ => Ok(running),
     }
 }
@@ -312,27 +320,7 @@ fn latest_due(
     zone: &Zone,
     now: Timestamp,
 ) -> Result<Option<Period>, CoreError> {
-    let (today, _) = zone.local(now);
-    let schedule = &rules.schedule;
-    // Seek to a period that was due about a year ago, then step: an outage of years costs no more than one of
-    // days. A cadence longer than that has no such period, and few to step over.
-    let mut latest = None;
-    let mut candidate = schedule.next_period(sub.anchor, sub.progress.period)?;
-    let back = today.saturating_sub(jiff::Span::new().days(400));
-    if let Some(near) = schedule.first_period(sub.anchor, back)?
-        && candidate.is_some_and(|next| near > next)
-        && schedule.due_at(sub.anchor, near, zone, sub.id)? <= now
-    {
-        candidate = Some(near);
-    }
-    while let Some(period) = candidate {
-        if schedule.due_at(sub.anchor, period, zone, sub.id)? > now {
-            break;
-        }
-        latest = Some(period);
-        candidate = schedule.next_period(sub.anchor, period)?;
-    }
-    Ok(latest)
+    Ok(rules.schedule.latest_due(sub.anchor, sub.progress.period, zone, sub.id, now)?)
 }
 
 fn defer(

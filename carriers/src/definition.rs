@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use billing_core::book::CarrierSummary;
 use billing_core::book::reader::{Problems, Source};
+use billing_core::calendar::CalendarRules;
 use billing_core::outcome::Op;
 use billing_core::zone::Zone;
 use zeroize::Zeroizing;
@@ -34,6 +35,8 @@ pub struct CarrierDefinition {
     pub name: Box<str>,
     /// ISO 3166 alpha-2 code.
     pub country: Box<str>,
+    /// When it can be reached and when its subscribers are paid.
+    pub calendar: CalendarRules,
     /// The zones its subscribers live in; the first is the default.
     pub zones: Vec<Zone>,
     /// What its numbers look like.
@@ -214,6 +217,8 @@ impl CarrierDefinition {
     pub fn summary(&self) -> CarrierSummary {
         CarrierSummary {
             id: self.id.to_string(),
+            country: self.country.to_string(),
+            calendar: self.calendar.clone(),
             currency: self.caps.currency,
             min_minor: self.caps.min_minor,
             max_minor: self.caps.max_minor,

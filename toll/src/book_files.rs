@@ -78,8 +78,12 @@ pub(crate) fn kept_sources(files_json: &str) -> anyhow::Result<Vec<Source>> {
 /// The files of the book under `dir`, unchecked.
 pub(crate) fn read_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
     let mut paths = Vec::new();
-    for folder in ["carriers", "plans"] {
+    for folder in ["carriers", "plans", "countries"] {
         let folder = dir.join(folder);
+        // Countries without a file have no rules.
+        if folder.ends_with("countries") && !folder.exists() {
+            continue;
+        }
         let entries = fs::read_dir(&folder).with_context(|| {
             format!(
                 "cannot read {}: the book has folders carriers/ and plans/ and a file engine.toml",

@@ -4,7 +4,7 @@ use billing_core::money::{Currency, Money};
 use billing_core::period::Period;
 use billing_core::plan::PlanRules;
 use billing_core::reason::Rule;
-use billing_core::schedule::{Anchor, Cadence};
+use billing_core::schedule::{Anchor, Cadence, Nth};
 use billing_core::zone::Zone;
 use jiff::Timestamp;
 use jiff::civil::Weekday;
@@ -137,7 +137,12 @@ pub(crate) fn period(period: Period, rules: Option<&PlanRules>, anchor: Anchor) 
         words += &format!(" {}", clock(period.minute()));
     }
     let Some(rules) = rules else { return words };
-    match rules.schedule.next_period(anchor, period) {
+    // The dates of a period are the same in every zone, unless it counts elapsed time.
+    let Ok(zone) = Zone::named("UTC") else { return words };
+    if rules.schedule.cadence.elapsed_minutes().is_some() {
+        return words;
+    }
+    match rules.schedule.next_period(anchor, period, &zone) {
         Ok(None) => words += ", once and for good",
         Ok(Some(next)) => {
             let last = next.date().yesterday().unwrap_or(start);
@@ -156,6 +161,8 @@ pub(crate) fn cadence(cadence: Cadence, anchor: Anchor) -> String {
         |n: u16, unit: &str| if n == 1 { format!("every {unit}") } else { format!("every {n} {unit}s") };
     match cadence {
         Cadence::Once => "once".to_owned(),
+        Cadence::Minutes(n) => every(n, "minute"),
+        Cadence::Hours(n) => every(n, "hour"),
         Cadence::Days(n) => every(n, "day"),
         Cadence::Weeks { every: n, on } => {
             let days: Vec<_> =
@@ -165,6 +172,16 @@ pub(crate) fn cadence(cadence: Cadence, anchor: Anchor) -> String {
         }
         Cadence::Months(n) => {
             format!("{} on day {} (or the month's last)", every(n, "month"), anchor.date.day())
+        }
+        Cadence::NthWeekday { every: n, nth, weekday: day } => {
+            let nth = match nth {
+                Nth::First => "first",
+                Nth::Second => "second",
+                Nth::Third => "third",
+                Nth::Fourth => "fourth",
+                Nth::Last => "last",
+            };
+            format!("{} on the {nth} {}", every(n, "month"), weekday(day))
         }
         Cadence::Years(n) => {
             format!("{} on {:02}-{:02}", every(n, "year"), anchor.date.month(), anchor.date.day())
@@ -216,7 +233,7 @@ mod tests {
 
     #[test]
     fn cadences_are_words() {
-        let anchor = Anchor { date: date(2026, 11, 21), minute: 420 };
+        let anchor = Anchor::new(date(2026, 11, 21), 420);
         let on = Weekdays::default().with(Weekday::Monday).with(Weekday::Thursday);
         assert_eq!(cadence(Cadence::Days(1), anchor), "every day");
         assert_eq!(cadence(Cadence::Weeks { every: 2, on }, anchor), "every 2 weeks on Monday and Thursday");

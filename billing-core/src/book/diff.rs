@@ -17,6 +17,8 @@ pub enum Entity {
     Plan,
     /// A carrier.
     Carrier,
+    /// A country's rules.
+    Country,
     /// How the engine runs.
     Engine,
     /// Something else.
@@ -30,6 +32,7 @@ impl Entity {
         match self {
             Self::Plan => "plan",
             Self::Carrier => "carrier",
+            Self::Country => "country",
             Self::Engine => "engine",
             Self::Other => "file",
         }
@@ -145,6 +148,7 @@ fn by_entity(sources: &[Source]) -> BTreeMap<(Entity, String), &str> {
     let entity = |source: &Source| match Kind::of(&source.file) {
         Some(Kind::Plan) => Entity::Plan,
         Some(Kind::Carrier) => Entity::Carrier,
+        Some(Kind::Country) => Entity::Country,
         Some(Kind::Engine) => Entity::Engine,
         None => Entity::Other,
     };
@@ -196,6 +200,7 @@ mod tests {
     use super::*;
     use crate::book::plan::read_plan;
     use crate::book::reader::Problems;
+    use crate::calendar::CalendarRules;
     use crate::money::Currency;
 
     fn source(file: &str, text: &str) -> Source {
@@ -264,6 +269,8 @@ mod tests {
     fn every_default_is_named_and_nothing_else() {
         let carrier = CarrierSummary {
             id: "medina".into(),
+            country: "TN".into(),
+            calendar: CalendarRules::default(),
             currency: Currency::from_code("TND").unwrap(),
             min_minor: 1,
             max_minor: 10_000,
@@ -280,7 +287,7 @@ mod tests {
         let cells = |text: &str| {
             let source = source("config/plans/p.toml", text);
             let mut problems = Problems::default();
-            let rules = read_plan(&source, std::slice::from_ref(&carrier), &mut problems);
+            let rules = read_plan(&source, std::slice::from_ref(&carrier), &[], &mut problems);
             let rules = rules.unwrap_or_else(|| panic!("{:?}", problems.into_vec()));
             defaults(&[source], &[rules], &[(carrier.clone(), "TN".into())])
         };

@@ -3,9 +3,11 @@
 //! | file | read by |
 //! |---|---|
 //! | `config/plans/<id>.toml` | [`plan`] |
+//! | `config/countries/<iso2>.toml` | [`countries`] |
 //! | `config/engine.toml` | [`engine`] |
 //! | `config/carriers/<id>.toml` | the carriers crate, with the same [`reader`]; here only its [`CarrierSummary`] |
 
+pub mod countries;
 pub mod diff;
 pub mod engine;
 pub mod plan;
@@ -19,10 +21,12 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use self::countries::{CountryRules, read_country};
 use self::engine::{EngineSettings, read_engine};
 use self::plan::{plan_id, read_plan};
 use self::reader::{Place, Problem, Problems, Source};
 use self::values::excerpt;
+use crate::calendar::CalendarRules;
 use crate::money::Currency;
 use crate::plan::PlanRules;
 
@@ -31,6 +35,8 @@ use crate::plan::PlanRules;
 pub struct Book {
     /// All plans, sorted by id.
     pub plans: Vec<PlanRules>,
+    /// The rules of countries, sorted by code. A carrier's country may have none.
+    pub countries: Vec<CountryRules>,
     /// How the engine runs.
     pub engine: EngineSettings,
     /// Names this version; see [`digest_of`].
@@ -42,6 +48,10 @@ pub struct Book {
 pub struct CarrierSummary {
     /// Its id in the book.
     pub id: String,
+    /// The country it works in: an ISO 3166 code of two capitals.
+    pub country: String,
+    /// When it can be reached and when it is preferred.
+    pub calendar: CalendarRules,
     /// What it collects.
     pub currency: Currency,
     /// The smallest amount it takes, in minor units.
@@ -64,6 +74,13 @@ impl Book {
         let mut plans = Vec::new();
         let mut file_of_plan = BTreeMap::new();
         let mut engine = None;
+        let is_country = |source: &&Source| matches!(Kind::of(&source.file), Some(Kind::Country));
+        let mut countries: Vec<CountryRules> = sources
+            .iter()
+            .filter(is_country)
+            .filter_map(|source| read_country(source, &mut problems))
+            .collect();
+        countries.sort_by(|left, right| left.code.cmp(&right.code));
         for source in sources {
             match Kind::of(&source.file) {
                 Some(Kind::Plan) => {
@@ -72,17 +89,16 @@ impl Book {
                         let what = format!("{} gives a plan the same id", excerpt(other));
                         problems.push(source.problem(Place::START, what, "rename one of them"));
                     }
-                    plans.extend(read_plan(source, carriers, &mut problems));
+                    plans.extend(read_plan(source, carriers, &countries, &mut problems));
                 }
                 Some(Kind::Engine) if engine.is_none() => engine = Some(read_engine(source, &mut problems)),
-                Some(Kind::Carrier) => {}
+                Some(Kind::Carrier | Kind::Country) => {}
                 Some(Kind::Engine) => {
                     let what = "a second engine.toml";
                     problems.push(source.problem(Place::START, what, "keep one of them"));
                 }
                 None => {
-                    let help =
-                        "plans are plans/<id>.toml, carriers carriers/<id>.toml, and there is engine.toml";
+                    let help = "plans are plans/<id>.toml, carriers carriers/<id>.toml, countries countries/<code>.toml, and there is engine.toml";
                     problems.push(source.problem(Place::START, "not a file of the book", help));
                 }
             }
@@ -94,7 +110,7 @@ impl Book {
             return Err(problems);
         }
         plans.sort_by(|left, right| left.id.cmp(&right.id));
-        Ok(Self { plans, engine: engine.unwrap_or_default(), digest: digest_of(sources) })
+        Ok(Self { plans, countries, engine: engine.unwrap_or_default(), digest: digest_of(sources) })
     }
 
     /// The plan with this id.
@@ -123,6 +139,7 @@ pub fn digest_of(sources: &[Source]) -> [u8; 32] {
 enum Kind {
     Plan,
     Carrier,
+    Country,
     Engine,
 }
 
@@ -134,6 +151,7 @@ impl Kind {
         match parts.next() {
             Some("plans") if is_toml => Some(Self::Plan),
             Some("carriers") if is_toml => Some(Self::Carrier),
+            Some("countries") if is_toml => Some(Self::Country),
             _ => (name == "engine.toml").then_some(Self::Engine),
         }
     }

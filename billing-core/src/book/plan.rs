@@ -10,7 +10,7 @@
 //! carrier_fee_percent = "30"          # of what remains after tax; default "0"
 //!
 //! [schedule]
-//! every = "day"                       # once, day, 3 days, week, 2 weeks, month, 3 months, year
+//! every = "day"                       # once, 15 minutes, 6 hours, day, 3 days, week, month, quarter, year
 //! on = ["mon", "thu"]                 # weeks only; default: the weekday of the sign-up
 //! at = "06:00"                        # local time
 //! spread = "2h"                       # default "0s"
@@ -37,20 +37,22 @@
 //! What stands in `[dunning]` and `[lifecycle]` above are the defaults. A round that would not come before the next
 //! charge is left out by the engine, so that one default serves a daily plan as well as a yearly one.
 
-use jiff::civil::Weekday;
 use rust_decimal::Decimal;
 
 use super::CarrierSummary;
+use super::countries::CountryRules;
 use super::reader::{Place, Problems, Source, Spanned, Table, one_of_help};
-use super::values::{duration_text, excerpt, minute_text};
+use super::values::excerpt;
 use crate::money::{Currency, Money, MoneyError};
 use crate::plan::{
     Dunning, FirstFailure, GiveUp, LADDER_STEPS_MAX, Ladder, Missed, PlanRules, ROUNDS_MAX, Restart, Rounds,
     Settles,
 };
-use crate::schedule::{Cadence, EVERY_MAX, Schedule, Weekdays, Window};
+use crate::schedule::{PHASES_MAX, Phase};
 use crate::split::Shares;
-use crate::zone::DAY_MINUTES;
+
+mod schedule;
+pub(super) use self::schedule::{date_of, nth_name, weekday_name, weekdays};
 
 /// The most characters of a plan's, merchant's or service's id.
 pub const ID_CHARS_MAX: usize = 32;
@@ -62,26 +64,28 @@ const MINUTE_S: i64 = 60;
 const HOUR_S: i64 = 60 * MINUTE_S;
 const DAY_S: i64 = 24 * HOUR_S;
 
-const WEEKDAYS: [(&str, Weekday); 7] = [
-    ("mon", Weekday::Monday),
-    ("tue", Weekday::Tuesday),
-    ("wed", Weekday::Wednesday),
-    ("thu", Weekday::Thursday),
-    ("fri", Weekday::Friday),
-    ("sat", Weekday::Saturday),
-    ("sun", Weekday::Sunday),
-];
-
 /// The rules of one plan file. `None` when it has problems, which are then all in the list.
-pub fn read_plan(source: &Source, carriers: &[CarrierSummary], problems: &mut Problems) -> Option<PlanRules> {
+/// A carrier's country may have no file: then it has no rules.
+pub fn read_plan(
+    source: &Source,
+    carriers: &[CarrierSummary],
+    countries: &[CountryRules],
+    problems: &mut Problems,
+) -> Option<PlanRules> {
     let mut found = Problems::default();
-    let rules = Table::parse(source, &mut found).and_then(|root| rules(root, carriers, &mut found));
+    let rules =
+        Table::parse(source, &mut found).and_then(|root| rules(root, carriers, countries, &mut found));
     let rules = rules.filter(|_| found.is_empty());
     problems.extend(found);
     rules
 }
 
-fn rules(mut root: Table<'_>, carriers: &[CarrierSummary], problems: &mut Problems) -> Option<PlanRules> {
+fn rules(
+    mut root: Table<'_>,
+    carriers: &[CarrierSummary],
+    countries: &[CountryRules],
+    problems: &mut Problems,
+) -> Option<PlanRules> {
     let id = checked_plan_id(root.source(), problems);
     let merchant = id_value(&mut root, "merchant", problems);
     let service = id_value(&mut root, "service", problems);
@@ -90,7 +94,16 @@ fn rules(mut root: Table<'_>, carriers: &[CarrierSummary], problems: &mut Proble
     let text = receipt_text(&mut root, problems);
     let price = price(&mut root, summary, problems);
     let shares = shares(&mut root, problems);
-    let schedule = root.table("schedule", problems).and_then(|table| schedule(table, problems));
+    let country =
+        summary.and_then(|carrier| countries.iter().find(|country| country.code == carrier.country));
+    within_caps(&root, price, country, problems);
+    let around = schedule::Around { carrier: summary.map(|carrier| &carrier.calendar), country };
+    let table = root.table("schedule", problems);
+    let mut schedule = table.and_then(|table| schedule::read_schedule(table, &around, problems));
+    let phases = phases(&mut root, price, summary, problems);
+    if let Some(schedule) = &mut schedule {
+        schedule.phases = phases;
+    }
     let ladder_table = root.opt_table("ladder", problems);
     let ladder = ladder_table.map(|table| ladder(table, price, summary, problems));
     let dunning = dunning(root.opt_table("dunning", problems), problems);
@@ -273,141 +286,55 @@ fn in_carrier_range(
     table.problem_at(place, format!("`{path}` is {amount}"), help, problems);
 }
 
-fn schedule(mut table: Table<'_>, problems: &mut Problems) -> Option<Schedule> {
-    let on = weekdays(&mut table, problems);
-    let cadence = table.str("every", problems).and_then(|every| cadence(&table, &every, on, problems));
-    let at = table.local_minute("at", DAY_MINUTES - 1, problems);
-    let spread = table.opt_duration_s("spread", 0..=DAY_S - MINUTE_S, problems);
-    let window = match table.opt_local_minutes("window", problems) {
-        Some((from, to)) => Window::new(from.value, to.value).map_or_else(
-            |_| {
-                let what =
-                    format!("`schedule.window` is {} to {}", minute_text(from.value), minute_text(to.value));
-                table.problem_at(
-                    to.place,
-                    what,
-                    "write an end after the beginning, of the same day",
-                    problems,
-                );
-                None
-            },
-            Some,
-        ),
-        // A wrong window has its problem already.
-        None => (!table.has("window")).then_some(Window::ALWAYS),
-    };
-    if let (Some(at), Some(window)) = (&at, window) {
-        at_and_spread_in_window(&table, at, spread.as_ref(), window, problems);
-    }
-    table.finish(problems);
-    let spread_s = spread.map_or(0, |spread| spread.value);
-    Some(Schedule {
-        cadence: cadence?,
-        at_minute: at?.value,
-        spread_minutes: u16::try_from(spread_s / MINUTE_S).ok()?,
-        window: window?,
-    })
-}
-
-fn at_and_spread_in_window(
-    table: &Table<'_>,
-    at: &Spanned<u16>,
-    spread: Option<&Spanned<i64>>,
-    window: Window,
+/// A price above what the country allows for one charge would be refused each time.
+fn within_caps(
+    root: &Table<'_>,
+    price: Option<Money>,
+    country: Option<&CountryRules>,
     problems: &mut Problems,
 ) {
-    let (from, to) = (minute_text(window.from_minute()), minute_text(window.to_minute()));
-    if !window.contains(at.value) {
-        let what = format!("`schedule.at` is \"{}\", outside of the window", minute_text(at.value));
-        table.problem_at(at.place, what, format!("the window is {from} to {to}"), problems);
-        return;
-    }
-    let Some(spread) = spread else { return };
-    let text = duration_text(spread.value * 1_000);
-    if spread.value % MINUTE_S != 0 {
-        let what = format!("`schedule.spread` is \"{text}\"");
-        table.problem_at(spread.place, what, "write whole minutes", problems);
-        return;
-    }
-    let room_s = i64::from(window.to_minute() - at.value) * MINUTE_S;
-    if spread.value > room_s {
-        let what = format!("`schedule.spread` is \"{text}\", which leaves the window");
-        let room = duration_text(room_s * 1_000);
-        let help = format!("from {} to the window's end at {to} it is {room}", minute_text(at.value));
-        table.problem_at(spread.place, what, help, problems);
+    let (Some(price), Some(country)) = (price, country) else { return };
+    let cap = country.charge_cap().filter(|cap| cap.currency == price.currency && price.minor > cap.minor);
+    if let Some(cap) = cap {
+        let help = format!("country {} allows {cap} for one charge", country.code);
+        root.problem("price", format!("`price` is {price}"), help, problems);
     }
 }
 
-fn cadence(
-    table: &Table<'_>,
-    every: &Spanned<String>,
-    on: Option<Spanned<Weekdays>>,
+/// `[[phases]]`: introductory prices, in their sequence.
+fn phases(
+    root: &mut Table<'_>,
+    price: Option<Money>,
+    carrier: Option<&CarrierSummary>,
     problems: &mut Problems,
-) -> Option<Cadence> {
-    let (number, unit) = match every.split_once(' ') {
-        // "1 week", "2 weeks"; "once" goes without a number.
-        Some((number, units)) => {
-            let unit = units.strip_suffix('s').unwrap_or(units);
-            (number, if unit == "once" { "" } else { unit })
+) -> Vec<Phase> {
+    let mut phases = Vec::new();
+    for (index, mut table) in root.tables("phases", PHASES_MAX, problems).into_iter().enumerate() {
+        let periods = table.int("periods", 1..=100_000, problems);
+        let text = table.str("price", problems);
+        let path = format!("phases[{index}].price");
+        let amount = text.as_ref().and_then(|text| {
+            let amount = decimal(text);
+            if amount.is_none() {
+                let what = format!("`{path}` is \"{}\"", excerpt(text));
+                let help = "write an amount of the price's currency, such as \"0.99\"";
+                table.problem_at(text.place, what, help, problems);
+            }
+            // Without a price there is no currency to count in.
+            money(&table, &path, amount?, price?.currency, text.place, problems)
+        });
+        if let (Some(amount), Some(text), Some(carrier)) = (amount, &text, carrier)
+            && carrier.currency == amount.currency
+        {
+            in_carrier_range(&table, &path, amount, carrier, text.place, problems);
         }
-        None => ("1", every.as_str()),
-    };
-    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    let known = ["once", "day", "week", "month", "year"].contains(&unit);
-    if !digits || !known {
-        let what = format!("`schedule.every` is \"{}\"", excerpt(every));
-        let help =
-            "write \"once\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \"3 months\" or \"year\"";
-        table.problem_at(every.place, what, help, problems);
-        return None;
-    }
-    let Some(n) = number.parse().ok().filter(|n| (1..=EVERY_MAX).contains(n)) else {
-        let what = format!("`schedule.every` is \"{}\"", excerpt(every));
-        let help = format!("write a number from 1 to {EVERY_MAX}");
-        table.problem_at(every.place, what, help, problems);
-        return None;
-    };
-    if unit != "week"
-        && let Some(on) = on
-    {
-        let what = format!("`schedule.on` does not go with every = \"{}\"", excerpt(every));
-        table.problem_at(on.place, what, "only weeks have days: leave it out", problems);
-        return None;
-    }
-    Some(match unit {
-        "once" => Cadence::Once,
-        "day" => Cadence::Days(n),
-        "week" => Cadence::Weeks { every: n, on: on.map(|on| on.value).unwrap_or_default() },
-        "month" => Cadence::Months(n),
-        _ => Cadence::Years(n),
-    })
-}
-
-fn weekdays(table: &mut Table<'_>, problems: &mut Problems) -> Option<Spanned<Weekdays>> {
-    let names = table.opt_str_list("on", WEEKDAYS.len(), problems)?;
-    let mut days = Weekdays::default();
-    for name in &names.value {
-        let Some((_, day)) = WEEKDAYS.iter().find(|(known, _)| *known == name.value) else {
-            let what = format!("unknown weekday \"{}\"", excerpt(name));
-            let help = one_of_help(name, WEEKDAYS.iter().map(|(known, _)| *known));
-            table.problem_at(name.place, what, help, problems);
-            continue;
-        };
-        if days.contains(*day) {
-            table.problem_at(
-                name.place,
-                format!("\"{}\" stands there twice", name.value),
-                "keep one of them",
-                problems,
-            );
+        table.finish(problems);
+        if let (Some(periods), Some(amount)) = (periods, amount) {
+            let periods = u32::try_from(periods.value).unwrap_or(u32::MAX);
+            phases.push(Phase { periods, price_minor: amount.minor });
         }
-        days = days.with(*day);
     }
-    if names.value.is_empty() {
-        let help = "name a weekday, or leave `on` out for the weekday of the sign-up";
-        table.problem_at(names.place, "`schedule.on` names no weekday", help, problems);
-    }
-    Some(Spanned { value: days, place: names.place })
+    phases
 }
 
 fn ladder(

@@ -3,7 +3,12 @@
 use std::path::Path;
 
 use super::*;
-use crate::schedule::Cadence;
+use jiff::civil::{Date, date};
+
+use crate::calendar::Why;
+use crate::ids::SubscriptionId;
+use crate::schedule::{Anchor, Cadence};
+use crate::zone::Zone;
 
 const PLAN: &str = "merchant = \"m\"\nservice = \"s\"\ncarrier = \"alfa\"\ntext = \"t\"\nprice = \"1 EUR\"\n\
                     [schedule]\nevery = \"day\"\nat = \"00:00\"\n";
@@ -12,17 +17,32 @@ fn source(file: &str, text: &str) -> Source {
     Source { file: file.to_owned(), text: text.to_owned() }
 }
 
-fn carrier(id: &str, code: &str, min_minor: i64, max_minor: i64, zones: &[&str]) -> CarrierSummary {
+fn carrier(
+    id: &str,
+    country: &str,
+    code: &str,
+    min_minor: i64,
+    max_minor: i64,
+    zones: &[&str],
+) -> CarrierSummary {
     let currency = Currency::from_code(code).unwrap();
     let zones = zones.iter().map(ToString::to_string).collect();
-    CarrierSummary { id: id.to_owned(), currency, min_minor, max_minor, zones }
+    CarrierSummary {
+        id: id.to_owned(),
+        country: country.to_owned(),
+        calendar: crate::calendar::CalendarRules::default(),
+        currency,
+        min_minor,
+        max_minor,
+        zones,
+    }
 }
 
 fn carriers() -> Vec<CarrierSummary> {
     vec![
-        carrier("alfa", "EUR", 10, 5_000, &["Europe/Madrid", "Atlantic/Canary"]),
-        carrier("medina", "TND", 50, 20_000, &["Africa/Tunis"]),
-        carrier("hoshi", "JPY", 10, 50_000, &["Asia/Tokyo"]),
+        carrier("alfa", "ES", "EUR", 10, 5_000, &["Europe/Madrid", "Atlantic/Canary"]),
+        carrier("medina", "TN", "TND", 50, 20_000, &["Africa/Tunis"]),
+        carrier("hoshi", "JP", "JPY", 10, 50_000, &["Asia/Tokyo"]),
     ]
 }
 
@@ -31,10 +51,12 @@ fn shipped() -> Vec<Source> {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
     let read = |path: &Path, file: String| source(&file, &std::fs::read_to_string(path).unwrap());
     let mut sources = vec![read(&config.join("engine.toml"), "config/engine.toml".to_owned())];
-    for entry in std::fs::read_dir(config.join("plans")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        sources.push(read(&path, format!("config/plans/{name}")));
+    for folder in ["plans", "countries"] {
+        for entry in std::fs::read_dir(config.join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            sources.push(read(&path, format!("config/{folder}/{name}")));
+        }
     }
     sources
 }
@@ -48,7 +70,7 @@ fn problems(sources: &[Source]) -> Vec<String> {
 fn the_shipped_book_is_right() {
     let sources = shipped();
     let book = Book::read(&sources, &carriers()).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(book.plans.len(), sources.len() - 1);
+    assert_eq!(book.plans.len() + book.countries.len(), sources.len() - 1);
     assert!(book.plans.len() >= 6);
     assert!(book.plans.is_sorted_by_key(|plan| &plan.id));
     assert_eq!(book.plan("medina-kids-daily").unwrap().price.to_string(), "0.500 TND");
@@ -92,7 +114,7 @@ fn problems_of_all_files_come_at_once() {
         "config/plans/b.toml:3:11: unknown carrier \"alpha\"; did you mean \"alfa\"? one of \"alfa\", \"medina\", \
          \"hoshi\"",
         "config/plans/notes.md:1:1: not a file of the book; plans are plans/<id>.toml, carriers carriers/<id>.toml, \
-         and there is engine.toml",
+         countries countries/<code>.toml, and there is engine.toml",
         "other/engine.toml:1:1: a second engine.toml; keep one of them",
     ];
     assert_eq!(problems(&sources), expected);
@@ -129,4 +151,27 @@ fn the_digest_names_the_text_of_all_files() {
     let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let of_nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     assert_eq!(hex(digest_of(&[])), of_nothing);
+}
+
+/// A country's rules reach the plans of its carriers, as far as those heed them, and say their names.
+#[test]
+fn the_shipped_plans_heed_the_rules_of_their_countries() {
+    let book = Book::read(&shipped(), &carriers()).unwrap();
+    assert!(book.countries.len() >= 12 && book.countries.is_sorted_by_key(|country| &country.code));
+    let madrid = Zone::named("Europe/Madrid").unwrap();
+    let due = |plan: &str, day: Date| {
+        let schedule = &book.plan(plan).unwrap().schedule;
+        let anchor = Anchor::new(day, schedule.at_minute);
+        let period = schedule.first_period(anchor, day, &madrid).unwrap().unwrap();
+        schedule.explain_due(anchor, period, &madrid, SubscriptionId(0)).unwrap()
+    };
+    // The last Friday of December 2026 is Christmas, the 26th is fine; the payday on the 28th is nearer than nothing.
+    let club = due("alfa-club-payday", date(2026, 12, 1));
+    assert_eq!((club.at.to_string(), club.why), ("2026-12-28T09:00:00Z".to_owned(), Some(Why::Payday)));
+    // Good Friday 2030 is no last Friday; the last of March 2027 is, and 28 March is a Sunday.
+    let club = due("alfa-club-payday", date(2027, 3, 1));
+    assert_eq!((club.at.to_string(), club.why), ("2027-03-29T06:00:00Z".to_owned(), Some(Why::RestDay)));
+    // A daily plan heeds quiet hours only.
+    let news = due("alfa-news-daily", date(2026, 12, 25));
+    assert_eq!((news.at, news.why), (news.nominal, None));
 }

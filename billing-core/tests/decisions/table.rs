@@ -170,7 +170,7 @@ fn blocks_until_next_due(facts: &Facts<'_>, decision: &Decision) {
     let schedule = &facts.rules.schedule;
     let mut sub = facts.sub.clone();
     sub.progress = decision.progress;
-    let next = schedule.next_period(sub.anchor, sub.progress.period).unwrap().unwrap();
+    let next = schedule.next_period(sub.anchor, sub.progress.period, facts.zone).unwrap().unwrap();
     let due = schedule.due_at(sub.anchor, next, facts.zone, sub.id).unwrap();
     let accepted = sub.progress.open == OpenAttempt::Accepted;
     let last = due - SignedDuration::from_secs(1);
@@ -270,7 +270,7 @@ fn an_outcome_of_another_charge_or_attempt_is_refused() {
         change(&mut sub);
         decide(&facts(&case, &sub, &rules, &zone, from, charged)).is_err()
     };
-    let next = rules.schedule.next_period(case.sub.anchor, case.sub.progress.period).unwrap().unwrap();
+    let next = rules.schedule.next_period(case.sub.anchor, case.sub.progress.period, &zone).unwrap().unwrap();
     assert!(!refused(&|_| {}, AttemptState::Unknown));
     assert!(!refused(&|sub| sub.progress.attempt_no = 0, AttemptState::Intent));
     assert!(refused(&|sub| sub.progress.attempt_no = 0, AttemptState::Unknown));

@@ -80,7 +80,7 @@ fn windows() -> impl Strategy<Value = Window> {
 
 fn schedules() -> impl Strategy<Value = Schedule> {
     (cadences(), windows(), 0..1_440_u16, 0..240_u16).prop_map(|(cadence, window, at, spread_minutes)| {
-        Schedule { cadence, at_minute: at.max(window.from_minute()), spread_minutes, window }
+        Schedule::simple(cadence, at.max(window.from_minute()), spread_minutes, window)
     })
 }
 
@@ -230,8 +230,10 @@ fn resume(world: &mut World) {
     if world.at().open != OpenAttempt::None {
         return;
     }
-    let schedule = world.rules.schedule;
-    let Some(period) = schedule.next_period(world.sub.anchor, world.at().period).unwrap() else { return };
+    let schedule = world.rules.schedule.clone();
+    let Some(period) = schedule.next_period(world.sub.anchor, world.at().period, &world.zone).unwrap() else {
+        return;
+    };
     let due_at = schedule.due_at(world.sub.anchor, period, &world.zone, world.sub.id).unwrap();
     let fresh = crate::world::subscription(&world.rules, &world.zone, world.sub.anchor.date, world.sub.id);
     let paid_until = world.at().paid_until;

@@ -36,12 +36,7 @@ pub(crate) fn daily() -> PlanRules {
         merchant: "acme".into(),
         service: "news".into(),
         carrier: "alfa".into(),
-        schedule: Schedule {
-            cadence: Cadence::Days(1),
-            at_minute: 360,
-            spread_minutes: 1,
-            window: Window::ALWAYS,
-        },
+        schedule: Schedule::simple(Cadence::Days(1), 360, 1, Window::ALWAYS),
         price: Money::new(PRICE, Currency::from_code("EUR").unwrap()),
         shares: Shares::NONE,
         ladder: None,
@@ -65,8 +60,8 @@ pub(crate) fn with_ladder(settles: Settles, restart: Restart) -> PlanRules {
 
 /// A pending subscription whose first period starts on or after the anchor's date.
 pub(crate) fn subscription(rules: &PlanRules, zone: &Zone, from: Date, id: SubscriptionId) -> Subscription {
-    let anchor = Anchor { date: from, minute: rules.schedule.anchor_minute(id) };
-    let period = rules.schedule.first_period(anchor, from).unwrap().unwrap();
+    let anchor = Anchor::new(from, rules.schedule.anchor_minute(id));
+    let period = rules.schedule.first_period(anchor, from, zone).unwrap().unwrap();
     let due_at = rules.schedule.due_at(anchor, period, zone, id).unwrap();
     Subscription {
         id,
@@ -306,7 +301,7 @@ impl World {
     /// When the next period's charge falls due.
     fn next_due(&self) -> Option<Timestamp> {
         let schedule = &self.rules.schedule;
-        let next = schedule.next_period(self.sub.anchor, self.at().period).unwrap()?;
+        let next = schedule.next_period(self.sub.anchor, self.at().period, &self.zone).unwrap()?;
         Some(schedule.due_at(self.sub.anchor, next, &self.zone, self.sub.id).unwrap())
     }
 

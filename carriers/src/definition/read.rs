@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use billing_core::book::countries::read_calendar;
 use billing_core::book::reader::{Place, Problems, Source, Spanned, Table};
 use billing_core::money::Currency;
 use billing_core::outcome::Op;
@@ -82,6 +83,8 @@ pub(super) fn read(
             None
         }
     };
+    let calendar = root.opt_table("calendar", problems);
+    let calendar = calendar.map(|table| read_calendar(table, problems)).unwrap_or_default();
     let example_tables = root.tables("example", checks::EXAMPLES_MAX, problems);
     root.finish(problems);
 
@@ -118,6 +121,7 @@ pub(super) fn read(
         id: carrier.id,
         name: carrier.name,
         country: carrier.country,
+        calendar,
         zones: carrier.zones,
         msisdn: carrier.msisdn,
         slices: carrier.slices,

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use billing_core::ids::{Shard, SubscriptionId};
 use billing_core::period::{Period, date_of_days, days_since_2000};
-use billing_core::schedule::Anchor;
+use billing_core::schedule::{Anchor, price_of};
 use billing_core::states::{State, SubscriptionState};
 use jiff::civil::Date;
 use sqlx::Connection;
@@ -210,10 +210,12 @@ impl Importer<'_> {
         if row.zone_no.is_some_and(|asked| asked != zone_no) {
             return Err(format!("the subscriber exists already, in the zone {}", day.zone.name()));
         }
-        let start = row.start.unwrap_or(day.today);
         let plan = self.catalog.plan(row.plan_no).ok_or("the book has no such plan")?;
-        let anchor = Anchor { date: start, minute: 0 };
-        let period = plan.rules.schedule.first_period(anchor, start).map_err(|error| error.to_string())?;
+        let schedule = &plan.rules.schedule;
+        let start =
+            schedule.anchor_date(row.start.unwrap_or(day.today)).map_err(|error| error.to_string())?;
+        let anchor = Anchor::new(start, 0);
+        let period = schedule.first_period(anchor, start, day.zone).map_err(|error| error.to_string())?;
         let period = period.ok_or_else(|| format!("the plan has no period from {start} on"))?;
         Ok((zone_no, start, period))
     }
@@ -272,23 +274,27 @@ impl Importer<'_> {
         let (plan, day) = known.ok_or_else(|| ImportError::Setup(format!("line {line_no} lost its plan")))?;
         let rules = &plan.rules;
         let minute = rules.schedule.anchor_minute(SubscriptionId(id));
-        let anchor = Anchor { date: new.start, minute };
-        let due_at = rules.schedule.due_at(anchor, new.period, day.zone, SubscriptionId(id));
-        let due_at = due_at.map_err(|source| ImportError::Schedule { line: line_no, source })?;
+        let anchor = Anchor::new(new.start, minute);
+        let wrong = |source| ImportError::Schedule { line: line_no, source };
+        // Elapsed time is counted from the anchor's minute, which only the id gives.
+        let period = rules.schedule.first_period(anchor, new.start, day.zone).map_err(wrong)?;
+        let period = period.unwrap_or(new.period);
+        let due_at = rules.schedule.due_at(anchor, period, day.zone, SubscriptionId(id)).map_err(wrong)?;
+        let price = price_of(rules, anchor, period, day.zone).map_err(wrong)?;
         Ok(NewSubscription {
             id,
             subscriber_id,
             ref_seed: row.ref_seed,
             digest: row.digest.to_vec(),
-            due_minor: rules.price.minor,
+            due_minor: price.minor,
             next_at_ms: Some(due_at.as_millisecond()),
             plan_no: row.plan_no,
             merchant_no: row.merchant_no,
             anchor_day: days_since_2000(new.start),
-            period: new.period.number(),
+            period: period.number(),
             zone_no: new.zone_no,
             anchor_minute: i16::try_from(minute).unwrap_or(i16::MAX),
-            currency: rules.price.currency.numeric(),
+            currency: price.currency.numeric(),
             state: SubscriptionState::Pending.number(),
         })
     }

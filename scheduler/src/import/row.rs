@@ -1,7 +1,6 @@
 //! What can be said of a line by itself. The reasons never repeat what the line says, so they may be shown anywhere.
 
 use billing_core::ids::{RefSeed, Shard};
-use billing_core::schedule::Anchor;
 use carriers::Msisdn;
 use jiff::civil::Date;
 
@@ -165,10 +164,10 @@ fn check_start(entry: &PlanEntry<'_>, text: &str, today: Date) -> Result<Date, S
         return Err(format!("start is more than {START_DAYS_MAX} days from {today}, today in the zone"));
     }
     let schedule = &entry.plan.rules.schedule;
-    let anchor = Anchor { date, minute: 0 };
-    match schedule.first_period(anchor, date).map_err(|error| error.to_string())? {
-        Some(_) => Ok(date),
-        None => Err(format!("the plan has no period from {date} on")),
+    let anchor = schedule.anchor_date(date).map_err(|error| error.to_string())?;
+    match schedule.has_period_from(anchor, anchor) {
+        true => Ok(date),
+        false => Err(format!("the plan has no period from {anchor} on")),
     }
 }
 

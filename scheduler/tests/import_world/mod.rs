@@ -173,7 +173,7 @@ fn book() -> (Vec<CarrierDefinition>, Book) {
         .collect();
     assert!(problems.is_empty(), "{problems:?}");
     let summaries: Vec<_> = definitions.iter().map(CarrierDefinition::summary).collect();
-    let all: Vec<Source> = carriers.into_iter().chain(sources("plans")).collect();
+    let all: Vec<Source> = carriers.into_iter().chain(sources("plans")).chain(sources("countries")).collect();
     let book = Book::read(&all, &summaries).unwrap();
     (definitions, book)
 }

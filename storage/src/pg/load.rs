@@ -149,6 +149,7 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
             anchor: Anchor {
                 date: date_of_days(int(12)?),
                 minute: u16::try_from(short(17)?).map_err(|e| e.to_string())?,
+                done: 0,
             },
             progress: Progress {
                 state: from_number::<SubscriptionState>(state).ok_or_else(|| format!("no state {state}"))?,

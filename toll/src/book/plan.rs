@@ -177,9 +177,11 @@ fn per(cadence: Cadence) -> String {
     let every = |n: u16, unit: &str| if n == 1 { unit.to_owned() } else { format!("{n} {unit}s") };
     match cadence {
         Cadence::Once => "sign-up".to_owned(),
+        Cadence::Minutes(n) => every(n, "minute"),
+        Cadence::Hours(n) => every(n, "hour"),
         Cadence::Days(n) => every(n, "day"),
         Cadence::Weeks { every: n, .. } => every(n, "week"),
-        Cadence::Months(n) => every(n, "month"),
+        Cadence::Months(n) | Cadence::NthWeekday { every: n, .. } => every(n, "month"),
         Cadence::Years(n) => every(n, "year"),
     }
 }

@@ -47,19 +47,18 @@ pub(crate) fn schedule(
         words::clock(window.from_minute()),
         words::clock(window.to_minute())
     ));
-    let due = schedule.due_at(sub.anchor, period, zone, sub.id).ok();
-    if let Some(due) = due {
-        lines.push(format!("in this zone that is {} = {due}", zone.describe(due)));
-        let (day, minute) = zone.local(due);
-        if (day, minute) != (period.date(), sub.anchor.minute) {
+    let due = schedule.explain_due(sub.anchor, period, zone, sub.id).ok();
+    if let Some(due) = &due {
+        lines.push(format!("in this zone that is {} = {}", zone.describe(due.at), due.at));
+        if let Some(why) = &due.why {
             lines.push(format!(
-                "{} {} does not exist or lies outside of the window there, so it moved to the next allowed instant",
-                period.date(),
-                words::clock(sub.anchor.minute)
+                "by the schedule alone it would be {}; {}, so it moved",
+                zone.describe(due.nominal),
+                why.sentence()
             ));
         }
     }
-    (lines, due)
+    (lines, due.map(|due| due.at))
 }
 
 /// What a kept decision said would happen next.

@@ -4,6 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::book::reader::Problem;
+use crate::period::Period;
+use crate::schedule::{Anchor, Cadence, Nth, Schedule, Wait, Weekdays, Window, price_of};
+use crate::zone::Zone;
+use jiff::civil::{Weekday, date};
 
 const DAILY: &str = r#"merchant = "demo"
 service = "kids"
@@ -44,6 +48,8 @@ at = "00:00"
 
 fn carriers() -> Vec<CarrierSummary> {
     let carrier = |id: &str, code: &str, min_minor, max_minor| CarrierSummary {
+        country: "TN".to_owned(),
+        calendar: crate::calendar::CalendarRules::default(),
         id: id.to_owned(),
         currency: Currency::from_code(code).unwrap(),
         min_minor,
@@ -56,7 +62,7 @@ fn carriers() -> Vec<CarrierSummary> {
 fn read(file: &str, text: &str) -> (Option<PlanRules>, Vec<String>) {
     let source = Source { file: file.to_owned(), text: text.to_owned() };
     let mut problems = Problems::default();
-    let rules = read_plan(&source, &carriers(), &mut problems);
+    let rules = read_plan(&source, &carriers(), &[], &mut problems);
     (rules, problems.iter().map(Problem::to_string).collect())
 }
 
@@ -78,15 +84,15 @@ fn every_key_is_read() {
         merchant: "demo".to_owned(),
         service: "kids".to_owned(),
         carrier: "medina".to_owned(),
-        schedule: Schedule {
-            cadence: Cadence::Weeks {
+        schedule: Schedule::simple(
+            Cadence::Weeks {
                 every: 1,
                 on: Weekdays::default().with(Weekday::Monday).with(Weekday::Thursday),
             },
-            at_minute: 360,
-            spread_minutes: 120,
-            window: Window::new(360, 1_320).unwrap(),
-        },
+            360,
+            120,
+            Window::new(360, 1_320).unwrap(),
+        ),
         price: Money::new(500, Currency::from_code("TND").unwrap()),
         shares: Shares::NONE,
         ladder: Some(Ladder {
@@ -150,8 +156,7 @@ fn cadences() {
     for wrong in
         ["", " ", "3", "days", "+3 days", "-1 days", "1.5 days", "3  days", "2 once", "2 onces", "3 dayss"]
     {
-        let help =
-            "write \"once\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \"3 months\" or \"year\"";
+        let help = "write \"once\", \"15 minutes\", \"6 hours\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \"3 months\", \"quarter\" or \"year\"";
         let expected = format!("p.toml:7:9: `schedule.every` is \"{wrong}\"; {help}");
         assert_eq!(cadence(wrong), Err(vec![expected]));
     }
@@ -222,7 +227,7 @@ fn one_mistake_one_problem() {
         (
             r#"every = "week""#,
             r#"every = "fortnight""#,
-            r#"7:9: `schedule.every` is "fortnight"; write "once", "day", "3 days", "week", "2 weeks", "month", "3 months" or "year""#,
+            r#"7:9: `schedule.every` is "fortnight"; write "once", "15 minutes", "6 hours", "day", "3 days", "week", "2 weeks", "month", "3 months", "quarter" or "year""#,
         ),
         (
             r#"every = "week""#,
@@ -372,15 +377,15 @@ fn all_problems_come_at_once() {
         "1:12: `merchant`: expected a string, found an integer; write it in quotes",
         "3:12: `text` has the control character \\u{9}; leave it out",
         "4:16: `price` is in TND; carrier alfa collects EUR",
-        "6:9: `schedule.every` is \"dayly\"; write \"once\", \"day\", \"3 days\", \"week\", \"2 weeks\", \"month\", \
-         \"3 months\" or \"year\"",
+        "6:9: `schedule.every` is \"dayly\"; write \"once\", \"15 minutes\", \"6 hours\", \"day\", \"3 days\", \
+         \"week\", \"2 weeks\", \"month\", \"3 months\", \"quarter\" or \"year\"",
         "7:6: `schedule.at` is \"6:00\"; write a local time from 00:00 to 23:59",
         "8:20: `schedule.window` is 22:00 to 06:00; write an end after the beginning, of the same day",
         "9:1: missing key `ladder.settles`; one of \"period\", \"share\", \"amount\"",
         "10:10: `ladder.steps[0]` is 0.600 TND; write less than the price, 0.500 TND",
         "10:17: `ladder.steps[1]`: expected a string, found an integer; write it in quotes",
         "11:2: unknown key `dunnig`; did you mean `dunning`? known keys: carrier, carrier_fee_percent, dunning, ladder, lifecycle, \
-         merchant, price, schedule, service, tax_percent, text",
+         merchant, phases, price, schedule, service, tax_percent, text",
     ];
     let expected: Vec<String> =
         expected.iter().map(|problem| format!("config/plans/Daily Plan.toml:{problem}")).collect();
@@ -438,4 +443,70 @@ fn tax_and_fee_are_percent_with_limits() {
         assert!(rules.is_none() && problems.len() == 1, "{bad}: {problems:?}");
         assert!(problems[0].starts_with("config/plans/p.toml:5:23: "), "{problems:?}");
     }
+}
+
+#[test]
+fn schedules_of_every_kind_are_read() {
+    let with = |lines: &str| {
+        let (rules, problems) = read("p.toml", &SHORTEST.replace("every = \"day\"", lines));
+        rules.map(|rules| rules.schedule).ok_or(problems)
+    };
+    let cadence = |lines: &str| with(lines).unwrap().cadence;
+    assert_eq!(cadence("every = \"15 minutes\""), Cadence::Minutes(15));
+    assert_eq!(cadence("every = \"6 hours\""), Cadence::Hours(6));
+    assert_eq!(cadence("every = \"2 quarters\""), Cadence::Months(6));
+    let last_friday = Cadence::NthWeekday { every: 1, nth: Nth::Last, weekday: Weekday::Friday };
+    assert_eq!(cadence("every = \"month\"\non = \"last fri\""), last_friday);
+    let bounded =
+        with("every = \"month\"\nstart = \"2027-01-01\"\nend = \"2027-12-31\"\ncount = 9\ntrial = \"7d\"")
+            .unwrap();
+    assert_eq!(bounded.start.zip(bounded.end), Some((date(2027, 1, 1), date(2027, 12, 31))));
+    assert_eq!((bounded.count, bounded.wait), (Some(9), Wait::Trial(7)));
+    for (wrong, says) in [
+        ("every = \"day\"\nend = \"2027-02-30\"", "write a date from 2000 to 2089"),
+        ("every = \"day\"\nstart = \"2027-01-02\"\nend = \"2027-01-01\"", "before the start"),
+        ("every = \"day\"\ncount = 0", "write a number from 1 to 1000000"),
+        ("every = \"day\"\ntrial = \"1d\"\nparked = \"1d\"", "keep one of them"),
+        ("every = \"day\"\ntrial = \"25h\"", "write whole days"),
+        ("every = \"day\"\non = \"last fri\"", "only months and quarters have an nth weekday"),
+        ("every = \"month\"\non = \"5th fri\"", "\"last fri\" or \"2nd tue\" for months"),
+        ("every = \"day\"\nprefer = \"payday\"", "does not go with periods shorter than a month"),
+        ("every = \"month\"\nprefer = \"payday\"", "no paydays are known"),
+        ("every = \"month\"\nprefer_within = \"2d\"", "write prefer"),
+        ("every = \"day\"\navoid = [\"holiday\"]", "did you mean \"holidays\"?"),
+        ("every = \"400 quarters\"", "write a number from 1 to 333"),
+        ("every = \"65537 minutes\"", "write a number from 1 to 1000"),
+    ] {
+        let problems = with(wrong).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(says)), "{wrong}: {problems:?}");
+    }
+}
+
+#[test]
+fn several_local_times_and_phases_are_read() {
+    let times = |at: &str| {
+        let text = SHORTEST.replace("at = \"00:00\"", at);
+        assert_ne!(text, SHORTEST);
+        let (rules, problems) = read("p.toml", &text);
+        rules.map(|rules| rules.schedule.times).ok_or(problems.join("\n"))
+    };
+    assert_eq!(times("at = [\"08:00\", \"19:00\"]"), Ok(vec![480, 1_140]));
+    assert_eq!(times("at = [\"08:00\"]"), Ok(Vec::new()));
+    assert!(times("at = []").unwrap_err().contains("names 0 local times"));
+    assert!(times("at = [\"19:00\", \"08:00\"]").unwrap_err().contains("write a time after the one before"));
+    assert!(times("at = [\"08:00\", \"24:00\"]").unwrap_err().contains("from 00:00 to 23:59"));
+    let spread = times("at = [\"08:00\", \"09:00\"]\nspread = \"2h\"").unwrap_err();
+    assert!(spread.contains("reaches the next local time"), "{spread}");
+
+    let (rules, problems) =
+        read("p.toml", &format!("{SHORTEST}[[phases]]\nperiods = 2\nprice = \"0.300\"\n"));
+    assert_eq!(problems, Vec::<String>::new());
+    let rules = rules.unwrap();
+    let zone = Zone::named("Africa/Tunis").unwrap();
+    let anchor = Anchor::new(date(2026, 11, 20), 0);
+    let price =
+        |day| price_of(&rules, anchor, Period::starting(date(2026, 11, day), 0).unwrap(), &zone).unwrap();
+    assert_eq!((price(20).minor, price(21).minor, price(22)), (300, 300, rules.price));
+    let (_, problems) = read("p.toml", &format!("{SHORTEST}[[phases]]\nperiods = 0\nprice = \"x\"\n"));
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }
