@@ -33,6 +33,14 @@ pub enum LegKind {
     EnterUnknown = 2,
     /// It is unknown no more: the same, backwards.
     LeaveUnknown = 3,
+    /// Money was given back: merchant's payable to carrier's receivable.
+    Refunded = 4,
+    /// A refund became unknown: merchant's suspense to carrier's suspense.
+    RefundEnterUnknown = 5,
+    /// It is unknown no more: the same, backwards.
+    RefundLeaveUnknown = 6,
+    /// The carrier took money back by itself: merchant's payable to carrier's receivable.
+    Reversed = 7,
 }
 
 impl LegKind {
@@ -41,8 +49,15 @@ impl LegKind {
     pub fn accounts(self) -> [(Owner, Purpose); 2] {
         match self {
             Self::Collected => [(Owner::Carrier, Purpose::Receivable), (Owner::Merchant, Purpose::Payable)],
-            Self::EnterUnknown => [(Owner::Carrier, Purpose::Suspense), (Owner::Merchant, Purpose::Suspense)],
-            Self::LeaveUnknown => [(Owner::Merchant, Purpose::Suspense), (Owner::Carrier, Purpose::Suspense)],
+            Self::Refunded | Self::Reversed => {
+                [(Owner::Merchant, Purpose::Payable), (Owner::Carrier, Purpose::Receivable)]
+            }
+            Self::EnterUnknown | Self::RefundLeaveUnknown => {
+                [(Owner::Carrier, Purpose::Suspense), (Owner::Merchant, Purpose::Suspense)]
+            }
+            Self::LeaveUnknown | Self::RefundEnterUnknown => {
+                [(Owner::Merchant, Purpose::Suspense), (Owner::Carrier, Purpose::Suspense)]
+            }
         }
     }
 
@@ -53,6 +68,10 @@ impl LegKind {
             1 => "collected",
             2 => "enter_unknown",
             3 => "leave_unknown",
+            4 => "refunded",
+            5 => "refund_enter_unknown",
+            6 => "refund_leave_unknown",
+            7 => "reversed",
             _ => "unlisted",
         }
     }

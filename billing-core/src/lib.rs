@@ -40,6 +40,7 @@ pub mod decide;
 pub mod reason;
 pub mod subscription;
 
+pub mod entitlement;
 pub mod ledger;
 pub mod plan;
 pub mod schedule;

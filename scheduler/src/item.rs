@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use billing_core::decide::{Decision, Facts, LaneHint, decide};
+use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::outcome::Outcome;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{NextKind, Planned, Progress};
+use billing_core::subscription::{Held, NextKind, Planned, Progress};
 use billing_core::triage::Note;
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
@@ -166,6 +166,7 @@ impl Item {
     ) -> Result<Prepared, String> {
         let (record, story, history_key, lane) = match &self.what {
             What::Note(note) => {
+                storable(note)?;
                 let record = self.note_record(note);
                 let story =
                     self.story(lease, catalog, now.as_millisecond(), note.rule.number(), None, &record);
@@ -206,8 +207,14 @@ impl Item {
             outcome: facts.outcome,
             now,
             answer_within: ANSWER_WITHIN,
+            // Known once the rows of charges put aside are read here.
+            held: Held::default(),
         };
-        decide(&core).map_err(|error| error.to_string())
+        let decision = decide(&core).map_err(|error| error.to_string())?;
+        if decision.aside.is_some() || decision.anchor.is_some() {
+            return Err("arrears and a moved billing cycle cannot be recorded by this version".into());
+        }
+        Ok(decision)
     }
 
     fn note_record(&self, note: &Note) -> RecordRow {
@@ -230,8 +237,8 @@ impl Item {
             until_ms: note.until.map(Timestamp::as_millisecond),
             progress: note.progress,
             flags: self.row.sub.flags,
-            grant_until_ms: 0,
-            event: 0,
+            grant_until_ms: note.grant.map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
+            event: note.state_event.or(note.event).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs: [None; 2],
             aside: note.aside.map(|aside| (aside, self.row.currency)),
@@ -277,7 +284,7 @@ impl Item {
             grant_until_ms: decision
                 .grant
                 .map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
-            event: decision.event.map_or(0, |event| event as i16),
+            event: told(decision).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs,
             aside: None,
@@ -365,6 +372,26 @@ impl Item {
         let bytes = sealer.seal(subscriber_key, key, &plain).map_err(|error| error.to_string())?;
         Ok(SealedRow { key: *key, bytes })
     }
+}
+
+/// One event fits into a record: the end of a subscription says more than that of its last charge.
+fn told(decision: &Decision) -> Option<Event> {
+    let ends =
+        matches!(decision.state_event, Some(Event::SubscriptionSuspended | Event::SubscriptionCancelled));
+    if ends && decision.moved_minor == 0 {
+        decision.state_event
+    } else {
+        decision.event.or(decision.state_event)
+    }
+}
+
+/// What a note may say that a record has no place for yet: its subscription is looked at by people instead.
+fn storable(note: &Note) -> Result<(), String> {
+    let owed = note.aside.is_some_and(|aside| aside.expires_at.is_some());
+    if owed || !note.arrears.is_empty() || note.anchor.is_some() || note.grant.is_some() {
+        return Err("arrears, trials and a moved billing cycle cannot be recorded by this version".into());
+    }
+    Ok(())
 }
 
 fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {
