@@ -7,7 +7,7 @@ use super::{Next, NoteKind, Scene, Triage, advance, note, note_of};
 use crate::decide::arrears_of;
 use crate::entitlement::later;
 use crate::period::days_since_2000;
-use crate::plan::{BalanceWhen, Payday};
+use crate::plan::{BalanceWhen, Choice, Payday};
 use crate::reason::{Input, Rule};
 use crate::states::ChargeState;
 use crate::subscription::{Aside, CoreError, NextKind, Progress};
@@ -157,6 +157,11 @@ pub(super) fn by_balance(scene: &Scene<'_>, amount_minor: i64, rule: Rule) -> Re
     let least = rules.part_min();
     let fits = |amount: i64| amount <= covered && amount < amount_minor && amount >= least;
     let found = steps.iter().enumerate().find(|(_, amount)| fits(**amount));
+    let guided = ladder.is_some_and(|ladder| ladder.choice == Choice::Balance);
+    if found.is_some() && !guided {
+        // One step after the other: the balance only says that one of them will do.
+        return Ok(plain);
+    }
     if let Some((index, amount)) = found
         && let Ok(step) = i16::try_from(index + 1)
     {

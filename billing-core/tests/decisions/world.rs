@@ -1,9 +1,9 @@
 //! One subscription driven through `triage` and `decide` as the engine drives it, with the promises checked at
 //! every step: a second opinion that keeps its own books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use billing_core::decide::{AsideDecision, AsideFacts, Decision, Facts, decide, decide_aside};
+use billing_core::decide::{Decision, Facts, decide};
 use billing_core::ids::{ATTEMPT_NO_MAX, RefSeed, SubscriptionId};
 use billing_core::ledger::{Leg, LegKind};
 use billing_core::money::{Currency, Money};
@@ -19,7 +19,7 @@ use billing_core::states::{AttemptState, ChargeState, State, SubscriptionState};
 use billing_core::subscription::{
     Aside, CoreError, Held, NextKind, OpenAttempt, Planned, Progress, Subscription,
 };
-use billing_core::triage::{AsideTriage, Conditions, Note, NoteKind, Triage, triage_aside, triage_with};
+use billing_core::triage::{Conditions, Note, NoteKind, Triage, triage_with};
 use billing_core::zone::Zone;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -121,6 +121,8 @@ pub(crate) struct World {
     pub(crate) notes: Vec<Note>,
     /// What triage is told besides the row.
     pub(crate) conditions: Conditions,
+    /// Every rule that decided something here.
+    pub(crate) seen: BTreeSet<Rule>,
 }
 
 impl World {
@@ -143,6 +145,7 @@ impl World {
             legs_minor: [0; 3],
             notes: Vec::new(),
             conditions: Conditions::default(),
+            seen: BTreeSet::new(),
         };
         world.check_row();
         world
@@ -188,6 +191,9 @@ impl World {
         let (sub, rules, zone) = (self.sub.clone(), self.rules.clone(), self.zone.clone());
         let replay = triage_with(&sub, &rules, &zone, self.now, &conditions);
         assert_eq!(replay.as_ref(), Ok(&plan), "the same input gives the same plan");
+        if let Triage::Send { rule, .. } | Triage::Probe { rule, .. } | Triage::Rest { rule } = &plan {
+            self.seen.insert(*rule);
+        }
         match &plan {
             Triage::Send { planned, rule } => {
                 assert!(Rule::ALL.contains(rule));
@@ -235,6 +241,7 @@ impl World {
     pub(crate) fn answer(&mut self, outcome: Outcome) -> Decision {
         let decision = self.try_answer(outcome).expect("decide decides");
         self.sub.progress = decision.progress;
+        self.seen.extend([Some(decision.rule), decision.stop].into_iter().flatten());
         if let Some(anchor) = decision.anchor {
             self.sub.anchor = anchor;
         }
@@ -260,93 +267,6 @@ impl World {
         self.check_after(&sub.progress, &attempt, &decision);
         self.settle_book(&attempt, &decision);
         Ok(decision)
-    }
-
-    /// An outcome for a charge that left the row: decided with its own columns. The subscription's row stays.
-    pub(crate) fn answer_aside(&mut self, index: usize, outcome: Outcome) -> AsideDecision {
-        let aside = self.asides[index];
-        let (attempt, from) = self.book(aside.charge.period).open.expect("an attempt is open");
-        let mut others = self.clone();
-        others.asides.swap_remove(index);
-        let facts = AsideFacts {
-            sub: &self.sub,
-            aside: &aside,
-            rules: &self.rules,
-            zone: &self.zone,
-            attempt: &attempt,
-            from,
-            outcome,
-            now: self.now,
-            answer_within: ANSWER_WITHIN,
-            held: others.held(),
-        };
-        let decision = decide_aside(&facts).expect("decide decides");
-        assert_eq!(decide_aside(&facts).as_ref(), Ok(&decision), "the same input gives the same decision");
-        assert!(decision.paid_until >= self.at().paid_until, "paid access was taken away");
-        assert_eq!(decision.aside.charge, aside.charge);
-        self.sub.progress.paid_until = decision.paid_until;
-        let after = decision.aside;
-        assert_eq!(after.collected_minor, aside.collected_minor + decision.moved_minor);
-        let (moved, state) = (decision.moved_minor, decision.attempt);
-        self.settle(&attempt, &decision.legs, (state, after.state), (moved, after.collected_minor));
-        self.asides[index] = after;
-        if matches!(after.state, ChargeState::Waiting | ChargeState::Arrears) {
-            self.check_aside(&after);
-        } else {
-            assert_eq!((after.open, after.next_at), (OpenAttempt::None, None), "{after:?}");
-            self.asides.swap_remove(index);
-        }
-        decision
-    }
-
-    fn check_aside(&self, aside: &Aside) {
-        assert_eq!(aside.next_at.is_none(), aside.next_kind == NextKind::Never, "{aside:?}");
-        assert!((0..aside.due_minor).contains(&aside.collected_minor), "{aside:?}");
-        if let (ChargeState::Arrears, Some(rules)) = (aside.state, &self.rules.arrears) {
-            let held = self.held();
-            assert!(held.count <= rules.count_max && held.owed_minor <= rules.amount_max_minor, "{held:?}");
-            assert!(aside.expires_at >= aside.next_at && aside.next_at.is_some());
-        }
-    }
-
-    /// One look at a charge that left the row; what was sent, if anything was.
-    pub(crate) fn tick_aside(&mut self, index: usize) -> Option<Planned> {
-        let aside = self.asides[index];
-        let (sub, rules) = (&self.sub, &self.rules);
-        let plan = triage_aside(sub, &aside, rules, &self.zone, self.now, &self.conditions);
-        match plan.expect("triage decides") {
-            AsideTriage::Send { planned, .. } => {
-                assert!(self.at().state.collects() && self.sub.stop_at.is_none());
-                assert_eq!((planned.period, planned.attempt_no), (aside.charge.period, aside.attempt_no + 1));
-                assert!(aside.expires_at.is_some_and(|expires| self.now < expires));
-                let (_, minute) = self.zone.local(self.now);
-                assert!(self.rules.schedule.window.contains(minute), "sent at {}", self.local());
-                let book = self.charges.get_mut(&planned.period).unwrap();
-                assert_eq!((book.open, planned.attempt_no), (None, book.attempts + 1));
-                assert!(book.moved_minor + planned.amount_minor <= book.due_minor);
-                check_move(book.state, ChargeState::Waiting);
-                book.state = ChargeState::Waiting;
-                book.attempts = planned.attempt_no;
-                book.open = Some((planned, AttemptState::Intent));
-                Some(planned)
-            }
-            AsideTriage::Change { aside: after, .. } => {
-                let book = self.charges.get_mut(&aside.charge.period).unwrap();
-                check_move(book.state, after.state);
-                book.state = after.state;
-                self.asides[index] = after;
-                if after.state != ChargeState::Arrears {
-                    self.asides.swap_remove(index);
-                }
-                None
-            }
-            AsideTriage::Doubt { .. } => {
-                assert_eq!(aside.open, OpenAttempt::Accepted);
-                self.answer_aside(index, LOST);
-                None
-            }
-            AsideTriage::Rest { .. } => None,
-        }
     }
 
     /// People take over an attempt of which nobody knows.
@@ -449,9 +369,10 @@ impl World {
         book.open = Some((planned, AttemptState::Intent));
     }
 
-    fn apply_note(&mut self, note: &Note) {
+    pub(crate) fn apply_note(&mut self, note: &Note) {
         let before = self.sub.progress;
         let after = note.progress;
+        self.seen.insert(note.rule);
         assert!(Rule::ALL.contains(&note.rule));
         assert_eq!(note.charge.period, before.period);
         check_subscription_move(before.state, after.state);
@@ -521,7 +442,7 @@ impl World {
         self.settle(attempt, &decision.legs, (decision.attempt, decision.charge), moved);
     }
 
-    fn settle(
+    pub(crate) fn settle(
         &mut self,
         attempt: &Planned,
         legs: &[Option<Leg>; 2],
