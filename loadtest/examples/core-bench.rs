@@ -1,7 +1,7 @@
 //! What a decision costs: nanoseconds per call of `triage` and `decide` on the plain daily plan, and on a few others.
 //!
 //! `cargo run --release -p loadtest --example core-bench`
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::hint::black_box;
 use std::time::Instant;

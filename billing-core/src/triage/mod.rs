@@ -262,14 +262,16 @@ fn due(scene: &Scene<'_>) -> Result<Triage, CoreError> {
     let Scene { sub, rules, zone, now, .. } = *scene;
     let at = &sub.progress;
     let (opens, closes) = rules.schedule.window.at_or_after(zone, now)?;
-    // Inside a window of a local day before the next period's own, that period is not due before the window closes:
-    // a charge never falls due before its period's local date. Most charges need no second look at the calendar.
+    // A charge never falls due before its period's own local day begins: where the window closes before that day, most
+    // charges need no second look at the calendar.
     let next_period = rules.schedule.next_period(sub.anchor, at.period)?;
-    let later_day =
-        |period: Period| opens <= now && period.minute() == 0 && period.date() > zone.local(now).0;
+    let begins = match next_period {
+        Some(period) if opens <= now => Some(zone.instant(period.date(), 0)?),
+        _ => None,
+    };
     let (next, last) = match next_period {
         None => (None, closes),
-        Some(period) if later_day(period) => (None, closes),
+        Some(_) if begins.is_some_and(|begins| closes <= begins) => (None, closes),
         Some(period) => {
             let due_at = scene.due_at(period)?;
             (Some(Next { period, due_at }), closes.min(due_at))
