@@ -70,6 +70,14 @@ pub enum LegKind {
     Tax = 4,
     /// What the carrier keeps of it: carrier's receivable to its fee.
     CarrierFee = 5,
+    /// Money was given back: merchant's payable to carrier's receivable.
+    Refunded = 6,
+    /// A refund became unknown: merchant's suspense to carrier's suspense.
+    RefundEnterUnknown = 7,
+    /// It is unknown no more: the same, backwards.
+    RefundLeaveUnknown = 8,
+    /// The carrier took money back by itself: merchant's payable to carrier's receivable.
+    Reversed = 9,
 }
 
 impl LegKind {
@@ -78,10 +86,17 @@ impl LegKind {
     pub fn accounts(self) -> [(Owner, Purpose); 2] {
         match self {
             Self::Collected => [(Owner::Carrier, Purpose::Receivable), (Owner::Merchant, Purpose::Payable)],
-            Self::EnterUnknown => [(Owner::Carrier, Purpose::Suspense), (Owner::Merchant, Purpose::Suspense)],
-            Self::LeaveUnknown => [(Owner::Merchant, Purpose::Suspense), (Owner::Carrier, Purpose::Suspense)],
             Self::Tax => [(Owner::Carrier, Purpose::Receivable), (Owner::Merchant, Purpose::Tax)],
             Self::CarrierFee => [(Owner::Carrier, Purpose::Receivable), (Owner::Carrier, Purpose::Fee)],
+            Self::Refunded | Self::Reversed => {
+                [(Owner::Merchant, Purpose::Payable), (Owner::Carrier, Purpose::Receivable)]
+            }
+            Self::EnterUnknown | Self::RefundLeaveUnknown => {
+                [(Owner::Carrier, Purpose::Suspense), (Owner::Merchant, Purpose::Suspense)]
+            }
+            Self::LeaveUnknown | Self::RefundEnterUnknown => {
+                [(Owner::Merchant, Purpose::Suspense), (Owner::Carrier, Purpose::Suspense)]
+            }
         }
     }
 
@@ -94,6 +109,10 @@ impl LegKind {
             3 => "leave_unknown",
             4 => "tax",
             5 => "carrier_fee",
+            6 => "refunded",
+            7 => "refund_enter_unknown",
+            8 => "refund_leave_unknown",
+            9 => "reversed",
             _ => "unlisted",
         }
     }

@@ -41,6 +41,7 @@ pub mod reason;
 pub mod subscription;
 
 pub mod calendar;
+pub mod entitlement;
 pub mod ledger;
 pub mod plan;
 pub mod schedule;

@@ -21,6 +21,20 @@ pub enum Op {
 }
 
 impl Op {
+    /// The operation of a kept number.
+    #[must_use]
+    pub fn from_number(number: i16) -> Option<Self> {
+        [Self::Charge, Self::Reserve, Self::Confirm, Self::Cancel, Self::Refund, Self::Adopt]
+            .into_iter()
+            .find(|op| *op as i16 == number)
+    }
+
+    /// Whether its success brings money in.
+    #[must_use]
+    pub fn collects(self) -> bool {
+        matches!(self, Self::Charge | Self::Confirm | Self::Adopt)
+    }
+
     /// The word that the book, the history and the CLI use.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -169,6 +183,9 @@ pub enum Outcome {
     Duplicate,
     /// No byte left, with proof.
     NotSent(NotSentProof),
+    /// Proven not to have reached the carrier's books. Only the resolution of an unknown attempt may say so, by the
+    /// carrier's declared proof; a carrier's first answer never does.
+    Absent,
     /// Money may have moved.
     Unknown(Doubt),
 }
@@ -192,9 +209,12 @@ impl Outcome {
             Self::Charged { amount_minor }
             | Self::Partial { amount_minor }
             | Self::Refunded { amount_minor } => Moved::Yes(amount_minor),
-            Self::Reserved | Self::Released | Self::NeedsConsent | Self::Declined(_) | Self::NotSent(_) => {
-                Moved::No
-            }
+            Self::Reserved
+            | Self::Released
+            | Self::NeedsConsent
+            | Self::Declined(_)
+            | Self::NotSent(_)
+            | Self::Absent => Moved::No,
             Self::Temporary { listed, .. } | Self::Fault { listed, .. } => {
                 if listed {
                     Moved::No
@@ -218,6 +238,7 @@ impl Outcome {
             Self::Pending => 6,
             Self::NeedsConsent => 7,
             Self::Duplicate => 8,
+            Self::Absent => 9,
             Self::Declined(refusal) => match refusal {
                 Refusal::NoFunds => 20,
                 Refusal::Barred => 21,
@@ -272,6 +293,7 @@ impl Outcome {
             Self::Pending,
             Self::NeedsConsent,
             Self::Duplicate,
+            Self::Absent,
         ];
         let limits =
             [LimitKind::PerCharge, LimitKind::Day, LimitKind::Week, LimitKind::Month, LimitKind::TooSoon];
@@ -330,6 +352,7 @@ impl ReasonCode {
             6 => "pending",
             7 => "needs_consent",
             8 => "duplicate",
+            9 => "absent",
             20 => "no_funds",
             21 => "barred",
             22 => "unknown_subscriber",

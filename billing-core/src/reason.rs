@@ -65,6 +65,34 @@ rules! {
     QUARANTINED = 14, "quarantine.holds" v 1: "the subscription is quarantined: people must look at its data first";
     /// The answer did not come in time.
     DEADLINE_PASSED = 15, "deadline.unknown" v 1: "the carrier accepted the request but its answer did not come in time, so the result is unknown";
+    /// The balance is asked for first.
+    BALANCE_PROBE = 16, "balance.probe" v 1: "the plan asks for the balance before this charge";
+    /// The balance is too low.
+    BALANCE_DEFER = 17, "balance.defer" v 1: "the balance is known to be too low, so the charge was moved without using an attempt";
+    /// The balance chose the step.
+    BALANCE_SEND = 18, "balance.send" v 1: "the largest price point that the balance covers was charged";
+    /// The carrier is out of reach.
+    BREAKER_DEFER = 19, "breaker.defer" v 1: "the carrier does not answer at present, so the charge was moved without using an attempt";
+    /// The carrier's quota is used up.
+    QUOTA_DEFER = 20, "quota.defer" v 1: "the carrier's quota is used up, so the charge was moved without using an attempt";
+    /// A payday is near.
+    PAYDAY_DEFER = 21, "payday.defer" v 1: "it was refused for lack of funds and a payday is near, so the charge waits for it without using an attempt";
+    /// Deferred too often.
+    DEFERRALS_EXHAUSTED = 22, "defer.exhausted" v 1: "the charge was moved as often as the plan allows, so it expired";
+    /// Its shelf life is over.
+    SHELF_EXPIRE = 23, "shelf.expire" v 1: "the charge is older than the plan lets it become, so it expired";
+    /// Today's requests are used up.
+    DAY_DEFER = 24, "budget.day" v 1: "the requests that the plan allows for a day are used up, so the charge was moved to the next day";
+    /// The subscriber's cap is reached.
+    CAP_DEFER = 25, "cap.defer" v 1: "the subscriber's spending cap has no room for this charge, so it was moved without using an attempt";
+    /// Missed periods are merged.
+    MISSED_MERGE = 26, "missed.merge" v 1: "periods were missed; the plan makes one charge of them and the period that runs now";
+    /// Missed periods become arrears.
+    MISSED_LATE = 27, "missed.collect_late" v 1: "periods were missed; the plan collects them later, within its bounds for arrears";
+    /// A reservation is confirmed.
+    CONFIRM_SEND = 28, "reserve.confirm" v 1: "the amount was set aside and the service was delivered, so it is collected";
+    /// A reservation is given back.
+    CANCEL_SEND = 29, "reserve.cancel" v 1: "the amount was set aside and is not wanted any more, so it is given back";
 
     /// Collected in full.
     SETTLE_FULL = 30, "settle.full" v 1: "the carrier collected what was due, so the period is paid";
@@ -106,6 +134,145 @@ rules! {
     CONSENT_NEEDED = 48, "answer.consent" v 1: "the carrier wants the subscriber's consent first, so collecting was suspended";
     /// An answer of another operation.
     WRONG_OPERATION = 49, "answer.contradicts" v 1: "the answer belongs to another operation or amount than was asked for, so the result is UNKNOWN";
+    /// Proven absent.
+    ABSENT_AGAIN = 50, "answer.absent" v 1: "the carrier's declared proof says that the request never reached its books, so it is tried again under a new key and costs no round";
+    /// Absence without proof.
+    ABSENT_UNPROVEN = 51, "answer.absent_unproven" v 1: "only the resolution of an unknown attempt can prove absence, so the result is UNKNOWN";
+    /// Stop takes effect with an outcome.
+    STOP_WITH_OUTCOME = 52, "stop.with_outcome" v 1: "the subscriber had said stop while the request was on its way, so collecting ended with its outcome";
+    /// Given up into arrears.
+    GIVE_UP_ARREARS = 53, "dunning.arrears" v 1: "refused and no round is left before the next period, so what remains is owed in arrears";
+    /// The budget of requests is used up.
+    BUDGET_EXHAUSTED = 54, "budget.period" v 1: "the requests or fees that the plan allows for a period are used up";
+    /// The rest is too small.
+    REST_TOO_SMALL = 55, "ladder.rest_too_small" v 1: "part was collected and the rest is smaller than what is worth a request, so it is left alone";
+    /// Set aside.
+    RESERVED_WAIT = 56, "reserve.held" v 1: "the carrier set the amount aside; it is collected after delivery";
+    /// Given back.
+    RESERVATION_RELEASED = 57, "reserve.released" v 1: "the amount that was set aside was given back";
+    /// A reservation ran out.
+    RESERVATION_EXPIRED = 58, "reserve.expired" v 1: "the reservation ran out and the carrier gave it back by itself, so the charge is tried again";
+    /// A confirm was refused.
+    CONFIRM_REFUSED = 59, "reserve.confirm_refused" v 1: "the carrier refused to collect what it had set aside, so the reservation is gone";
+    /// A cancel was refused.
+    CANCEL_REFUSED = 60, "reserve.cancel_refused" v 1: "the carrier refused to give back what it had set aside; it is asked again until the reservation runs out";
+    /// Late money extends.
+    LATE_EXTEND = 61, "late.extend" v 1: "money turned out to have moved for an earlier period; it buys access after what is paid already, as the plan says";
+    /// Late money buys nothing.
+    LATE_PAST = 62, "late.past" v 1: "money turned out to have moved for an earlier period; that period is past, as the plan says";
+    /// Late money is to be given back.
+    LATE_REFUND = 63, "late.refund" v 1: "money turned out to have moved for an earlier period; it is proposed to be given back, as the plan says";
+    /// Arrears were collected.
+    ARREARS_SETTLE = 64, "arrears.settle" v 1: "arrears of an earlier period were collected";
+    /// Arrears were refused, another round.
+    ARREARS_NEXT = 65, "arrears.round" v 1: "arrears were refused; they are tried again later";
+    /// Arrears are given up.
+    ARREARS_GIVE_UP = 66, "arrears.give_up" v 1: "arrears were refused and no round is left within their bounds, so they were written off";
+    /// A charge put aside was refused.
+    ASIDE_CLOSED = 67, "aside.closed" v 1: "the unfinished charge of an earlier period turned out not to be paid and nothing more is tried for it";
+    /// Given back.
+    REFUND_DONE = 68, "refund.done" v 1: "the carrier gave the money back";
+    /// Not given back.
+    REFUND_REFUSED = 69, "refund.refused" v 1: "the carrier did not give the money back; it may be asked again";
+    /// Nobody knows.
+    REFUND_UNKNOWN = 70, "refund.unknown" v 1: "whether the carrier gave the money back is UNKNOWN; the amount stays held until there is evidence";
+    /// Two people settled it.
+    ADOPTED = 71, "adopt.settled" v 1: "two people took late evidence of money into the books";
+    /// The billing cycle moved.
+    CYCLE_RESET = 72, "cycle.reset" v 1: "it was paid so late that the plan counts the next period from the day of payment";
+    /// The carrier took it back.
+    REVERSED = 73, "reversal.booked" v 1: "the carrier took the money back by itself";
+
+    /// A trial begins.
+    TRIAL_START = 80, "trial.start" v 1: "the plan begins with a free trial";
+    /// A trial ends.
+    TRIAL_END = 81, "trial.end" v 1: "the trial is over, so the first charge falls due";
+    /// Parking ends.
+    PARKED_END = 82, "parked.end" v 1: "the subscription was parked until now, so its first charge falls due";
+    /// Paused by wish.
+    PAUSED = 83, "pause.begin" v 1: "the subscription was paused by wish; nothing is collected until it is resumed";
+    /// Resumed.
+    RESUMED = 84, "pause.end" v 1: "the subscription was resumed; periods that passed meanwhile are not charged";
+    /// A top-up.
+    TOP_UP_SNAP = 85, "top_up.due" v 1: "a top-up was announced, so the overdue charge is due at once";
+    /// A top-up resumes.
+    TOP_UP_RESUME = 86, "top_up.resume" v 1: "a top-up was announced, so collecting is resumed as the plan says";
+    /// Arrears are tried.
+    ARREARS_SEND = 87, "arrears.send" v 1: "what an earlier period left owed was tried again";
+    /// Arrears ran out of time.
+    ARREARS_EXPIRE = 88, "arrears.expire" v 1: "arrears are older than the plan lets them become, so they expired";
+    /// Arrears end with their subscription.
+    ARREARS_STOP = 89, "arrears.stop" v 1: "the subscription is over, so its arrears are not collected any more";
+    /// People asked for a refund.
+    REFUND_SEND = 90, "refund.send" v 1: "a refund was asked for and stays within what was collected";
+}
+
+/// What a rule looked at. The number is what the history keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(i16)]
+pub enum Input {
+    /// What is due, minor units.
+    DueMinor = 1,
+    /// What was collected before, minor units.
+    CollectedMinor = 2,
+    /// What was asked for, minor units.
+    AskedMinor = 3,
+    /// The round.
+    Round = 4,
+    /// How many rounds there are.
+    Rounds = 5,
+    /// The ladder's step.
+    Step = 6,
+    /// Requests that counted.
+    Tries = 7,
+    /// Deferrals.
+    Deferrals = 8,
+    /// The balance, minor units.
+    BalanceMinor = 9,
+    /// When the next period falls due, business milliseconds.
+    NextDueMs = 10,
+    /// The instant that the rule chose, business milliseconds.
+    ChosenMs = 11,
+    /// When someone said stop, business milliseconds.
+    StopMs = 12,
+    /// How much is owed in arrears, minor units.
+    OwedMinor = 13,
+    /// The instant of a notice, business milliseconds.
+    NoticeMs = 14,
+    /// Periods that were missed.
+    Missed = 15,
+}
+
+/// What a rule looked at when it decided: at most four facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Inputs([Option<(Input, i64)>; 4]);
+
+impl Inputs {
+    /// The same with one more fact; a fifth is dropped.
+    #[must_use]
+    pub fn with(mut self, input: Input, value: i64) -> Self {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some((input, value));
+        }
+        self
+    }
+
+    /// The same with one more instant, if there is one.
+    #[must_use]
+    pub fn with_at(self, input: Input, at: Option<jiff::Timestamp>) -> Self {
+        at.map_or(self, |at| self.with(input, at.as_millisecond()))
+    }
+
+    /// The facts.
+    pub fn iter(&self) -> impl Iterator<Item = (Input, i64)> + '_ {
+        self.0.iter().flatten().copied()
+    }
+
+    /// The value of a fact.
+    #[must_use]
+    pub fn get(&self, input: Input) -> Option<i64> {
+        self.iter().find(|(kind, _)| *kind == input).map(|(_, value)| value)
+    }
 }
 
 impl Rule {

@@ -102,7 +102,7 @@ states! {
         /// An attempt is open.
         Waiting = 2 "waiting" => [Open, Reserved, Settled, Reduced, Arrears, WrittenOff, Expired, Cancelled],
         /// Set aside at the carrier, not yet confirmed.
-        Reserved = 3 "reserved" => [Waiting, Settled, Reduced, Expired, Cancelled],
+        Reserved = 3 "reserved" => [Open, Waiting, Settled, Reduced, Expired, Cancelled],
         /// Collected in full.
         Settled = 4 "settled" => [],
         /// Settled by a smaller price.
@@ -149,6 +149,12 @@ states! {
 }
 
 impl SubscriptionState {
+    /// Whether it is over: nothing leaves it.
+    #[must_use]
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Ended)
+    }
+
     /// Whether charges may be sent in this state.
     #[must_use]
     pub fn collects(self) -> bool {

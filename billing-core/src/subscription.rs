@@ -1,6 +1,6 @@
 //! A subscription as the decisions see it: what never changes beside what a charge changes.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use thiserror::Error;
 
 use crate::ids::{ChargeId, IdError, RefSeed, SubscriptionId};
@@ -8,7 +8,7 @@ use crate::money::MoneyError;
 use crate::outcome::Op;
 use crate::period::{Period, PeriodError};
 use crate::schedule::{Anchor, ScheduleError};
-use crate::states::{IllegalMove, SubscriptionState};
+use crate::states::{ChargeState, IllegalMove, SubscriptionState};
 use crate::zone::ZoneError;
 
 /// A flag bit: the subscription's data cannot be decided; people must look at it, nothing is sent.
@@ -68,6 +68,27 @@ pub struct Progress {
     pub next_at: Option<Timestamp>,
     /// Why it fires.
     pub next_kind: NextKind,
+    /// Requests of this charge that counted: everything but what was not sent, not processed or our own fault.
+    pub tries: i16,
+    /// The local day of the last of them, days since 2000-01-01; 0 while the plan bounds no day.
+    pub try_day: i16,
+    /// How many of them fell on that day.
+    pub day_tries: i16,
+    /// What the carrier has set aside for this charge.
+    pub reserved: Option<Reservation>,
+    /// The latest top-up notice that made a charge due: no notice counts twice.
+    pub notice_at: Option<Timestamp>,
+}
+
+/// An amount that a carrier has set aside, not yet collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reservation {
+    /// The attempt that did it: the parent of its confirm and cancel.
+    pub attempt_no: i16,
+    /// How much, minor units.
+    pub amount_minor: i64,
+    /// Until when the carrier keeps it.
+    pub until: Timestamp,
 }
 
 /// Whether the last attempt of a charge is open. The number is what the database keeps.
@@ -92,6 +113,45 @@ impl OpenAttempt {
     }
 }
 
+impl Progress {
+    /// A charge that nothing was tried for yet, of a subscription in a state; everything else at its beginning.
+    #[must_use]
+    pub fn fresh(
+        state: SubscriptionState,
+        period: Period,
+        due_minor: i64,
+        due_at: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            state,
+            period,
+            due_minor,
+            collected_minor: 0,
+            attempt_no: 0,
+            round: 0,
+            step: 0,
+            open: OpenAttempt::None,
+            deferrals: 0,
+            paid_until: None,
+            state_until: None,
+            retry_at: None,
+            next_at: due_at,
+            next_kind: if due_at.is_some() { NextKind::Due } else { NextKind::Never },
+            tries: 0,
+            try_day: 0,
+            day_tries: 0,
+            reserved: None,
+            notice_at: None,
+        }
+    }
+
+    /// Nothing fires any more; the charge stays in the row.
+    #[must_use]
+    pub fn at_rest(self) -> Self {
+        Self { retry_at: None, next_at: None, next_kind: NextKind::Never, ..self }
+    }
+}
+
 /// Why the wheel fires. The number is what the database keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(i16)]
@@ -108,15 +168,31 @@ pub enum NextKind {
     Deadline = 4,
     /// The next period begins while the last attempt is open.
     PeriodStart = 5,
+    /// A reservation is to be confirmed, or given back.
+    Reserved = 6,
+    /// A trial, a parking or a pause ends.
+    StateEnd = 7,
+    /// An attempt at arrears (rows of charges put aside only).
+    Arrears = 8,
 }
 
 impl NextKind {
     /// The value of a number that the database kept.
     #[must_use]
     pub fn from_number(number: i16) -> Option<Self> {
-        [Self::Never, Self::Due, Self::Retry, Self::Deferred, Self::Deadline, Self::PeriodStart]
-            .into_iter()
-            .find(|kind| *kind as i16 == number)
+        [
+            Self::Never,
+            Self::Due,
+            Self::Retry,
+            Self::Deferred,
+            Self::Deadline,
+            Self::PeriodStart,
+            Self::Reserved,
+            Self::StateEnd,
+            Self::Arrears,
+        ]
+        .into_iter()
+        .find(|kind| *kind as i16 == number)
     }
 }
 
@@ -129,6 +205,8 @@ pub struct Planned {
     pub period: Period,
     /// Last attempt's number + 1.
     pub attempt_no: i16,
+    /// The attempt that a confirm, a cancel, a refund or an adoption is about; 0 for none.
+    pub parent_no: i16,
     /// What is asked for, minor units.
     pub amount_minor: i64,
     /// Round of the dunning schedule.
@@ -141,7 +219,7 @@ pub struct Planned {
     pub not_after: Timestamp,
 }
 
-/// A charge that leaves the subscription's row unfinished: its own row from then on.
+/// A charge with a row of its own: it left the subscription's row unfinished, is in arrears, or is being refunded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Aside {
     /// Which charge.
@@ -150,14 +228,57 @@ pub struct Aside {
     pub due_minor: i64,
     /// What of it has been collected, minor units.
     pub collected_minor: i64,
+    /// What of that was given back or may have been: all refunds but those proven refused, minor units.
+    pub refunded_minor: i64,
+    /// What of it the carrier took back, minor units.
+    pub reversed_minor: i64,
     /// Its last attempt's number.
     pub attempt_no: i16,
-    /// Round of the dunning schedule.
+    /// Round of its dunning schedule.
     pub round: i16,
     /// Step of the ladder.
     pub step: i16,
     /// Whether that attempt is open.
     pub open: OpenAttempt,
+    /// Where the charge stands.
+    pub state: ChargeState,
+    /// When it fires next; `None` for never.
+    pub next_at: Option<Timestamp>,
+    /// Why it fires.
+    pub next_kind: NextKind,
+    /// From when on nothing more is tried; `None` for what is not tried anyway.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Aside {
+    /// The charge in a subscription's row as a row of its own, where nothing fires.
+    #[must_use]
+    pub fn of(charge: ChargeId, at: &Progress, state: ChargeState) -> Self {
+        Self {
+            charge,
+            due_minor: at.due_minor,
+            collected_minor: at.collected_minor,
+            refunded_minor: 0,
+            reversed_minor: 0,
+            attempt_no: at.attempt_no,
+            round: at.round,
+            step: at.step,
+            open: at.open,
+            state,
+            next_at: None,
+            next_kind: NextKind::Never,
+            expires_at: None,
+        }
+    }
+}
+
+/// What a subscription owes in arrears already, summed over its rows in that state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// How many charges.
+    pub count: i16,
+    /// How much of them is not collected, minor units.
+    pub owed_minor: i64,
 }
 
 /// What cannot be decided: the subscription is quarantined with a case, nobody else is held up.
@@ -184,10 +305,4 @@ pub enum CoreError {
     /// The row contradicts itself or its plan.
     #[error("{0}")]
     Inconsistent(String),
-}
-
-/// An instant some time on; a delay beyond the calendar is an error, not a panic.
-pub(crate) fn later(from: Timestamp, delay: SignedDuration) -> Result<Timestamp, CoreError> {
-    let error = |_| ScheduleError::Instant { from, seconds: delay.as_secs() };
-    Ok(from.checked_add(delay).map_err(error)?)
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
+use billing_core::outcome::Op;
 use billing_core::subscription::{CoreError, FLAG_QUARANTINED, Planned};
-use billing_core::triage::{Triage, triage};
+use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage, triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
@@ -157,7 +158,7 @@ impl Engine {
                 Ok((Triage::Note(note), _)) => {
                     self.stripe.put(Work::Note { row, note, catalog: Arc::clone(&catalog), inbox: None })
                 }
-                Ok((Triage::Rest { .. }, _)) => self.rest_row(&row),
+                Ok((Triage::Probe { .. } | Triage::Rest { .. }, _)) => self.rest_row(&row),
                 Err(why) => self.stripe.put(poison(&row, why)),
             }
         }
@@ -442,8 +443,21 @@ fn decide_row<'a>(
     if plan.carrier_no != row.sub.id.shard().carrier_no() {
         return Err(format!("plan {} belongs to another carrier than the subscriber", plan.rules.id));
     }
-    let planned = triage(&row.sub, &plan.rules, zone, now).map_err(|error: CoreError| error.to_string())?;
-    Ok((planned, plan))
+    let decided = match triage(&row.sub, &plan.rules, zone, now) {
+        // No link asks for balances yet: the charge goes on without advice.
+        Ok(Triage::Probe { .. }) => {
+            let balance = Some(Balance { answer: BalanceAnswer::Unavailable, age_ms: 0 });
+            triage_with(&row.sub, &plan.rules, zone, now, &Conditions { balance, ..Conditions::default() })
+        }
+        decided => decided,
+    };
+    let decided = decided.map_err(|error: CoreError| error.to_string())?;
+    match &decided {
+        Triage::Send { planned, .. } if planned.op != Op::Charge => {
+            Err(format!("plan {} reserves, which cannot be recorded by this version", plan.rules.id))
+        }
+        _ => Ok((decided, plan)),
+    }
 }
 
 fn carrier_of(subscription_id: i64) -> i32 {

@@ -189,6 +189,7 @@ impl InboxReader {
             op: Op::Charge,
             period,
             attempt_no: row.attempt_no,
+            parent_no: 0,
             amount_minor: row.amount_minor,
             round: row.round,
             step: row.step,

@@ -7,8 +7,8 @@ use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::outcome::Outcome;
 use billing_core::split::Shares;
-use billing_core::states::{AttemptState, SubscriptionState};
-use billing_core::subscription::{NextKind, Planned, Progress};
+use billing_core::states::AttemptState;
+use billing_core::subscription::{Held, NextKind, Planned, Progress};
 use billing_core::triage::Note;
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
@@ -192,6 +192,7 @@ impl Item {
     ) -> Result<Prepared, String> {
         let (record, story, history_key, lane) = match &self.what {
             What::Note(note) => {
+                storable(note)?;
                 let record = self.note_record(note);
                 let story = self.story(lease, now.as_millisecond(), note.rule.number(), None, &record);
                 let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
@@ -231,8 +232,14 @@ impl Item {
             outcome: facts.outcome,
             now,
             answer_within: ANSWER_WITHIN,
+            // Known once the rows of charges put aside are read here.
+            held: Held::default(),
         };
-        decide(&core).map_err(|error| error.to_string())
+        let decision = decide(&core).map_err(|error| error.to_string())?;
+        if decision.aside.is_some() || decision.anchor.is_some() {
+            return Err("arrears and a moved billing cycle cannot be recorded by this version".into());
+        }
+        Ok(decision)
     }
 
     fn note_record(&self, note: &Note) -> RecordRow {
@@ -254,8 +261,8 @@ impl Item {
             progress: note.progress,
             flags: self.row.sub.flags,
             book_version: self.catalog.names.book_version,
-            grant_until_ms: 0,
-            event: note_event(before.state, note.progress.state).map_or(0, |event| event as i16),
+            grant_until_ms: note.grant.map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
+            event: note.state_event.or(note.event).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs: [None; LEGS_MAX],
             aside: note.aside.map(|aside| (aside, self.row.currency)),
@@ -298,7 +305,7 @@ impl Item {
             grant_until_ms: decision
                 .grant
                 .map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
-            event: decision.event.map_or(0, |event| event as i16),
+            event: told(decision).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs,
             aside: None,
@@ -402,14 +409,24 @@ fn price_first_attempt(row: &mut DueRow, planned: &Planned) {
     }
 }
 
-/// Collecting may end without an attempt (a stop): merchants are told of that too.
-fn note_event(before: SubscriptionState, after: SubscriptionState) -> Option<Event> {
-    match after {
-        _ if before == after => None,
-        SubscriptionState::Cancelled => Some(Event::SubscriptionCancelled),
-        SubscriptionState::Suspended => Some(Event::SubscriptionSuspended),
-        _ => None,
+/// One event fits into a record: the end of a subscription says more than that of its last charge.
+fn told(decision: &Decision) -> Option<Event> {
+    let ends =
+        matches!(decision.state_event, Some(Event::SubscriptionSuspended | Event::SubscriptionCancelled));
+    if ends && decision.moved_minor == 0 {
+        decision.state_event
+    } else {
+        decision.event.or(decision.state_event)
     }
+}
+
+/// What a note may say that a record has no place for yet: its subscription is looked at by people instead.
+fn storable(note: &Note) -> Result<(), String> {
+    let owed = note.aside.is_some_and(|aside| aside.expires_at.is_some());
+    if owed || !note.arrears.is_empty() || note.anchor.is_some() || note.grant.is_some() {
+        return Err("arrears, trials and a moved billing cycle cannot be recorded by this version".into());
+    }
+    Ok(())
 }
 
 fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {

@@ -189,6 +189,7 @@ impl Recorder {
             op: Op::Charge,
             period,
             attempt_no: kept.attempt_no,
+            parent_no: 0,
             amount_minor: kept.amount_minor,
             round: kept.round,
             step: kept.step,

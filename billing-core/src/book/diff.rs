@@ -88,11 +88,27 @@ pub const PLAN_DEFAULTS: &[(&str, &str)] = &[
     ("dunning.no_funds", "4h, 8h, 1d, 3d, 7d, then next_period"),
     ("dunning.limit", "1d, 3d, 7d, then next_period"),
     ("dunning.barred", "1d, 7d, then next_period"),
+    ("dunning.unknown_subscriber", "no round, then cancel"),
+    ("dunning.subscriber_refused", "no round, then cancel"),
+    ("dunning.not_allowed", "no round, then suspend"),
+    ("dunning.throttled", "5m"),
     ("dunning.temporary", "5m"),
     ("dunning.fault", "15m"),
+    ("dunning.budget", "none"),
+    ("phases", "none: one price from the first period on"),
+    ("arrears", "none: what is given up is not collected later"),
+    ("defer.max", "0"),
+    ("defer.shelf_life", "0s"),
+    ("balance", "none: the balance is not asked for"),
+    ("reserve", "none: charged at once"),
     ("lifecycle.grace", "0s"),
     ("lifecycle.first_failure", "retry"),
     ("lifecycle.missed", "once_late"),
+    ("lifecycle.pause_keeps_access", "false"),
+    ("lifecycle.top_up_due", "false"),
+    ("lifecycle.top_up_resumes", "false"),
+    ("lifecycle.reset_from_round", "0"),
+    ("lifecycle.refund_access", "keep"),
 ];
 
 /// What differs between two books, by entity and id. Files with other bytes but equal keys are listed without keys.
@@ -278,11 +294,17 @@ mod tests {
         };
         let short = "merchant = \"demo\"\nservice = \"kids\"\ncarrier = \"medina\"\ntext = \"x\"\nprice = \"1 TND\"\n";
         let schedule = "[schedule]\nevery = \"day\"\nat = \"06:00\"\n";
+        let required = "[lifecycle]\nlate_approved = \"past\"\n";
         let full = format!(
             "{short}tax_percent = \"0\"\ncarrier_fee_percent = \"0\"\n{schedule}spread = \"0s\"\nwindow = [\"00:00\", \"24:00\"]\n\
              [ladder]\nsteps = [\"0.5\"]\nsettles = \"share\"\n[dunning]\nno_funds = {{ rounds = [], then = \"cancel\" }}\n\
              limit = {{ rounds = [], then = \"cancel\" }}\nbarred = {{ rounds = [], then = \"cancel\" }}\n\
-             temporary = \"5m\"\nfault = \"15m\"\n[lifecycle]\ngrace = \"0s\"\nfirst_failure = \"retry\"\nmissed = \"skip\"\n"
+             unknown_subscriber = {{ rounds = [], then = \"cancel\" }}\n\
+             subscriber_refused = {{ rounds = [], then = \"cancel\" }}\nnot_allowed = {{ rounds = [], then = \"suspend\" }}\n\
+             throttled = \"5m\"\ntemporary = \"5m\"\nfault = \"15m\"\nbudget = {{ day = 3 }}\n\
+             [defer]\nmax = 1\nshelf_life = \"1d\"\n[balance]\nwhen = \"after_refusal\"\nvalid = \"60s\"\n\
+             {required}grace = \"0s\"\nfirst_failure = \"retry\"\nmissed = \"skip\"\npause_keeps_access = false\n\
+             top_up_due = false\ntop_up_resumes = false\nreset_from_round = 0\nrefund_access = \"keep\"\n"
         );
         let cells = |text: &str| {
             let source = source("config/plans/p.toml", text);
@@ -291,14 +313,19 @@ mod tests {
             let rules = rules.unwrap_or_else(|| panic!("{:?}", problems.into_vec()));
             defaults(&[source], &[rules], &[(carrier.clone(), "TN".into())])
         };
-        assert_eq!(cells(&full), []);
-        let all = cells(&format!("{short}{schedule}"));
+        let left_out = |text: &str| -> Vec<&str> {
+            cells(text).iter().flat_map(|cell| &cell.keys).map(|(key, _)| *key).collect()
+        };
+        assert_eq!(left_out(&full), ["phases", "arrears", "reserve"]);
+        let all = cells(&format!("{short}{schedule}{required}"));
         assert_eq!(
             (all[0].plan.as_str(), all[0].country.as_str(), all[0].carrier.as_str()),
             ("p", "TN", "medina")
         );
         assert_eq!(all[0].keys, PLAN_DEFAULTS);
-        let one = cells(&full.replace("grace = \"0s\"\n", ""));
-        assert_eq!(one[0].keys, [("lifecycle.grace", "0s")]);
+        assert_eq!(
+            left_out(&full.replace("grace = \"0s\"\n", "")),
+            ["phases", "arrears", "reserve", "lifecycle.grace"]
+        );
     }
 }

@@ -17,25 +17,50 @@
 //! window = ["06:00", "22:00"]         # default ["00:00", "24:00"]
 //!
 //! [ladder]                            # default: none
-//! steps = ["0.300", "0.100"]          # 1 to 8, descending, above 0, below the price
+//! steps = ["0.300", "20%"]            # 1 to 8, descending, above 0, below the price; percentages of the price
+//! points = "0.050"                    # percentages are rounded down to multiples of it; default: the minor unit
 //! settles = "share"                   # period, share or amount; no default
 //! restart = "full"                    # full (default) or last_step
+//! choose = "descending"               # descending (default), or balance: the largest that it covers
+//! native = false                      # true: the carrier collects what there is; steps may be left out then
+//! min_part = "0.050"                  # the smallest part worth a request; default: any
+//! delivers = "time"                   # time (default) or tier: a smaller variant of the product
 //!
 //! [dunning]                           # every line may be left out
 //! no_funds = { rounds = ["4h", "8h", "1d", "3d", "7d"], then = "next_period" }
 //! limit = { rounds = ["1d", "3d", "7d"], then = "next_period" }
 //! barred = { rounds = ["1d", "7d"], then = "next_period" }
+//! unknown_subscriber = { rounds = [], then = "cancel" }
+//! subscriber_refused = { rounds = [], then = "cancel" }
+//! not_allowed = { rounds = [], then = "suspend" }
+//! throttled = "5m"
 //! temporary = "5m"
 //! fault = "15m"
 //!
-//! [lifecycle]                         # every line may be left out
+//! [defer]                             # every line may be left out
+//! max = 0
+//! shelf_life = "0s"
+//!
+//! [lifecycle]                         # every line but late_approved may be left out
+//! late_approved = "past"              # extend, past or refund; no default
 //! grace = "0s"
 //! first_failure = "retry"             # retry or cancel
-//! missed = "once_late"                # once_late or skip
+//! missed = "once_late"                # once_late, skip, merge (with merge_periods) or collect_late (with [arrears])
+//! trial = "0s"
+//! pause_keeps_access = false
+//! top_up_due = false                  # a top-up makes an overdue charge due at once
+//! top_up_resumes = false              # a top-up resumes a suspended subscription
+//! reset_from_round = 0                # 0: never
+//! refund_access = "keep"              # keep, share or end
 //! ```
 //!
-//! What stands in `[dunning]` and `[lifecycle]` above are the defaults. A round that would not come before the next
-//! charge is left out by the engine, so that one default serves a daily plan as well as a yearly one.
+//! What stands in `[dunning]`, `[defer]` and `[lifecycle]` above are the defaults. A round that would not come before
+//! the next charge is left out by the engine, so that one default serves a daily plan as well as a yearly one.
+//! A schedule of rounds may also have `grow = { first = "1h", factor = "150%", max = "1d", rounds = 5 }`,
+//! `jitter = "10%"`, `hours = ["08:00", "20:00"]` and `on = ["fri"]`; `limit_day`, `limit_week`, `limit_month` and
+//! `limit_too_soon` stand beside `limit`. `[dunning]` may have `budget = { day = 3, period = 20, fee = "0.005",
+//! fees = "0.100" }`, `[defer]` `payday = { days = [1, 15], last = true, within = 5 }`. `[arrears]`, `[balance]` and
+//! `[reserve]` are left out by default; see docs/reference/plan-toml.md.
 
 use rust_decimal::Decimal;
 
@@ -44,15 +69,16 @@ use super::countries::CountryRules;
 use super::reader::{Place, Problems, Source, Spanned, Table, one_of_help};
 use super::values::excerpt;
 use crate::money::{Currency, Money, MoneyError};
-use crate::plan::{
-    Dunning, FirstFailure, GiveUp, LADDER_STEPS_MAX, Ladder, Missed, PlanRules, ROUNDS_MAX, Restart, Rounds,
-    Settles,
-};
+use crate::plan::PlanRules;
 use crate::schedule::{PHASES_MAX, Phase};
 use crate::split::Shares;
 
 mod schedule;
 pub(super) use self::schedule::{date_of, nth_name, weekday_name, weekdays};
+
+mod dunning;
+mod ladder;
+mod lifecycle;
 
 /// The most characters of a plan's, merchant's or service's id.
 pub const ID_CHARS_MAX: usize = 32;
@@ -63,6 +89,7 @@ pub const TEXT_CHARS_MAX: usize = 64;
 const MINUTE_S: i64 = 60;
 const HOUR_S: i64 = 60 * MINUTE_S;
 const DAY_S: i64 = 24 * HOUR_S;
+const YEAR_S: i64 = 366 * DAY_S;
 
 /// The rules of one plan file. `None` when it has problems, which are then all in the list.
 /// A carrier's country may have no file: then it has no rules.
@@ -105,10 +132,18 @@ fn rules(
         schedule.phases = phases;
     }
     let ladder_table = root.opt_table("ladder", problems);
-    let ladder = ladder_table.map(|table| ladder(table, price, summary, problems));
-    let dunning = dunning(root.opt_table("dunning", problems), problems);
-    let (grace_s, first_failure, missed) = lifecycle(root.opt_table("lifecycle", problems), problems);
+    let ladder = ladder_table.map(|table| ladder::ladder(table, price, summary, problems));
+    let dunning = dunning::dunning(root.opt_table("dunning", problems), price, problems);
+    let arrears_table = root.opt_table("arrears", problems);
+    let arrears = arrears_table.map(|table| lifecycle::arrears(table, price, problems));
+    let defer = lifecycle::defer(root.opt_table("defer", problems), problems);
+    let balance = root.opt_table("balance", problems).map(|table| lifecycle::balance(table, problems));
+    let reserve = root.opt_table("reserve", problems).map(|table| lifecycle::reserve(table, problems));
+    let life = root.table("lifecycle", problems);
+    let life =
+        life.and_then(|table| lifecycle::lifecycle(table, price, summary, arrears.is_some(), problems));
     root.finish(problems);
+    let life = life?;
     Some(PlanRules {
         id: id?,
         text: text?,
@@ -118,15 +153,27 @@ fn rules(
         schedule: schedule?,
         price: price?,
         shares: shares?,
-        ladder: match ladder {
-            Some(ladder) => Some(ladder?),
-            None => None,
-        },
+        ladder: whole(ladder)?,
         dunning,
-        grace_s,
-        first_failure,
-        missed,
+        grace_s: life.grace_s,
+        first_failure: life.first_failure,
+        missed: life.missed,
+        late_approved: life.late_approved,
+        arrears: whole(arrears)?,
+        defer,
+        balance: whole(balance)?,
+        reserve: whole(reserve)?,
+        lifecycle: life.rest,
+        refund_access: life.refund_access,
     })
+}
+
+/// A table that may be left out, but may not have problems.
+fn whole<T>(table: Option<Option<T>>) -> Option<Option<T>> {
+    match table {
+        Some(read) => read.map(Some),
+        None => Some(None),
+    }
 }
 
 /// The plan's id in a path: `daily` in `config/plans/daily.toml`.
@@ -335,121 +382,6 @@ fn phases(
         }
     }
     phases
-}
-
-fn ladder(
-    mut table: Table<'_>,
-    price: Option<Money>,
-    carrier: Option<&CarrierSummary>,
-    problems: &mut Problems,
-) -> Option<Ladder> {
-    let steps = table.str_list("steps", LADDER_STEPS_MAX, problems);
-    let settles = [("period", Settles::Period), ("share", Settles::Share), ("amount", Settles::Amount)];
-    let settles = table.one_of("settles", &settles, problems);
-    let restart = [("full", Restart::Full), ("last_step", Restart::LastStep)];
-    let restart = table.opt_one_of("restart", &restart, problems);
-    let steps_minor = steps.map(|steps| ladder_steps(&table, &steps, price, carrier, problems));
-    table.finish(problems);
-    Some(Ladder {
-        steps_minor: steps_minor?,
-        settles: settles?.value,
-        restart: restart.map_or(Restart::Full, |restart| restart.value),
-    })
-}
-
-fn ladder_steps(
-    table: &Table<'_>,
-    steps: &Spanned<Vec<Spanned<String>>>,
-    price: Option<Money>,
-    carrier: Option<&CarrierSummary>,
-    problems: &mut Problems,
-) -> Vec<i64> {
-    if steps.value.is_empty() {
-        let help = "write at least one amount, or leave [ladder] out";
-        table.problem_at(steps.place, "`ladder.steps` is empty", help, problems);
-    }
-    let mut amounts = Vec::new();
-    let mut above = price.map(|price| (price, "the price"));
-    for (index, step) in steps.value.iter().enumerate() {
-        let path = format!("ladder.steps[{index}]");
-        let Some(amount) = decimal(step) else {
-            let what = format!("`{path}` is \"{}\"", excerpt(step));
-            let help = "write an amount of the price's currency, such as \"0.300\"";
-            table.problem_at(step.place, what, help, problems);
-            continue;
-        };
-        // Without a price there is no currency to count in.
-        let Some(price) = price else { continue };
-        let Some(amount) = money(table, &path, amount, price.currency, step.place, problems) else {
-            continue;
-        };
-        if let Some((limit, name)) = above
-            && amount.minor >= limit.minor
-        {
-            let help = format!("write less than {name}, {limit}");
-            table.problem_at(step.place, format!("`{path}` is {amount}"), help, problems);
-        }
-        if let Some(carrier) = carrier.filter(|carrier| carrier.currency == price.currency) {
-            in_carrier_range(table, &path, amount, carrier, step.place, problems);
-        }
-        above = Some((amount, "the step before"));
-        amounts.push(amount.minor);
-    }
-    amounts
-}
-
-fn dunning(table: Option<Table<'_>>, problems: &mut Problems) -> Dunning {
-    let default = |rounds_s: &[i64]| Rounds { delays_s: rounds_s.to_vec(), then: GiveUp::NextPeriod };
-    let mut dunning = Dunning {
-        no_funds: default(&[4 * HOUR_S, 8 * HOUR_S, DAY_S, 3 * DAY_S, 7 * DAY_S]),
-        limit: default(&[DAY_S, 3 * DAY_S, 7 * DAY_S]),
-        barred: default(&[DAY_S, 7 * DAY_S]),
-        temporary_delay_s: 5 * MINUTE_S,
-        fault_delay_s: 15 * MINUTE_S,
-    };
-    let Some(mut table) = table else { return dunning };
-    let classes =
-        [("no_funds", &mut dunning.no_funds), ("limit", &mut dunning.limit), ("barred", &mut dunning.barred)];
-    for (key, class) in classes {
-        let given = table.opt_table(key, problems).and_then(|rounds_table| rounds(rounds_table, problems));
-        if let Some(given) = given {
-            *class = given;
-        }
-    }
-    for (key, delay_s) in
-        [("temporary", &mut dunning.temporary_delay_s), ("fault", &mut dunning.fault_delay_s)]
-    {
-        if let Some(given) = table.opt_duration_s(key, 1..=DAY_S, problems) {
-            *delay_s = given.value;
-        }
-    }
-    table.finish(problems);
-    dunning
-}
-
-fn rounds(mut table: Table<'_>, problems: &mut Problems) -> Option<Rounds> {
-    let delays = table.duration_s_list("rounds", MINUTE_S..=366 * DAY_S, ROUNDS_MAX, problems);
-    let then =
-        [("next_period", GiveUp::NextPeriod), ("suspend", GiveUp::Suspend), ("cancel", GiveUp::Cancel)];
-    let then = table.one_of("then", &then, problems);
-    table.finish(problems);
-    let delays_s = delays?.value.into_iter().map(|delay| delay.value).collect();
-    Some(Rounds { delays_s, then: then?.value })
-}
-
-fn lifecycle(table: Option<Table<'_>>, problems: &mut Problems) -> (i64, FirstFailure, Missed) {
-    let Some(mut table) = table else { return (0, FirstFailure::Retry, Missed::OnceLate) };
-    let grace = table.opt_duration_s("grace", 0..=366 * DAY_S, problems);
-    let first_failure = [("retry", FirstFailure::Retry), ("cancel", FirstFailure::Cancel)];
-    let first_failure = table.opt_one_of("first_failure", &first_failure, problems);
-    let missed = [("once_late", Missed::OnceLate), ("skip", Missed::Skip)];
-    let missed = table.opt_one_of("missed", &missed, problems);
-    table.finish(problems);
-    (
-        grace.map_or(0, |grace| grace.value),
-        first_failure.map_or(FirstFailure::Retry, |choice| choice.value),
-        missed.map_or(Missed::OnceLate, |choice| choice.value),
-    )
 }
 
 #[cfg(test)]

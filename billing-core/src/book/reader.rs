@@ -302,7 +302,7 @@ impl<'a> Table<'a> {
     }
 
     /// How messages name a key: with all tables around it, printable, each part short.
-    fn path_of(&self, key: &str) -> String {
+    pub(crate) fn path_of(&self, key: &str) -> String {
         let key = excerpt(key);
         if self.path.is_empty() { key } else { format!("{}.{key}", self.path) }
     }

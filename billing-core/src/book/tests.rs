@@ -11,7 +11,7 @@ use crate::schedule::{Anchor, Cadence};
 use crate::zone::Zone;
 
 const PLAN: &str = "merchant = \"m\"\nservice = \"s\"\ncarrier = \"alfa\"\ntext = \"t\"\nprice = \"1 EUR\"\n\
-                    [schedule]\nevery = \"day\"\nat = \"00:00\"\n";
+                    [schedule]\nevery = \"day\"\nat = \"00:00\"\n[lifecycle]\nlate_approved = \"past\"\n";
 
 fn source(file: &str, text: &str) -> Source {
     Source { file: file.to_owned(), text: text.to_owned() }

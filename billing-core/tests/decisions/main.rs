@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod world;
+mod world_beside;
 
 mod table;
 
 mod stories;
 mod stories_evidence;
+mod stories_money;
+mod stories_phases;
 mod stories_time;
 
 mod walks;

@@ -121,9 +121,19 @@ fn a_part_whose_rest_no_round_collects_is_written_off() {
 #[test]
 fn after_the_last_round_comes_what_the_plan_says() {
     let expected = [
-        (GiveUp::NextPeriod, Rule::GIVE_UP_NEXT, SubscriptionState::Hold, Event::ChargeGivenUp),
-        (GiveUp::Suspend, Rule::GIVE_UP_SUSPEND, SubscriptionState::Suspended, Event::SubscriptionSuspended),
-        (GiveUp::Cancel, Rule::GIVE_UP_CANCEL, SubscriptionState::Cancelled, Event::SubscriptionCancelled),
+        (GiveUp::NextPeriod, Rule::GIVE_UP_NEXT, SubscriptionState::Hold, None),
+        (
+            GiveUp::Suspend,
+            Rule::GIVE_UP_SUSPEND,
+            SubscriptionState::Suspended,
+            Some(Event::SubscriptionSuspended),
+        ),
+        (
+            GiveUp::Cancel,
+            Rule::GIVE_UP_CANCEL,
+            SubscriptionState::Cancelled,
+            Some(Event::SubscriptionCancelled),
+        ),
     ];
     for (give_up, rule, state, event) in expected {
         let mut world = World::active(then(give_up), MADRID, date(2026, 11, 20));
@@ -136,7 +146,8 @@ fn after_the_last_round_comes_what_the_plan_says() {
         rounds.push(world.local());
         assert_eq!(rounds, ["2026-11-21 06:00", "2026-11-21 10:00", "2026-11-21 18:00"]);
         assert_eq!((decision.rule, decision.charge), (rule, ChargeState::WrittenOff));
-        assert_eq!((world.at().state, decision.event), (state, Some(event)));
+        assert_eq!(decision.event, Some(Event::ChargeGivenUp));
+        assert_eq!((world.at().state, decision.state_event), (state, event));
         if give_up == GiveUp::NextPeriod {
             let (planned, _) = world.next_send();
             assert_eq!((world.local().as_str(), planned.attempt_no), ("2026-11-22 06:00", 1));
@@ -173,7 +184,8 @@ fn a_refused_first_charge_creates_nothing_or_is_tried_again() {
         let mut world = World::new(rules, MADRID, date(2026, 11, 20));
         let decision = world.charge(|_| Outcome::Declined(refusal));
         assert_eq!(world.at().state, SubscriptionState::Cancelled, "{refusal:?}");
-        assert_eq!(decision.event, Some(Event::SubscriptionCancelled));
+        assert_eq!(decision.event, Some(Event::ChargeGivenUp));
+        assert_eq!(decision.state_event, Some(Event::SubscriptionCancelled));
         assert_eq!(world.tick(), Triage::Rest { rule: Rule::NOT_COLLECTING });
     }
     let mut world = World::new(daily(), MADRID, date(2026, 11, 20));

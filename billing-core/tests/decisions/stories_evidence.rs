@@ -51,7 +51,7 @@ fn an_unknown_charge_blocks_and_rolls_aside_when_the_next_period_starts() {
     world.answer(in_full(PRICE));
     let paid = *world.at();
     let decision = world.answer_aside(0, NO_FUNDS);
-    assert_eq!((decision.attempt, decision.charge), (AttemptState::Declined, ChargeState::WrittenOff));
+    assert_eq!((decision.attempt, decision.aside.state), (AttemptState::Declined, ChargeState::WrittenOff));
     assert_eq!(decision.legs, [leg(LegKind::LeaveUnknown), None]);
     assert_eq!(*world.at(), paid, "an earlier period does not worsen what stands");
 }
@@ -61,7 +61,7 @@ fn late_money_for_an_earlier_period_is_booked_and_grants_nothing_in_the_past() {
     let mut world = with_lost_answer();
     world.next_send();
     let decision = world.answer_aside(0, in_full(PRICE));
-    assert_eq!((decision.attempt, decision.charge), (AttemptState::Approved, ChargeState::Settled));
+    assert_eq!((decision.attempt, decision.aside.state), (AttemptState::Approved, ChargeState::Settled));
     assert_eq!(decision.legs, [leg(LegKind::LeaveUnknown), leg(LegKind::Collected)]);
     assert_eq!(decision.grant, None);
 }

@@ -6,7 +6,7 @@ use billing_core::outcome::{Moved, Outcome};
 use billing_core::plan::{FirstFailure, Missed, PlanRules, Restart, Settles};
 use billing_core::reason::Rule;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
-use billing_core::subscription::{OpenAttempt, Planned, Subscription};
+use billing_core::subscription::{Held, OpenAttempt, Planned, Subscription};
 use billing_core::triage::{Triage, triage};
 use billing_core::zone::Zone;
 use jiff::civil::date;
@@ -67,7 +67,17 @@ fn facts<'a>(
     outcome: Outcome,
 ) -> Facts<'a> {
     let now = case.now + SignedDuration::from_secs(2);
-    Facts { sub, rules, zone, attempt: &case.attempt, from, outcome, now, answer_within: ANSWER_WITHIN }
+    Facts {
+        sub,
+        rules,
+        zone,
+        attempt: &case.attempt,
+        from,
+        outcome,
+        now,
+        answer_within: ANSWER_WITHIN,
+        held: Held::default(),
+    }
 }
 
 /// architecture.md, the table of outcomes: what a first reading is recorded as.
@@ -137,7 +147,8 @@ fn check_first(facts: &Facts<'_>, decision: &Decision) {
     match decision.attempt {
         AttemptState::Unknown => {
             assert_eq!(after.open, OpenAttempt::Unknown);
-            let other_operation = matches!(outcome, Outcome::Reserved | Outcome::Released);
+            // A carrier's first answer proves no absence.
+            let other_operation = matches!(outcome, Outcome::Reserved | Outcome::Released | Outcome::Absent);
             assert_eq!(
                 outcome.moved() == Moved::No,
                 other_operation,
@@ -212,6 +223,7 @@ fn later_evidence_settles_only_what_it_proves() {
                 check_money(&facts, &decision);
                 check_move(from, decision.attempt);
                 let expected = match recorded_as(outcome, case.attempt.amount_minor) {
+                    _ if outcome == Outcome::Absent => AttemptState::NotApplied,
                     proven @ (AttemptState::Approved | AttemptState::Declined) => proven,
                     AttemptState::Accepted => from,
                     _ if from == AttemptState::InReview => from,

@@ -1,23 +1,26 @@
 //! One subscription driven through `triage` and `decide` as the engine drives it, with the promises checked at
 //! every step: a second opinion that keeps its own books.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use billing_core::decide::{Decision, Facts, decide};
 use billing_core::ids::{ATTEMPT_NO_MAX, RefSeed, SubscriptionId};
-use billing_core::ledger::LegKind;
+use billing_core::ledger::{Leg, LegKind};
 use billing_core::money::{Currency, Money};
 use billing_core::outcome::{Doubt, Op, Outcome, Refusal};
 use billing_core::period::Period;
 use billing_core::plan::{
-    Dunning, FirstFailure, GiveUp, Ladder, Missed, PlanRules, Restart, Rounds, Settles,
+    Budget, Defer, Dunning, FirstFailure, GiveUp, Ladder, LateApproved, Lifecycle, Missed, PlanRules,
+    RefundAccess, Restart, Rounds, RoundsOf, Settles,
 };
 use billing_core::reason::Rule;
 use billing_core::schedule::{Anchor, Cadence, Schedule, Window};
 use billing_core::split::Shares;
 use billing_core::states::{AttemptState, ChargeState, State, SubscriptionState};
-use billing_core::subscription::{Aside, CoreError, NextKind, OpenAttempt, Planned, Progress, Subscription};
-use billing_core::triage::{Note, NoteKind, Triage, triage};
+use billing_core::subscription::{
+    Aside, CoreError, Held, NextKind, OpenAttempt, Planned, Progress, Subscription,
+};
+use billing_core::triage::{Conditions, Note, NoteKind, Triage, triage_with};
 use billing_core::zone::Zone;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -29,7 +32,7 @@ pub(crate) const LOST: Outcome = Outcome::Unknown(Doubt::NoReply);
 
 /// Daily at 06:00, 5.00 EUR, no ladder, two more rounds after 4 and 8 hours, then on with the next period.
 pub(crate) fn daily() -> PlanRules {
-    let rounds = || Rounds { delays_s: vec![4 * 3_600, 8 * 3_600], then: GiveUp::NextPeriod };
+    let rounds = || Rounds::fixed(vec![4 * 3_600, 8 * 3_600], GiveUp::NextPeriod);
     PlanRules {
         id: "news-daily".into(),
         text: "News".into(),
@@ -43,19 +46,32 @@ pub(crate) fn daily() -> PlanRules {
         dunning: Dunning {
             no_funds: rounds(),
             limit: rounds(),
+            limits: RoundsOf::default(),
             barred: rounds(),
+            unknown_subscriber: Rounds::fixed(Vec::new(), GiveUp::Cancel),
+            subscriber_refused: Rounds::fixed(Vec::new(), GiveUp::Cancel),
+            not_allowed: Rounds::fixed(Vec::new(), GiveUp::Suspend),
+            throttled_delay_s: 300,
             temporary_delay_s: 300,
             fault_delay_s: 1_800,
+            budget: Budget::default(),
         },
         grace_s: 0,
         first_failure: FirstFailure::Retry,
         missed: Missed::OnceLate,
+        late_approved: LateApproved::Past,
+        arrears: None,
+        defer: Defer::default(),
+        balance: None,
+        reserve: None,
+        lifecycle: Lifecycle::default(),
+        refund_access: RefundAccess::Keep,
     }
 }
 
 /// The daily plan with the steps 3.00 and 1.00.
 pub(crate) fn with_ladder(settles: Settles, restart: Restart) -> PlanRules {
-    PlanRules { ladder: Some(Ladder { steps_minor: vec![300, 100], settles, restart }), ..daily() }
+    PlanRules { ladder: Some(Ladder::descending(vec![300, 100], settles, restart)), ..daily() }
 }
 
 /// A pending subscription whose first period starts on or after the anchor's date.
@@ -72,22 +88,7 @@ pub(crate) fn subscription(rules: &PlanRules, zone: &Zone, from: Date, id: Subsc
         rev: 0,
         flags: 0,
         anchor,
-        progress: Progress {
-            state: SubscriptionState::Pending,
-            period,
-            due_minor: rules.price.minor,
-            collected_minor: 0,
-            attempt_no: 0,
-            round: 0,
-            step: 0,
-            open: OpenAttempt::None,
-            deferrals: 0,
-            paid_until: None,
-            state_until: None,
-            retry_at: None,
-            next_at: Some(due_at),
-            next_kind: NextKind::Due,
-        },
+        progress: Progress::fresh(SubscriptionState::Pending, period, rules.price.minor, Some(due_at)),
     }
 }
 
@@ -115,6 +116,10 @@ pub(crate) struct World {
     pub(crate) moved_minor: i64,
     pub(crate) legs_minor: [i64; 3],
     pub(crate) notes: Vec<Note>,
+    /// What triage is told besides the row.
+    pub(crate) conditions: Conditions,
+    /// Every rule that decided something here.
+    pub(crate) seen: BTreeSet<Rule>,
 }
 
 impl World {
@@ -136,6 +141,8 @@ impl World {
             moved_minor: 0,
             legs_minor: [0; 3],
             notes: Vec::new(),
+            conditions: Conditions::default(),
+            seen: BTreeSet::new(),
         };
         world.check_row();
         world
@@ -175,15 +182,24 @@ impl World {
 
     /// One triage; a note is applied, a sending makes its intent durable.
     pub(crate) fn tick(&mut self) -> Triage {
-        let plan = triage(&self.sub, &self.rules, &self.zone, self.now).expect("triage decides");
-        let replay = triage(&self.sub.clone(), &self.rules.clone(), &self.zone.clone(), self.now);
+        let conditions = Conditions { held: self.held(), ..self.conditions };
+        let plan = triage_with(&self.sub, &self.rules, &self.zone, self.now, &conditions);
+        let plan = plan.expect("triage decides");
+        let (sub, rules, zone) = (self.sub.clone(), self.rules.clone(), self.zone.clone());
+        let replay = triage_with(&sub, &rules, &zone, self.now, &conditions);
         assert_eq!(replay.as_ref(), Ok(&plan), "the same input gives the same plan");
+        if let Triage::Send { rule, .. } | Triage::Probe { rule, .. } | Triage::Rest { rule } = &plan {
+            self.seen.insert(*rule);
+        }
         match &plan {
             Triage::Send { planned, rule } => {
                 assert!(Rule::ALL.contains(rule));
                 self.begin(*planned);
             }
             Triage::Note(note) => self.apply_note(note),
+            Triage::Probe { amount_minor, .. } => {
+                assert!(self.rules.balance.is_some() && *amount_minor > 0);
+            }
             Triage::Rest { rule } => {
                 assert!(Rule::ALL.contains(rule));
                 assert!(
@@ -202,6 +218,7 @@ impl World {
             match self.tick() {
                 Triage::Send { planned, rule } => return (planned, rule),
                 Triage::Note(_) => {}
+                Triage::Probe { .. } => panic!("the balance is asked for"),
                 Triage::Rest { rule } => {
                     assert!(self.at().next_at.is_some(), "nothing will ever be sent: {rule:?}");
                     self.until_next();
@@ -221,8 +238,22 @@ impl World {
     pub(crate) fn answer(&mut self, outcome: Outcome) -> Decision {
         let decision = self.try_answer(outcome).expect("decide decides");
         self.sub.progress = decision.progress;
+        self.seen.extend([Some(decision.rule), decision.stop].into_iter().flatten());
+        if let Some(anchor) = decision.anchor {
+            self.sub.anchor = anchor;
+        }
+        self.asides.extend(decision.aside);
         self.check_row();
         decision
+    }
+
+    /// What is owed in arrears.
+    pub(crate) fn held(&self) -> Held {
+        let owed = self.asides.iter().filter(|aside| aside.expires_at.is_some());
+        owed.fold(Held::default(), |held, aside| Held {
+            count: held.count + 1,
+            owed_minor: held.owed_minor + aside.due_minor - aside.collected_minor,
+        })
     }
 
     fn try_answer(&mut self, outcome: Outcome) -> Result<Decision, CoreError> {
@@ -233,34 +264,6 @@ impl World {
         self.check_after(&sub.progress, &attempt, &decision);
         self.settle_book(&attempt, &decision);
         Ok(decision)
-    }
-
-    /// Evidence about a charge that left the row: decided with its own columns. The subscription's row stays.
-    pub(crate) fn answer_aside(&mut self, index: usize, outcome: Outcome) -> Decision {
-        let aside = self.asides[index];
-        let (attempt, from) = self.book(aside.charge.period).open.expect("an attempt is open");
-        let mut sub = self.sub.clone();
-        sub.progress = Progress {
-            period: aside.charge.period,
-            due_minor: aside.due_minor,
-            collected_minor: aside.collected_minor,
-            attempt_no: aside.attempt_no,
-            round: aside.round,
-            step: aside.step,
-            open: aside.open,
-            ..sub.progress
-        };
-        let decision = self.decided(&sub, &attempt, from, outcome).expect("decide decides");
-        assert!(
-            decision.progress.paid_until >= self.at().paid_until || decision.progress.paid_until.is_none()
-        );
-        self.settle_book(&attempt, &decision);
-        if decision.attempt.is_final() {
-            self.asides.swap_remove(index);
-        } else {
-            self.asides[index].open = decision.progress.open;
-        }
-        decision
     }
 
     /// People take over an attempt of which nobody knows.
@@ -289,6 +292,7 @@ impl World {
             outcome,
             now: self.now,
             answer_within: ANSWER_WITHIN,
+            held: self.held(),
         };
         let decision = decide(&facts);
         assert_eq!(decide(&facts), decision, "the same input gives the same decision");
@@ -307,9 +311,13 @@ impl World {
 
     fn begin(&mut self, planned: Planned) {
         let at = self.sub.progress;
-        assert!(at.state.collects() && self.sub.stop_at.is_none(), "nothing is sent in {:?}", at.state);
-        assert_eq!(planned.op, Op::Charge);
         assert_eq!(planned.period, at.period);
+        if matches!(planned.op, Op::Confirm | Op::Cancel) {
+            return self.begin_second_phase(planned);
+        }
+        assert!(at.state.collects() && self.sub.stop_at.is_none(), "nothing is sent in {:?}", at.state);
+        assert_eq!(planned.op, if self.rules.reserve.is_some() { Op::Reserve } else { Op::Charge });
+        assert_eq!(at.reserved, None, "two reservations of one charge");
         assert!(
             planned.not_before <= self.now && self.now < planned.not_after,
             "{planned:?} at {}",
@@ -325,6 +333,21 @@ impl World {
         assert!(self.next_due().is_none_or(|due| planned.not_after <= due), "outlives its period");
         let later: Vec<_> = self.charges.range(planned.period..).map(|(period, _)| *period).collect();
         assert!(later.iter().all(|period| *period == planned.period), "went back to {}", planned.period);
+        self.open_attempt(planned);
+    }
+
+    fn begin_second_phase(&mut self, planned: Planned) {
+        let reserved = self.at().reserved.expect("something is set aside");
+        assert_eq!((planned.parent_no, planned.amount_minor), (reserved.attempt_no, reserved.amount_minor));
+        if planned.op == Op::Confirm {
+            assert!(self.sub.stop_at.is_none() && self.at().state.collects());
+            assert!(self.now < reserved.until && planned.not_after <= reserved.until);
+        }
+        self.open_attempt(planned);
+    }
+
+    fn open_attempt(&mut self, planned: Planned) {
+        let at = self.sub.progress;
         let book = self.charges.entry(planned.period).or_insert(Book {
             due_minor: at.due_minor,
             moved_minor: 0,
@@ -343,23 +366,55 @@ impl World {
         book.open = Some((planned, AttemptState::Intent));
     }
 
-    fn apply_note(&mut self, note: &Note) {
+    pub(crate) fn apply_note(&mut self, note: &Note) {
         let before = self.sub.progress;
         let after = note.progress;
+        self.seen.insert(note.rule);
         assert!(Rule::ALL.contains(&note.rule));
         assert_eq!(note.charge.period, before.period);
         check_subscription_move(before.state, after.state);
         assert!(after.period >= before.period, "periods grow");
-        assert_eq!(after.paid_until, before.paid_until, "a note neither gives nor takes access");
+        let trial = note.rule == Rule::TRIAL_END;
+        assert!(trial || after.paid_until == before.paid_until, "a note neither gives nor takes access");
+        assert_eq!(note.grant.is_some(), note.rule == Rule::TRIAL_START);
+        assert_eq!(note.state_event.is_some(), before.state != after.state, "one event per change");
         if let Some(book) = self.charges.get_mut(&before.period)
             && before.state.collects()
         {
             check_move(book.state, note.charge_state);
             book.state = note.charge_state;
         }
-        assert_eq!(note.aside.is_some(), note.kind == NoteKind::Roll);
+        for passed in &note.passed {
+            assert!(passed.first > before.period && passed.before.is_none_or(|end| passed.first < end));
+            assert!(passed.before.is_none_or(|end| end <= after.period), "{passed:?}");
+            let mut inside = self.charges.range(passed.first..).map(|(period, _)| *period);
+            assert!(inside.all(|period| passed.before.is_some_and(|end| period >= end)), "{passed:?}");
+        }
+        if let Some(anchor) = note.anchor {
+            self.sub.anchor = anchor;
+        }
+        let owed = note.aside.filter(|aside| aside.state == ChargeState::Arrears);
+        for aside in owed.iter().chain(&note.arrears) {
+            assert_eq!(aside.state, ChargeState::Arrears);
+            let new = Book {
+                due_minor: aside.due_minor,
+                moved_minor: 0,
+                attempts: 0,
+                state: ChargeState::Arrears,
+                open: None,
+                in_suspense_minor: 0,
+            };
+            let book = self.charges.entry(aside.charge.period).or_insert(new);
+            assert_eq!((book.attempts, book.moved_minor), (aside.attempt_no, aside.collected_minor));
+        }
+        for aside in &note.arrears {
+            assert!(before.period < aside.charge.period && aside.charge.period < after.period);
+            self.asides.push(*aside);
+            self.check_aside(aside);
+        }
+        assert!(note.aside.is_some() || note.kind != NoteKind::Roll);
         if let Some(aside) = note.aside {
-            assert_ne!(aside.open, OpenAttempt::None);
+            assert_eq!(aside.open != OpenAttempt::None, note.kind == NoteKind::Roll);
             assert_eq!(
                 (aside.attempt_no, aside.collected_minor),
                 (before.attempt_no, before.collected_minor)
@@ -380,22 +435,34 @@ impl World {
     }
 
     fn settle_book(&mut self, attempt: &Planned, decision: &Decision) {
-        for leg in decision.legs.iter().flatten() {
+        let moved = (decision.moved_minor, decision.collected_after_minor);
+        self.settle(attempt, &decision.legs, (decision.attempt, decision.charge), moved);
+    }
+
+    pub(crate) fn settle(
+        &mut self,
+        attempt: &Planned,
+        legs: &[Option<Leg>; 2],
+        (state, charge): (AttemptState, ChargeState),
+        (moved_minor, collected_after_minor): (i64, i64),
+    ) {
+        for leg in legs.iter().flatten() {
             assert!(leg.amount_minor > 0);
             self.legs_minor[leg.kind as usize - 1] += leg.amount_minor;
         }
-        self.moved_minor += decision.moved_minor;
+        self.moved_minor += moved_minor;
         assert_eq!(self.legs_minor[0], self.moved_minor, "what is booked is what moved");
         let book = self.charges.get_mut(&attempt.period).unwrap();
         let (_, from) = book.open.unwrap();
-        check_move(from, decision.attempt);
-        check_move(book.state, decision.charge);
-        book.state = decision.charge;
-        book.moved_minor += decision.moved_minor;
-        assert_eq!(book.moved_minor, decision.collected_after_minor);
+        check_move(from, state);
+        check_move(book.state, charge);
+        book.state = charge;
+        book.moved_minor += moved_minor;
+        assert_eq!(book.moved_minor, collected_after_minor);
         assert!(book.moved_minor <= book.due_minor, "collected above what is due");
-        book.open = (!decision.attempt.is_final()).then_some((*attempt, decision.attempt));
-        let doubtful = matches!(decision.attempt, AttemptState::Unknown | AttemptState::InReview);
+        book.open = (!state.is_final()).then_some((*attempt, state));
+        let doubtful = matches!(state, AttemptState::Unknown | AttemptState::InReview)
+            && !matches!(attempt.op, Op::Reserve | Op::Cancel);
         book.in_suspense_minor = if doubtful { attempt.amount_minor } else { 0 };
         let in_suspense: i64 = self.charges.values().map(|book| book.in_suspense_minor).sum();
         assert_eq!(self.legs_minor[1] - self.legs_minor[2], in_suspense, "suspense holds what is unknown");
@@ -412,6 +479,12 @@ impl World {
             assert_ne!(decision.charge, ChargeState::Open, "a charge is not left open behind");
             assert!(decision.attempt.is_final());
         }
+        assert_eq!(decision.state_event.is_some(), before.state != after.state, "one event per change");
+        let stopped = self.sub.stop_at.is_some() && before.state.collects() && after.state != before.state;
+        if decision.stop.is_some() {
+            assert!(stopped && after.state == SubscriptionState::Cancelled);
+        }
+        assert_eq!(decision.aside.is_some(), decision.charge == ChargeState::Arrears);
         let over = matches!(after.state, SubscriptionState::Cancelled | SubscriptionState::Ended);
         assert!(!(over && decision.charge == ChargeState::Open), "a charge is open on what is over");
         let lowered = after.paid_until < before.paid_until && after.paid_until.is_some();
@@ -427,7 +500,9 @@ impl World {
         let at = self.at();
         assert_eq!(at.next_at.is_none(), at.next_kind == NextKind::Never, "{at:?}");
         assert!((0..=at.due_minor).contains(&at.collected_minor), "{at:?}");
-        if let (true, Some(next), Some(due)) = (at.state.collects(), at.next_at, self.next_due()) {
+        let held_back = at.reserved.is_none() && at.next_kind != NextKind::Reserved;
+        if let (true, Some(next), Some(due)) = (at.state.collects() && held_back, at.next_at, self.next_due())
+        {
             assert!(next <= due.max(self.now), "the next period is held up: {at:?}");
         }
         if at.state.collects() && at.open == OpenAttempt::None {
@@ -436,6 +511,7 @@ impl World {
         }
         if matches!(at.state, SubscriptionState::Cancelled | SubscriptionState::Ended)
             && at.open != OpenAttempt::Accepted
+            && at.reserved.is_none()
         {
             assert_eq!(at.next_at, None, "{at:?}");
         }
@@ -453,7 +529,8 @@ pub(crate) fn check_money(facts: &Facts<'_>, decision: &Decision) {
     let legs: Vec<_> = decision.legs.iter().flatten().collect();
     let booked = |kind| legs.iter().filter(|leg| leg.kind == kind).map(|leg| leg.amount_minor).sum::<i64>();
     assert_eq!(booked(LegKind::Collected), moved);
-    let doubtful = |state| matches!(state, AttemptState::Unknown | AttemptState::InReview);
+    let money = !matches!(facts.attempt.op, Op::Reserve | Op::Cancel);
+    let doubtful = |state| money && matches!(state, AttemptState::Unknown | AttemptState::InReview);
     let asked = facts.attempt.amount_minor;
     let (was, is) = (doubtful(facts.from), doubtful(decision.attempt));
     assert_eq!(booked(LegKind::EnterUnknown), if is && !was { asked } else { 0 }, "{:?}", facts.outcome);

@@ -35,6 +35,9 @@ price = "0.500 TND"
 every = "day"
 at = "06:00"
 window = ["06:00", "22:00"]
+
+[lifecycle]
+late_approved = "past"
 "#;
 
 /// Connections at a carrier that answers at once.

@@ -12,7 +12,7 @@ use billing_core::outcome::{Op, Outcome};
 use billing_core::period::{Period, days_since_2000};
 use billing_core::reason::Rule;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
-use billing_core::subscription::{NextKind, OpenAttempt, Planned, Progress};
+use billing_core::subscription::{Planned, Progress};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use sqlx::postgres::PgConnection;
@@ -173,6 +173,7 @@ impl Ceiling {
             op: Op::Charge,
             period,
             attempt_no: 1,
+            parent_no: 0,
             amount_minor: PRICE_MINOR,
             round: 0,
             step: 0,
@@ -223,20 +224,13 @@ impl Ceiling {
             latency_us: LATENCY_US,
             until_ms: None,
             progress: Progress {
-                state: SubscriptionState::Active,
-                period: Period::starting(today.tomorrow()?, 0)?,
-                due_minor: PRICE_MINOR,
-                collected_minor: 0,
-                attempt_no: 0,
-                round: 0,
-                step: 0,
-                open: OpenAttempt::None,
-                deferrals: 0,
                 paid_until: Some(tomorrow),
-                state_until: None,
-                retry_at: None,
-                next_at: Some(tomorrow),
-                next_kind: NextKind::Due,
+                ..Progress::fresh(
+                    SubscriptionState::Active,
+                    Period::starting(today.tomorrow()?, 0)?,
+                    PRICE_MINOR,
+                    Some(tomorrow),
+                )
             },
             flags: row.sub.flags,
             book_version: self.book_version,

@@ -167,6 +167,12 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
                 next_at: instant(5)?,
                 next_kind: NextKind::from_number(next_kind)
                     .ok_or_else(|| format!("no kind of next instant {next_kind}"))?,
+                // Without columns of their own yet.
+                tries: short(20)?,
+                try_day: 0,
+                day_tries: 0,
+                reserved: None,
+                notice_at: None,
             },
         },
         merchant_no: int(11)?,
@@ -224,6 +230,7 @@ pub async fn open_intents(
                         op: Op::Charge,
                         period: Period::from_number(period).map_err(|e| broken(&e))?,
                         attempt_no,
+                        parent_no: 0,
                         amount_minor,
                         round,
                         step,

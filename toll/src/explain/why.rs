@@ -79,6 +79,9 @@ pub(crate) fn next_of(
         (NextKind::Deferred, Some(at)) => format!("the deferred attempt at {at}"),
         (NextKind::Deadline, Some(at)) => format!("the answer's deadline at {at}"),
         (NextKind::PeriodStart, Some(at)) => format!("the next period begins at {at}"),
+        (NextKind::Reserved, Some(at)) => format!("what is set aside is collected or given back at {at}"),
+        (NextKind::StateEnd, Some(at)) => format!("collecting begins, or goes on, at {at}"),
+        (NextKind::Arrears, Some(at)) => format!("the arrears are tried at {at}"),
     })
 }
 
@@ -118,6 +121,9 @@ pub(crate) fn next(charge: ChargeId, sub: &Subscription, aside: bool, zone: &Zon
             format!("attempt {} is due (round {round}, {})", at.attempt_no + 1, step_words(at.step))
         }
         NextKind::Deferred => "the deferred attempt is due".to_owned(),
+        NextKind::Reserved => "what is set aside is collected, or given back".to_owned(),
+        NextKind::StateEnd => format!("the subscription is {} until then", at.state.name()),
+        NextKind::Arrears => "its arrears are tried again".to_owned(),
         NextKind::Deadline => {
             "the carrier's answer is waited for; after its deadline the result is UNKNOWN".to_owned()
         }
@@ -170,6 +176,7 @@ pub(crate) fn answer(outcome: Outcome, carrier: &str) -> String {
         Outcome::Duplicate => {
             format!("{carrier} has seen this key before and does not repeat its first answer")
         }
+        Outcome::Absent => format!("it is proven that {carrier} never took the request into its books"),
         Outcome::NotSent(_) => format!("no byte left, with proof: {reason}"),
         Outcome::Unknown(_) => format!("nobody can say what {carrier} did: {reason}"),
     };

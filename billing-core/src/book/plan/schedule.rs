@@ -449,8 +449,9 @@ pub(in crate::book) fn weekdays(
         days = days.with(*day);
     }
     if names.value.is_empty() {
-        let help = "name a weekday, or leave `on` out for the weekday of the sign-up";
-        table.problem_at(names.place, format!("`schedule.{key}` names no weekday"), help, problems);
+        let help = format!("name a weekday, or leave `{key}` out");
+        let what = format!("`{}` names no weekday", table.path_of(key));
+        table.problem_at(names.place, what, help, problems);
     }
     Some(Spanned { value: days, place: names.place })
 }

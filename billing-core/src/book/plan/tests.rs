@@ -5,6 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::book::reader::Problem;
 use crate::period::Period;
+use crate::plan::{
+    Budget, Defer, Dunning, FirstFailure, GiveUp, Ladder, LateApproved, Lifecycle, Missed, RefundAccess,
+    Restart, Rounds, RoundsOf, Settles,
+};
 use crate::schedule::{Anchor, Cadence, Nth, Schedule, Wait, Weekdays, Window, price_of};
 use crate::zone::Zone;
 use jiff::civil::{Weekday, date};
@@ -34,6 +38,7 @@ fault = "1d"
 grace = "36h"
 first_failure = "cancel"
 missed = "skip"
+late_approved = "extend"
 "#;
 
 const SHORTEST: &str = r#"merchant = "demo"
@@ -44,6 +49,8 @@ price = "1 TND"
 [schedule]
 every = "day"
 at = "00:00"
+[lifecycle]
+late_approved = "past"
 "#;
 
 fn carriers() -> Vec<CarrierSummary> {
@@ -95,21 +102,30 @@ fn every_key_is_read() {
         ),
         price: Money::new(500, Currency::from_code("TND").unwrap()),
         shares: Shares::NONE,
-        ladder: Some(Ladder {
-            steps_minor: vec![300, 100],
-            settles: Settles::Share,
-            restart: Restart::LastStep,
-        }),
+        ladder: Some(Ladder::descending(vec![300, 100], Settles::Share, Restart::LastStep)),
         dunning: Dunning {
-            no_funds: Rounds { delays_s: vec![14_400, 28_800], then: GiveUp::Suspend },
-            limit: Rounds { delays_s: vec![], then: GiveUp::Cancel },
-            barred: Rounds { delays_s: vec![60], then: GiveUp::NextPeriod },
+            no_funds: Rounds::fixed(vec![14_400, 28_800], GiveUp::Suspend),
+            limit: Rounds::fixed(vec![], GiveUp::Cancel),
+            limits: RoundsOf::default(),
+            barred: Rounds::fixed(vec![60], GiveUp::NextPeriod),
+            unknown_subscriber: Rounds::fixed(vec![], GiveUp::Cancel),
+            subscriber_refused: Rounds::fixed(vec![], GiveUp::Cancel),
+            not_allowed: Rounds::fixed(vec![], GiveUp::Suspend),
+            throttled_delay_s: 1,
             temporary_delay_s: 1,
             fault_delay_s: 86_400,
+            budget: Budget::default(),
         },
         grace_s: 129_600,
         first_failure: FirstFailure::Cancel,
         missed: Missed::Skip,
+        late_approved: LateApproved::Extend,
+        arrears: None,
+        defer: Defer::default(),
+        balance: None,
+        reserve: None,
+        lifecycle: Lifecycle::default(),
+        refund_access: RefundAccess::Keep,
     };
     assert_eq!(rules, Some(expected));
 }
@@ -126,7 +142,8 @@ fn defaults_are_as_documented() {
     let example: String = head.map(|line| format!("{}\n", line.strip_prefix(' ').unwrap_or(line))).collect();
     let example = example.split("```").nth(1).unwrap().strip_prefix("toml\n").unwrap();
     let (_, from_dunning) = example.split_once("[dunning]").unwrap();
-    let (written_out, problems) = read("p.toml", &format!("{SHORTEST}[dunning]{from_dunning}"));
+    let (plain, _) = SHORTEST.split_once("[lifecycle]").unwrap();
+    let (written_out, problems) = read("p.toml", &format!("{plain}[dunning]{from_dunning}"));
     assert_eq!(problems, Vec::<String>::new());
     assert_eq!(written_out, Some(rules));
     // The whole example is right but for one thing: a daily plan names no weekdays.
@@ -234,11 +251,7 @@ fn one_mistake_one_problem() {
             r#"every = "2 months""#,
             r#"8:6: `schedule.on` does not go with every = "2 months"; only weeks have days: leave it out"#,
         ),
-        (
-            r#"["mon", "thu"]"#,
-            "[]",
-            "8:6: `schedule.on` names no weekday; name a weekday, or leave `on` out for the weekday of the sign-up",
-        ),
+        (r#"["mon", "thu"]"#, "[]", "8:6: `schedule.on` names no weekday; name a weekday, or leave `on` out"),
         (
             r#"["mon", "thu"]"#,
             r#"["mon", "thr"]"#,
@@ -331,7 +344,7 @@ fn one_mistake_one_problem() {
         (
             "fault",
             "faults",
-            "21:1: unknown key `dunning.faults`; did you mean `fault`? known keys: barred, fault, limit, no_funds, temporary",
+            "21:1: unknown key `dunning.faults`; did you mean `fault`? known keys: barred, budget, fault, limit, limit_day, limit_month, limit_too_soon, limit_week, no_funds, not_allowed, subscriber_refused, temporary, throttled, unknown_subscriber",
         ),
         (
             r#"grace = "36h""#,
@@ -372,6 +385,7 @@ fn all_problems_come_at_once() {
     let (rules, problems) = read("config/plans/Daily Plan.toml", text);
     assert_eq!(rules, None);
     let expected = [
+        "1:1: missing key `lifecycle`; a table is required",
         "1:1: missing key `service`; a string is required",
         "1:1: the file's name gives the plan the id \"Daily Plan\"; write 1 to 32 characters of a-z, 0-9 and -",
         "1:12: `merchant`: expected a string, found an integer; write it in quotes",
@@ -384,8 +398,8 @@ fn all_problems_come_at_once() {
         "9:1: missing key `ladder.settles`; one of \"period\", \"share\", \"amount\"",
         "10:10: `ladder.steps[0]` is 0.600 TND; write less than the price, 0.500 TND",
         "10:17: `ladder.steps[1]`: expected a string, found an integer; write it in quotes",
-        "11:2: unknown key `dunnig`; did you mean `dunning`? known keys: carrier, carrier_fee_percent, dunning, ladder, lifecycle, \
-         merchant, phases, price, schedule, service, tax_percent, text",
+        "11:2: unknown key `dunnig`; did you mean `dunning`? known keys: arrears, balance, carrier, carrier_fee_percent, \
+         defer, dunning, ladder, lifecycle, merchant, phases, price, reserve, schedule, service, tax_percent, text",
     ];
     let expected: Vec<String> =
         expected.iter().map(|problem| format!("config/plans/Daily Plan.toml:{problem}")).collect();
@@ -396,7 +410,7 @@ fn all_problems_come_at_once() {
 fn an_empty_file_misses_everything() {
     let (_, problems) = read("p.toml", "");
     let missing: Vec<&str> = problems.iter().filter_map(|problem| problem.split('`').nth(1)).collect();
-    assert_eq!(missing, ["carrier", "merchant", "price", "schedule", "service", "text"]);
+    assert_eq!(missing, ["carrier", "lifecycle", "merchant", "price", "schedule", "service", "text"]);
 }
 
 proptest! {
@@ -510,3 +524,4 @@ fn several_local_times_and_phases_are_read() {
     let (_, problems) = read("p.toml", &format!("{SHORTEST}[[phases]]\nperiods = 0\nprice = \"x\"\n"));
     assert_eq!(problems.len(), 2, "{problems:?}");
 }
+mod newer;
