@@ -43,7 +43,8 @@ pub(crate) fn over(
     usage: &Usage,
     now: Timestamp,
 ) -> Result<Option<Conditions>, String> {
-    let zone = catalog.zone(row.zone_no).ok_or_else(|| format!("zone number {} is not known", row.zone_no))?;
+    let zone =
+        catalog.zone(row.zone_no).ok_or_else(|| format!("zone number {} is not known", row.zone_no))?;
     let over = caps_of(catalog, row).over(usage, planned.amount_minor, zone, now);
     Ok(over.map_err(|error| error.to_string())?.map(|over| Conditions {
         cap_left_minor: Some(over.left_minor),

@@ -253,7 +253,8 @@ impl InboxReader {
         subscription_id: i64,
         evidence: &Evidence,
     ) -> Result<Option<(Planned, Aside)>, StoreError> {
-        let Some(planned) = self.intent(subscription_id, evidence).await?.filter(|at| at.op == Op::Refund) else {
+        let Some(planned) = self.intent(subscription_id, evidence).await?.filter(|at| at.op == Op::Refund)
+        else {
             return Ok(None);
         };
         let conn = self.db.conn().await?;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
-use billing_core::outcome::Outcome;
 use billing_core::ledger::Leg;
 use billing_core::outcome::Op;
+use billing_core::outcome::Outcome;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Held, NextKind, Planned, Progress};

@@ -16,8 +16,8 @@ mod lane;
 mod wheel;
 
 mod bookkeeper;
-mod filler;
 mod bounds;
+mod filler;
 mod inbox;
 mod membership;
 mod probe;

@@ -175,7 +175,8 @@ fn aside_of(charge: ChargeId, at: &Progress, rows: &[AttemptRow], kept: Option<&
     Some(Aside {
         charge,
         // A charge's first attempt asks for all that is due.
-        due_minor: kept.map_or(if current { at.due_minor } else { first.amount_minor }, |kept| kept.due_minor),
+        due_minor: kept
+            .map_or(if current { at.due_minor } else { first.amount_minor }, |kept| kept.due_minor),
         collected_minor,
         refunded_minor: kept.map_or(0, |kept| kept.refunded_minor),
         reversed_minor: kept.map_or(0, |kept| kept.reversed_minor),
@@ -314,7 +315,8 @@ fn prepare(shared: &Shared, asked: &InboxRow, loaded: Loaded<'_>) -> Result<Prep
     let Loaded { row, attempts, kept } = loaded;
     let request = RefundRequest::decode(&asked.payload).ok_or("a request that cannot be read")?;
     let now = shared.clock.business();
-    let charge = ChargeId { subscription: row.sub.id, period: Period::from_number(request.period).map_err(text)? };
+    let charge =
+        ChargeId { subscription: row.sub.id, period: Period::from_number(request.period).map_err(text)? };
     if row.sub.flags != 0 {
         return Err("its subscription is quarantined".to_owned());
     }
@@ -325,7 +327,8 @@ fn prepare(shared: &Shared, asked: &InboxRow, loaded: Loaded<'_>) -> Result<Prep
     let lane = shared.lanes.get(&carrier_no).ok_or("no lane for its carrier")?;
     let offers = (lane.carrier.as_str(), lane.adapter().caps().refund);
     let (planned, aside) =
-        plan_refund_of(charge, &row.sub.progress, attempts, kept.as_ref(), offers, &request, now).map_err(text)?;
+        plan_refund_of(charge, &row.sub.progress, attempts, kept.as_ref(), offers, &request, now)
+            .map_err(text)?;
     let our_ref = OurRef::new(row.sub.ref_seed, planned.period, planned.attempt_no).map_err(text)?;
     let parent_ref = OurRef::new(row.sub.ref_seed, planned.period, planned.parent_no).map_err(text)?;
     let parent = attempts.iter().find(|row| row.attempt_no == planned.parent_no);

@@ -12,7 +12,8 @@ use billing_core::subscription::{Aside, Planned};
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
 use storage::pg::{
-    DueRow, OpenIntent, StoreError, WheelEntry, load, load_aside, open_intents, own_open_attempts, post_evidence,
+    DueRow, OpenIntent, StoreError, WheelEntry, load, load_aside, open_intents, own_open_attempts,
+    post_evidence,
 };
 use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;

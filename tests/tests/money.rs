@@ -140,10 +140,8 @@ fn a_stop_and_the_end_of_consent_refuse_the_intent_in_its_own_commit() {
         ] {
             sqlx::query(sql).execute(&mut conn).await.unwrap();
         }
-        let ids: Vec<i64> = sqlx::query_scalar("SELECT id FROM subscription ORDER BY id")
-            .fetch_all(&mut conn)
-            .await
-            .unwrap();
+        let ids: Vec<i64> =
+            sqlx::query_scalar("SELECT id FROM subscription ORDER BY id").fetch_all(&mut conn).await.unwrap();
         let (rows, _) = storage::pg::load(&mut conn, &ids).await.unwrap();
         // Both happen after the rows were loaded.
         storage::pg::stop_subscription(&mut conn, ids[0], now_ms).await.unwrap().unwrap();
@@ -205,13 +203,18 @@ fn a_refund_never_exceeds_what_was_collected() {
     let above = refund(&world, &[&charge, "--amount", "0.400", "--yes"]).unwrap_err();
     assert!(above.contains("300 of attempt 1 are left"), "{above}");
     let rest = refund(&world, &[&charge, "--yes"]).unwrap();
-    assert_eq!((rest["state"].as_str(), rest["amount"]["amount"].as_str()), (Some("approved"), Some("0.300")));
+    assert_eq!(
+        (rest["state"].as_str(), rest["amount"]["amount"].as_str()),
+        (Some("approved"), Some("0.300"))
+    );
     let twice = refund(&world, &[&charge, "--yes"]).unwrap_err();
     assert!(twice.contains("0 of attempt 1 are left"), "{twice}");
     assert_eq!(world.number("SELECT sum(amount_minor)::int8 FROM attempt_intent WHERE op = 5"), 500);
     assert_eq!(world.number("SELECT refunded_minor FROM charge_aside"), 500);
     assert_eq!(
-        world.number("SELECT count(*) FROM attempt_intent WHERE op = 5 AND parent_no = 1 AND attempt_no IN (2, 3)"),
+        world.number(
+            "SELECT count(*) FROM attempt_intent WHERE op = 5 AND parent_no = 1 AND attempt_no IN (2, 3)"
+        ),
         2
     );
     // Transfers back, and every asset still sums to zero; merchants were told.
@@ -221,7 +224,10 @@ fn a_refund_never_exceeds_what_was_collected() {
         world.number("SELECT sum(b.posted)::int8 FROM account_balance b JOIN account a ON a.id = b.account_id WHERE a.purpose = 1"),
         1_000
     );
-    assert_eq!(world.number("SELECT count(*) FROM (SELECT unnest(events) AS e FROM outbox) AS told WHERE e = 14"), 2);
+    assert_eq!(
+        world.number("SELECT count(*) FROM (SELECT unnest(events) AS e FROM outbox) AS told WHERE e = 14"),
+        2
+    );
     world.compare();
 }
 
@@ -279,7 +285,9 @@ fn two_phases(world: &World, expired: &str) {
              keys = {{ carrier_txn_id = \"/id\", carrier_code = \"/reason\" }}\n\
              echo = {{ our_ref = \"/key\", amount = \"/amount\", amount_as = \"minor\", currency = \"/currency\" }}\n\
              rules = [ {{ status = 200, at = \"/state\", is = \"{state}\", then = \"{then}\" }}, {{ status = 200, at = \"/reason\", is = \"expired\", then = \"declined:expired\" }} ]\n\
-             else = \"unknown\"\n"
+             else = \"unknown\"\n\n[[example]]\nfor = \"{name}\"\nstatus = 200\n\
+             body = '{{\"state\":\"{state}\",\"id\":\"f-1\",\"key\":\"${{our_ref}}\",\"amount\":${{amount:minor}},\"currency\":\"TND\"}}'\n\
+             expect = \"{then}\"\n"
         )
     };
     let holds = "expires = \"15m\"\nafter_expiry = \"released\"\n";
@@ -306,7 +314,10 @@ fn what_is_set_aside_is_confirmed_or_given_back() {
     wait_until("10 reservations", SOON, || {
         world.number("SELECT count(*) FROM attempt_outcome WHERE class = 9") == 10 && idle(&engine)
     });
-    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE reserved_no = 1 AND reserved_minor = 500"), 10);
+    assert_eq!(
+        world.number("SELECT count(*) FROM subscription WHERE reserved_no = 1 AND reserved_minor = 500"),
+        10
+    );
     assert_eq!(world.number("SELECT count(*) FROM transfer"), 0, "nothing has moved yet");
     // One of them stops before it is confirmed.
     let id = world.number("SELECT min(id) FROM subscription");
@@ -319,13 +330,72 @@ fn what_is_set_aside_is_confirmed_or_given_back() {
     wait_until("9 confirmed", SOON, || {
         world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 9 && idle(&engine)
     });
-    assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 3 AND parent_no = 1 AND attempt_no = 2"), 9);
+    assert_eq!(
+        world.number("SELECT count(*) FROM attempt_intent WHERE op = 3 AND parent_no = 1 AND attempt_no = 2"),
+        9
+    );
     assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 4 AND parent_no = 1"), 1);
     assert_eq!(world.number("SELECT count(*) FROM subscription WHERE reserved_no IS NOT NULL"), 0);
     assert_eq!(world.number("SELECT sum(amount)::int8 FROM transfer WHERE leg = 1"), 9 * 500);
     // Confirmed ones count once; what was given back counts no more.
     assert_eq!(world.number("SELECT sum(month_minor)::int8 FROM subscriber_usage"), 9 * 500);
     world.compare();
+}
+
+#[test]
+fn an_expired_reservation_is_what_the_carrier_declares() {
+    for (expired, gone) in [
+        ("released", "SELECT count(*) FROM charge_note WHERE kind = 10"),
+        ("cancel", "SELECT count(*) FROM attempt_intent WHERE op = 4 AND parent_no = 1"),
+    ] {
+        let world = World::start("lapse", &WorldOptions::default());
+        two_phases(&world, expired);
+        world.import_rows("medina-kids-daily", 0, 5, "2026-12-01");
+        let engine = world.serve("engine");
+        wait_until("5 reservations", SOON, || {
+            world.number("SELECT count(*) FROM attempt_outcome WHERE class = 9") == 5 && idle(&engine)
+        });
+        // Nobody was there when it was to be confirmed.
+        world.set_business("2026-12-01T09:20:00Z", 1);
+        wait_until("it is over", SOON, || world.number(gone) == 5);
+        assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 3"), 0, "{expired}");
+        assert_eq!(world.number("SELECT count(*) FROM transfer"), 0, "{expired}");
+        wait_until("the charge goes on with a new reservation", SOON, || {
+            world.number("SELECT count(*) FROM attempt_intent WHERE op = 2 AND attempt_no > 1") == 5
+        });
+        assert_eq!(world.number("SELECT count(*) FROM subscription WHERE flags <> 0"), 0, "{expired}");
+    }
+}
+
+#[test]
+fn a_refund_that_a_dead_worker_left_behind_is_unknown() {
+    let world = World::start("deadrefund", &WorldOptions::default());
+    world.book.change("carriers/medina.toml", "reply_timeout = \"1s\"", "reply_timeout = \"8s\"");
+    world.import_rows("medina-kids-daily", 0, 1, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("a charge", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 1 && idle(&engine)
+    });
+    let charge = first_charge(&world);
+    world.mock.behave(r#"{"latency_ms":7000}"#);
+    let mut asking = world
+        .toll("data")
+        .args(["charge", "refund", &charge, "--reason", "a test", "--yes"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("its intent", SOON, || world.number("SELECT count(*) FROM attempt_intent WHERE op = 5") == 1);
+    engine.kill9();
+    let _next = world.serve("next");
+    wait_until("it is unknown", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 2 AND reason = 84") == 1
+    });
+    asking.wait().unwrap();
+    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE open = 2 AND refunded_minor = 500"), 1);
+    assert_eq!(world.number("SELECT count(*) FROM case_file"), 0);
+    let again = refund(&world, &[&charge, "--yes"]).unwrap_err();
+    assert!(again.contains("is not final yet"), "{again}");
 }
 
 #[test]

@@ -361,11 +361,7 @@ fn caps_of(country: Option<&CountryRules>, currency: Currency) -> Caps {
         limits.map(|limit| i32::try_from(limit.max).unwrap_or(i32::MAX)).min().unwrap_or(0)
     };
     const SPANS: [Per; CAP_SPANS] = [Per::Day, Per::Week, Per::Month];
-    Caps {
-        charge_minor: smallest(Per::Charge),
-        minor: SPANS.map(smallest),
-        requests: SPANS.map(fewest),
-    }
+    Caps { charge_minor: smallest(Per::Charge), minor: SPANS.map(smallest), requests: SPANS.map(fewest) }
 }
 
 /// `[[phases]]`: introductory prices, in their sequence.

@@ -160,7 +160,8 @@ mod tests {
         assert_eq!(over(&asked, 1), Some(OverCap { left_minor: 0, until: tomorrow }));
         assert_eq!(over(&Usage::default(), 901), Some(OverCap { left_minor: 900, until: None }));
         // Yesterday's counters count nothing today.
-        let stale = Usage { days: CapDays([day("2026-12-01"); 3]), minor: [1_000, 0, 0], requests: [3, 0, 0] };
+        let stale =
+            Usage { days: CapDays([day("2026-12-01"); 3]), minor: [1_000, 0, 0], requests: [3, 0, 0] };
         assert_eq!(over(&stale, 500), None);
         assert!(caps.counts() && !Caps::NONE.counts());
         assert!(!Caps { charge_minor: 5, ..Caps::NONE }.counts());

@@ -50,11 +50,16 @@ impl Engine {
     }
 
     /// Rows that a cap stands in the way of are decided again with what their subscribers' counters say.
-    pub(super) async fn over_cap(&mut self, over: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn over_cap(
+        &mut self,
+        over: Vec<Ready>,
+        now: jiff::Timestamp,
+    ) -> Result<(), StoreError> {
         if over.is_empty() {
             return Ok(());
         }
-        metrics::counter!("tollbook_begin_verdicts_total", "verdict" => "OverCap").increment(over.len() as u64);
+        metrics::counter!("tollbook_begin_verdicts_total", "verdict" => "OverCap")
+            .increment(over.len() as u64);
         let subscribers: Vec<i64> = over.iter().map(|row| row.row.sub.subscriber_id).collect();
         let counted = match self.db.conn().await {
             Ok(conn) => {

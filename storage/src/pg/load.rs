@@ -190,7 +190,9 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
 
 fn reservation(row: &PgRow) -> Result<Option<Reservation>, String> {
     let text = |error: sqlx::Error| error.to_string();
-    let Some(attempt_no) = row.try_get_unchecked::<Option<i16>, _>(31).map_err(text)? else { return Ok(None) };
+    let Some(attempt_no) = row.try_get_unchecked::<Option<i16>, _>(31).map_err(text)? else {
+        return Ok(None);
+    };
     let amount_minor = row.try_get_unchecked(32).map_err(text)?;
     let until_ms = row.try_get_unchecked(33).map_err(text)?;
     let until = Timestamp::from_millisecond(until_ms).map_err(|error| error.to_string())?;

@@ -94,8 +94,19 @@ pub async fn usage_of(
     .fetch_all(conn)
     .await?;
     let usage = |row: Row| {
-        let (id, currency, day, day_minor, day_requests, week, week_minor, week_requests, month, minor, requests) =
-            row;
+        let (
+            id,
+            currency,
+            day,
+            day_minor,
+            day_requests,
+            week,
+            week_minor,
+            week_requests,
+            month,
+            minor,
+            requests,
+        ) = row;
         let usage = Usage {
             days: CapDays([day, week, month]),
             minor: [day_minor, week_minor, minor],
