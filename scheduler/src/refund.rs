@@ -124,7 +124,7 @@ pub fn plan_refund_of(
             (None, [one]) => one,
             (None, []) => {
                 let approved = |row: &&AttemptRow| state_of(row) == AttemptState::Approved;
-                let last = rows.iter().filter(collects).filter(approved).next_back();
+                let last = rows.iter().filter(collects).rfind(approved);
                 last.ok_or(RefundProblem::NothingCollected)?
             }
             (None, several) => {
@@ -351,7 +351,12 @@ fn prepare(shared: &Shared, asked: &InboxRow, loaded: Loaded<'_>) -> Result<Prep
         parent_ref: Some(parent_ref),
         parent_txn_id,
     };
-    tracing::info!(charge = %charge, amount_minor = planned.amount_minor, "a refund was asked for");
+    tracing::info!(
+        charge = %charge,
+        amount_minor = planned.amount_minor,
+        reason = ?request.reason,
+        "a refund was asked for"
+    );
     let flight = Flight {
         planned,
         rule: Rule::REFUND_SEND.number(),

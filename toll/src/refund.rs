@@ -45,7 +45,7 @@ pub(crate) struct RefundArgs {
     /// How much, in the charge's currency; without it all that is left
     #[arg(long, value_name = "AMOUNT")]
     amount: Option<String>,
-    /// Why: kept with the request and in the log
+    /// Why: written to the worker's log
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Do it
