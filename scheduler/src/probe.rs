@@ -52,6 +52,16 @@ impl Balances {
         (age_ms < valid_ms || balance.answer == BalanceAnswer::Unavailable).then_some(balance)
     }
 
+    /// Money was collected from these: what was said of them is no longer true.
+    pub(crate) fn forget(&self, subscriber_ids: impl Iterator<Item = i64>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if !kept.is_empty() {
+            subscriber_ids.for_each(|id| {
+                kept.remove(&id);
+            });
+        }
+    }
+
     /// Keeps an answer.
     pub(crate) fn keep(&self, subscriber_id: i64, answer: BalanceAnswer, now_ms: i64) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

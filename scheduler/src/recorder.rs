@@ -419,6 +419,8 @@ impl Recorder {
             charge_state: ready.record.charge_state,
             moved_minor: ready.record.moved_minor,
         }));
+        let moved = recorded().filter(|(_, ready)| ready.record.moved_minor > 0);
+        self.shared.balances.forget(moved.map(|(item, _)| item.row.sub.subscriber_id));
         let scale = i64::from(self.shared.clock.scale().max(1));
         self.shared.stats.due_to_durable(recorded().filter_map(|(item, _)| {
             let due_ms = item.row.sub.progress.next_at?.as_millisecond();

@@ -82,6 +82,71 @@ fn a_cap_holds_over_all_plans_of_a_subscriber_and_is_recorded_once() {
 }
 
 #[test]
+fn caps_hold_under_every_mixture_of_outcomes_and_the_counters_say_the_truth() {
+    let options = WorldOptions {
+        behaviour: r#"{"balance":{"classes":[{"share_ppm":600000,"min_minor":200,"max_minor":900}]},"topup_minor":400,"topup_every_ms":5000,
+            "busy_ppm":150000,"reset_applied_ppm":30000,"reset_not_applied_ppm":30000,"fault_times":0}"#,
+        scale: 4_320,
+        business_at: "2026-12-01T04:50:00Z",
+        ..WorldOptions::default()
+    };
+    let world = World::start("capsmix", &options);
+    country(
+        &world,
+        "[[caps]]\nper = \"day\"\namount = \"0.700\"\nexample = true\n\n[[caps]]\nper = \"week\"\namount = \"1.500\"\nexample = true\n\n\
+         [[attempts]]\nper = \"day\"\nmax = 6\nexample = true\n",
+    );
+    second_plan(&world, "medina-songs-daily");
+    world.import_rows("medina-kids-daily", 0, 150, "2026-12-01");
+    world.import_rows("medina-songs-daily", 0, 150, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("three days of charges", Duration::from_secs(150), || {
+        world.number("SELECT count(DISTINCT cap_day) FROM attempt_intent") >= 3
+            && world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") > 150
+    });
+    world.freeze();
+    wait_until("nothing is on its way", SOON, || {
+        idle(&engine)
+            && world.number("SELECT count(*) FROM attempt_intent i WHERE NOT EXISTS (SELECT FROM attempt_outcome o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no)) AND NOT EXISTS (SELECT FROM attempt_open o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no))") == 0
+    });
+    // What is collected or may have been, by subscriber and day.
+    world.block(async {
+        sqlx::query(
+            "CREATE VIEW held AS
+             SELECT s.subscriber_id, i.cap_day, coalesce(o.moved_minor, i.amount_minor) AS minor,
+                    (o.class IS DISTINCT FROM 7)::int AS request
+               FROM attempt_intent i
+               JOIN subscription s ON s.id = i.subscription_id
+               LEFT JOIN attempt_outcome o
+                      ON (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no)",
+        )
+        .execute(&mut world.conn().await)
+        .await
+        .unwrap();
+    });
+    let over = |sql| assert_eq!(world.number(sql), 0, "{sql}");
+    over(
+        "SELECT count(*) FROM (SELECT FROM held GROUP BY subscriber_id, cap_day HAVING sum(minor) > 700 OR sum(request) > 6) AS o",
+    );
+    over(
+        "SELECT count(*) FROM (SELECT FROM held GROUP BY subscriber_id, (cap_day + 5) / 7 HAVING sum(minor) > 1500) AS o",
+    );
+    over(
+        "SELECT count(*) FROM subscriber_usage u
+          WHERE u.day_minor <> (SELECT coalesce(sum(minor), 0) FROM held h WHERE h.subscriber_id = u.subscriber_id AND h.cap_day = u.day)
+             OR u.day_requests <> (SELECT coalesce(sum(request), 0) FROM held h WHERE h.subscriber_id = u.subscriber_id AND h.cap_day = u.day)
+             OR u.week_minor <> (SELECT coalesce(sum(minor), 0) FROM held h WHERE h.subscriber_id = u.subscriber_id AND h.cap_day >= u.week)
+             OR u.month_minor <> (SELECT coalesce(sum(minor), 0) FROM held h WHERE h.subscriber_id = u.subscriber_id AND h.cap_day >= u.month)",
+    );
+    // The test saw what it is about.
+    assert!(world.number("SELECT count(*) FROM charge_note WHERE rule_id = 25") > 0);
+    assert!(world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") > 0);
+    assert!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6") > 0);
+    assert!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 8") > 0);
+    world.compare();
+}
+
+#[test]
 fn what_was_refused_is_given_back_and_what_is_unknown_is_not() {
     let options = WorldOptions {
         behaviour: r#"{"balance":{"classes":[{"share_ppm":1000000,"min_minor":350,"max_minor":350}]}}"#,
