@@ -8,15 +8,17 @@ use billing_core::ids::Shard;
 use billing_core::outcome::Op;
 use billing_core::period::Period;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{OpenAttempt, Planned};
+use billing_core::subscription::{Aside, OpenAttempt, Planned};
 use billing_core::triage::{Triage, triage};
 use storage::pg::{
-    DueRow, InboxKind, InboxRow, StoreError, attempts, drop_inbox, load, open_case, read_inbox, refill,
+    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, attempts, drop_inbox, load, load_aside, open_case,
+    read_inbox, refill,
 };
 
 use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
+use crate::refund::{Begun, Loaded, RefundRequest, begin};
 use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
@@ -73,6 +75,7 @@ impl InboxReader {
                 Some(InboxKind::Created) => self.created(&stripe, &row).await?,
                 Some(InboxKind::Stop) => self.stop(&stripe, &row).await?,
                 Some(InboxKind::Evidence) => self.evidence(&stripe, &row).await?,
+                Some(InboxKind::Refund) => self.refund(&stripe, &row).await?,
                 None => tracing::warn!(
                     id = row.id,
                     "an inbox row of a kind that this version does not know was left alone"
@@ -129,6 +132,51 @@ impl InboxReader {
         }
     }
 
+    async fn refund(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
+        if !self.shared.may_claim() || !stripe.hold(row.subscription_id) {
+            return Ok(()); // on its way: the next pass looks again
+        }
+        let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
+            return self.drop_row(row).await;
+        };
+        let loaded = match RefundRequest::period_of(&row.payload) {
+            Some(period) => self.refund_rows(row.subscription_id, period).await,
+            None => Ok((Vec::new(), None)),
+        };
+        let (attempts, kept) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                stripe.release(row.subscription_id);
+                return Err(error);
+            }
+        };
+        let loaded = Loaded { row: due, attempts: &attempts, kept };
+        match begin(&self.shared, stripe, &mut self.db, row, loaded).await? {
+            Begun::Sent | Begun::Later => Ok(()),
+            Begun::Refused(why) => {
+                let conn = self.db.conn().await?;
+                let attempt = RefundRequest::period_of(&row.payload).map(|period| (period.number(), 0));
+                let what = format!("not sent: {why}");
+                let opened = open_case(conn, row.subscription_id, attempt, "refund_refused", &what).await;
+                self.db.checked(opened)?;
+                self.drop_row(row).await
+            }
+        }
+    }
+
+    async fn refund_rows(
+        &mut self,
+        subscription_id: i64,
+        period: Period,
+    ) -> Result<(Vec<AttemptRow>, Option<Aside>), StoreError> {
+        let conn = self.db.conn().await?;
+        let rows = attempts(conn, subscription_id, period.number()).await;
+        let rows = self.db.checked(rows)?;
+        let conn = self.db.conn().await?;
+        let kept = load_aside(conn, subscription_id, period).await;
+        Ok((rows, self.db.checked(kept)?))
+    }
+
     async fn evidence(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
         let Some((evidence, outcome)) =
             Evidence::decode(&row.payload).and_then(|e| e.outcome.outcome().map(|outcome| (e, outcome)))
@@ -141,6 +189,29 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
+        let refund = match self.open_refund(row.subscription_id, &evidence).await {
+            Ok(refund) => refund,
+            Err(error) => {
+                stripe.release(row.subscription_id);
+                return Err(error);
+            }
+        };
+        if let Some((planned, aside)) = refund {
+            stripe.put(Work::Found(Box::new(Found {
+                catalog: self.shared.books.for_answer(due.book_version),
+                row: due,
+                planned,
+                from: AttemptState::Unknown,
+                why: 0,
+                outcome,
+                carrier_code: evidence.carrier_code,
+                carrier_txn_id: evidence.carrier_txn_id,
+                floor: stripe.open_floor(i64::MAX, 1),
+                inbox: Some((row.shard.0, row.id)),
+                aside: Some(Box::new(aside)),
+            })));
+            return Ok(());
+        }
         let at = &due.sub.progress;
         let current = at.period.number() == evidence.period && at.attempt_no == evidence.attempt_no;
         if !current || at.open != OpenAttempt::Unknown {
@@ -171,8 +242,25 @@ impl InboxReader {
             carrier_txn_id: evidence.carrier_txn_id,
             floor,
             inbox: Some((row.shard.0, row.id)),
+            aside: None,
         })));
         Ok(())
+    }
+
+    /// The refund that this is evidence about, while its result is unknown.
+    async fn open_refund(
+        &mut self,
+        subscription_id: i64,
+        evidence: &Evidence,
+    ) -> Result<Option<(Planned, Aside)>, StoreError> {
+        let Some(planned) = self.intent(subscription_id, evidence).await?.filter(|at| at.op == Op::Refund)
+        else {
+            return Ok(None);
+        };
+        let conn = self.db.conn().await?;
+        let kept = load_aside(conn, subscription_id, planned.period).await;
+        let kept = self.db.checked(kept)?.filter(|kept| kept.open == OpenAttempt::Unknown);
+        Ok(kept.filter(|kept| kept.attempt_no == planned.attempt_no).map(|kept| (planned, kept)))
     }
 
     async fn intent(
@@ -186,10 +274,10 @@ impl InboxReader {
         let Ok(period) = Period::from_number(evidence.period) else { return Ok(None) };
         let epoch = jiff::Timestamp::UNIX_EPOCH;
         Ok(rows.into_iter().find(|row| row.attempt_no == evidence.attempt_no).map(|row| Planned {
-            op: Op::Charge,
+            op: Op::from_number(row.op).unwrap_or(Op::Charge),
             period,
             attempt_no: row.attempt_no,
-            parent_no: 0,
+            parent_no: row.parent_no,
             amount_minor: row.amount_minor,
             round: row.round,
             step: row.step,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
+use billing_core::ledger::Leg;
+use billing_core::outcome::Op;
 use billing_core::outcome::Outcome;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Held, NextKind, Planned, Progress};
+use billing_core::subscription::{Aside, Held, NextKind, Planned, Progress};
 use billing_core::triage::Note;
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
@@ -20,6 +22,8 @@ use storage::vault::{SubscriberKey, Vault};
 
 use crate::catalog::Catalog;
 use crate::stripe::{Found, Stripe, Work};
+
+mod money;
 
 /// History rows of one attempt, told apart by `seq`: the exchange itself, ...
 pub(crate) const SEQ_EXCHANGE: i64 = 0;
@@ -62,6 +66,8 @@ struct AttemptFacts {
     carrier_txn_id: Option<Box<str>>,
     latency_us: i32,
     exchange: Option<(OurRef, Reply)>,
+    /// The charge's own row with what is held in it, for a refund.
+    aside: Option<Box<Aside>>,
 }
 
 /// The rows that an item becomes.
@@ -92,6 +98,7 @@ impl Item {
                     carrier_txn_id: reply.carrier_txn_id.take(),
                     latency_us: i32::try_from(reply.latency_us).unwrap_or(i32::MAX),
                     exchange: Some((flight.our_ref, reply)),
+                    aside: flight.aside,
                 };
                 Some(Self {
                     row: flight.row,
@@ -126,6 +133,7 @@ impl Item {
             carrier_txn_id: found.carrier_txn_id.map(String::into_boxed_str),
             latency_us: 0,
             exchange: None,
+            aside: found.aside,
         };
         Self {
             row: found.row,
@@ -149,6 +157,11 @@ impl Item {
 
     pub(crate) fn is_note(&self) -> bool {
         matches!(self.what, What::Note(_))
+    }
+
+    /// Whether it is an attempt at money, not one to give some back.
+    pub(crate) fn collects(&self) -> bool {
+        matches!(&self.what, What::Attempt(facts) if facts.planned.op != Op::Refund)
     }
 
     pub(crate) fn attempt_no(&self) -> Option<i16> {
@@ -199,15 +212,19 @@ impl Item {
                 (record, story, key, LaneHint::None)
             }
             What::Attempt(facts) => {
-                let decision = self.decide(facts, now)?;
-                let record = self.attempt_record(facts, &decision)?;
+                let (record, lane) = if facts.planned.op == Op::Refund {
+                    self.refund_record(facts, now)?
+                } else {
+                    let decision = self.decide(facts, now)?;
+                    (self.attempt_record(facts, &decision)?, decision.lane)
+                };
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =
                     if facts.business_at_ms == 0 { now.as_millisecond() } else { facts.business_at_ms };
                 let story = self.story(lease, at_ms, facts.why, exchange, &record);
                 let key = self.history_key(facts.planned.period, facts.planned.attempt_no, facts.seq);
-                (record, story, key, decision.lane)
+                (record, story, key, lane)
             }
         };
         let history = self.seal(vault, sealers, &history_key, &story)?;
@@ -267,23 +284,13 @@ impl Item {
             legs: [None; LEGS_MAX],
             aside: note.aside.map(|aside| (aside, self.row.currency)),
             inbox: self.inbox,
+            give_back: [None, self.reservation_back(note.progress.reserved, 0)],
+            refunded: None,
         }
     }
 
     fn attempt_record(&self, facts: &AttemptFacts, decision: &Decision) -> Result<RecordRow, String> {
-        let carrier_no = self.row.sub.id.shard().carrier_no();
-        let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
-        let parts = decision.legs.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
-        let mut legs = [None; LEGS_MAX];
-        for (slot, leg) in legs.iter_mut().zip(parts) {
-            let (debit, credit) = self
-                .catalog
-                .names
-                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
-                .ok_or("no account for its transfer")?;
-            let amount_minor = leg.amount_minor;
-            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
-        }
+        let legs = self.posted(&decision.legs)?;
         let open = !decision.attempt.is_final();
         Ok(RecordRow {
             subscription_id: self.row.sub.id.0,
@@ -310,7 +317,27 @@ impl Item {
             legs,
             aside: None,
             inbox: self.inbox,
+            give_back: self.give_back(&facts.planned, decision),
+            refunded: None,
         })
+    }
+
+    /// The transfers of a decision, with their accounts.
+    fn posted(&self, legs: &[Option<Leg>; 2]) -> Result<[Option<PostedLeg>; LEGS_MAX], String> {
+        let carrier_no = self.row.sub.id.shard().carrier_no();
+        let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
+        let parts = legs.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
+        let mut posted = [None; LEGS_MAX];
+        for (slot, leg) in posted.iter_mut().zip(parts) {
+            let (debit, credit) = self
+                .catalog
+                .names
+                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
+                .ok_or("no account for its transfer")?;
+            let amount_minor = leg.amount_minor;
+            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
+        }
+        Ok(posted)
     }
 
     fn exchange<'a>(

@@ -16,9 +16,12 @@ mod lane;
 mod wheel;
 
 mod bookkeeper;
+mod bounds;
 mod filler;
 mod inbox;
 mod membership;
+mod probe;
+mod refund;
 mod takeover;
 
 pub mod import;
@@ -36,6 +39,7 @@ pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
+pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
 pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use billing_core::ids::{OurRef, Shard};
 use billing_core::outcome::Outcome;
 use billing_core::states::AttemptState;
-use billing_core::subscription::Planned;
+use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::Note;
 use carriers::Reply;
 use storage::pg::DueRow;
@@ -35,6 +35,10 @@ pub(crate) struct Flight {
     pub(crate) begun_ms: i64,
     /// Business time of the intent.
     pub(crate) business_at_ms: i64,
+    /// The charge's own row with what is held in it, for a refund.
+    pub(crate) aside: Option<Box<Aside>>,
+    /// A question about the balance: no attempt, no intent.
+    pub(crate) probe: bool,
 }
 
 /// Something for the recorder.
@@ -65,6 +69,8 @@ pub(crate) struct Found {
     pub(crate) carrier_txn_id: Option<String>,
     pub(crate) floor: u64,
     pub(crate) inbox: Option<(i32, i64)>,
+    /// The charge's own row with what is held in it, for a refund.
+    pub(crate) aside: Option<Box<Aside>>,
 }
 
 /// Values by subscription id. The ids are ours, dense per shard: nobody can choose them so that they collide.
@@ -139,6 +145,11 @@ impl Stripe {
 
     pub(crate) fn flights(&self) -> MutexGuard<'_, ById<Box<Flight>>> {
         locked(&self.flights)
+    }
+
+    /// Whether what is on its way of a subscription is a question about its balance.
+    pub(crate) fn is_probe(&self, subscription_id: i64) -> bool {
+        locked(&self.flights).get(&subscription_id).is_some_and(|flight| flight.probe)
     }
 
     /// Claims a subscription for this process' own use; `false` when it is on its way already.

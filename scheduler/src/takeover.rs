@@ -5,14 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use billing_core::ids::Shard;
-use billing_core::outcome::{Doubt, Outcome};
+use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::AttemptState;
-use billing_core::subscription::Planned;
+use billing_core::subscription::{Aside, Planned};
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
 use storage::pg::{
-    DueRow, OpenIntent, StoreError, WheelEntry, load, open_intents, own_open_attempts, post_evidence,
+    DueRow, OpenIntent, StoreError, WheelEntry, load, load_aside, open_intents, own_open_attempts,
+    post_evidence,
 };
 use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;
@@ -140,6 +141,14 @@ async fn hand_to_recorder(
             stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
             continue;
         }
+        let aside = match intent.planned.op {
+            Op::Refund => {
+                let conn = db.conn().await?;
+                let kept = load_aside(conn, intent.subscription_id, intent.planned.period).await;
+                db.checked(kept)?.map(|kept| held_by(kept, &intent.planned))
+            }
+            _ => None,
+        };
         let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
         let (outcome, carrier_code, carrier_txn_id) =
             known.unwrap_or((Outcome::Unknown(Doubt::SenderDied), None, None));
@@ -156,9 +165,15 @@ async fn hand_to_recorder(
             carrier_txn_id,
             floor,
             inbox: None,
+            aside,
         })));
     }
     Ok(())
+}
+
+/// The charge's own row as it was when the refund's intent was made: its last attempt is that one, and open.
+fn held_by(kept: Aside, planned: &Planned) -> Box<Aside> {
+    Box::new(Aside { attempt_no: planned.attempt_no - 1, ..kept })
 }
 
 type Known = (Outcome, Option<String>, Option<String>);

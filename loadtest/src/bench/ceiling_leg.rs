@@ -213,6 +213,7 @@ impl Ceiling {
             digest,
             rule: Rule::DUE_SEND.number(),
             book_version: self.book_version,
+            cap: None,
         });
         self.sent += 1;
         let (debit, credit) = self.accounts;
@@ -255,6 +256,8 @@ impl Ceiling {
             legs: [Some(leg), None, None, None],
             aside: None,
             inbox: None,
+            give_back: [None; 2],
+            refunded: None,
         };
         batch.record.push(&record, words);
         Ok(())

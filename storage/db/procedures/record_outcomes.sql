@@ -27,7 +27,13 @@ CREATE OR REPLACE FUNCTION record_outcomes(
     a_places int[], a_dues bigint[], a_collecteds bigint[], a_attempt_nos int2[], a_rounds int2[],
     a_steps int2[], a_opens int2[], a_states int2[], a_currencies int2[],
     -- inbox rows that this commit consumes
-    i_shards int[], i_ids bigint[]
+    i_shards int[], i_ids bigint[],
+    -- what carriers have set aside: the attempt (0 for none), how much, until when
+    n_reserved_nos int2[], n_reserved_minors bigint[], n_reserved_untils bigint[],
+    -- caps, sparse: attempts that give back what they had reserved, less what was collected
+    u_places int[], u_subscribers bigint[], u_attempt_nos int2[], u_kept bigint[], u_requests int[],
+    -- refunds, sparse: their charge's own row afterwards
+    r_places int[], r_refundeds bigint[], r_attempt_nos int2[], r_opens int2[], r_next_ats bigint[], r_next_kinds int2[]
 ) RETURNS int2[]
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
@@ -49,13 +55,15 @@ BEGIN
                    collected_minor = a.collected, attempt_no = a.attempt_no, round = a.round, step = a.step,
                    open = a.open, deferrals = a.deferrals, paid_until_ms = a.paid_until,
                    state_until_ms = a.state_until, retry_at_ms = a.retry_at, next_at_ms = a.next_at,
-                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version
+                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version,
+                   reserved_no = nullif(a.reserved_no, 0), reserved_minor = a.reserved_minor,
+                   reserved_until_ms = a.reserved_until
               FROM unnest(p_ids, p_revs, n_states, n_periods, n_dues, n_collecteds, n_attempt_nos, n_rounds,
                           n_steps, n_opens, n_deferrals, n_paid_untils, n_state_untils, n_retry_ats, n_next_ats,
-                          n_next_kinds, n_flags, n_book_versions)
+                          n_next_kinds, n_flags, n_book_versions, n_reserved_nos, n_reserved_minors, n_reserved_untils)
                    WITH ORDINALITY AS a (id, rev, state, period, due, collected, attempt_no, round,
                           step, open, deferrals, paid_until, state_until, retry_at, next_at,
-                          next_kind, flags, book_version, place)
+                          next_kind, flags, book_version, reserved_no, reserved_minor, reserved_until, place)
              WHERE s.id = a.id AND s.rev = a.rev AND (verdicts IS NULL OR verdicts[a.place] = 0);
             GET DIAGNOSTICS updated = ROW_COUNT;
             IF updated <> expected THEN
@@ -109,8 +117,20 @@ BEGIN
             -- The rest is rare: attempts that opened or closed, notes, asides, inbox rows.
             IF 2 = ANY (p_kinds) OR 3 = ANY (p_kinds) THEN
                 PERFORM record_rare(p_business_at_ms, verdicts, p_ids, p_revs, p_kinds, p_periods, p_attempt_nos,
-                    p_reasons, p_charge_states, p_rules, p_codes, p_txn_ids, p_untils, n_opens,
+                    p_reasons, p_charge_states, p_rules, p_codes, p_txn_ids, p_untils, p_classes,
                     a_places, a_dues, a_collecteds, a_attempt_nos, a_rounds, a_steps, a_opens, a_states, a_currencies);
+            END IF;
+            IF cardinality(u_places) > 0 THEN
+                PERFORM give_back_usage(p_ids, p_periods, verdicts, u_places, u_subscribers, u_attempt_nos, u_kept, u_requests);
+            END IF;
+            IF cardinality(r_places) > 0 THEN
+                UPDATE charge_aside AS x
+                   SET refunded_minor = r.refunded, attempt_no = r.attempt_no, open = r.open, next_at_ms = r.next_at,
+                       next_kind = r.next_kind, rev = x.rev + 1
+                  FROM unnest(r_places, r_refundeds, r_attempt_nos, r_opens, r_next_ats, r_next_kinds)
+                       AS r (place, refunded, attempt_no, open, next_at, next_kind)
+                 WHERE x.subscription_id = p_ids[r.place] AND x.period = p_periods[r.place]
+                   AND (verdicts IS NULL OR verdicts[r.place] = 0);
             END IF;
             IF cardinality(i_ids) > 0 THEN
                 DELETE FROM attempt_open o

@@ -2,7 +2,7 @@
 CREATE OR REPLACE FUNCTION record_rare(
     p_business_at_ms bigint, verdicts int2[], p_ids bigint[], p_revs int[], p_kinds int2[], p_periods int[],
     p_attempt_nos int2[], p_reasons int2[], p_charge_states int2[], p_rules int2[], p_codes text[],
-    p_txn_ids text[], p_untils bigint[], n_opens int2[],
+    p_txn_ids text[], p_untils bigint[], p_classes int2[],
     a_places int[], a_dues bigint[], a_collecteds bigint[], a_attempt_nos int2[], a_rounds int2[],
     a_steps int2[], a_opens int2[], a_states int2[], a_currencies int2[]
 ) RETURNS void
@@ -11,9 +11,9 @@ BEGIN
     -- An accepted attempt whose deadline passed becomes unknown in place.
     INSERT INTO attempt_open AS o (subscription_id, amount_minor, deadline_at_ms, period, attempt_no, kind, reason,
                                    rule_id, currency, carrier_code, carrier_txn_id)
-    SELECT a.id, i.amount_minor, a.until_ms, a.period, a.attempt_no, a.open, a.reason, a.rule, i.currency, a.code, a.txn_id
-      FROM unnest(p_ids, p_kinds, p_periods, p_attempt_nos, p_reasons, p_rules, p_codes, p_txn_ids, p_untils, n_opens)
-           WITH ORDINALITY AS a (id, kind, period, attempt_no, reason, rule, code, txn_id, until_ms, open, place)
+    SELECT a.id, i.amount_minor, a.until_ms, a.period, a.attempt_no, a.class - 1, a.reason, a.rule, i.currency, a.code, a.txn_id
+      FROM unnest(p_ids, p_kinds, p_periods, p_attempt_nos, p_reasons, p_rules, p_codes, p_txn_ids, p_untils, p_classes)
+           WITH ORDINALITY AS a (id, kind, period, attempt_no, reason, rule, code, txn_id, until_ms, class, place)
       JOIN attempt_intent i
         ON i.subscription_id = a.id AND i.period = a.period AND i.attempt_no = a.attempt_no
      WHERE a.kind = 2 AND (verdicts IS NULL OR verdicts[a.place] = 0)
@@ -31,5 +31,11 @@ BEGIN
     SELECT p_ids[a.place], a.due, a.collected, p_periods[a.place], a.attempt_no, a.round, a.step, a.open, a.state, a.currency
       FROM unnest(a_places, a_dues, a_collecteds, a_attempt_nos, a_rounds, a_steps, a_opens, a_states, a_currencies)
            AS a (place, due, collected, attempt_no, round, step, open, state, currency)
-     WHERE verdicts IS NULL OR verdicts[a.place] = 0;
+     WHERE verdicts IS NULL OR verdicts[a.place] = 0
+        -- A refund while its period ran made the row already.
+        ON CONFLICT (subscription_id, period) DO UPDATE
+       SET due_minor = EXCLUDED.due_minor, collected_minor = EXCLUDED.collected_minor,
+           attempt_no = greatest(charge_aside.attempt_no, EXCLUDED.attempt_no), round = EXCLUDED.round,
+           step = EXCLUDED.step, open = greatest(charge_aside.open, EXCLUDED.open), state = EXCLUDED.state,
+           rev = charge_aside.rev + 1;
 END $$;

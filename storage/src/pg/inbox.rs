@@ -16,6 +16,8 @@ pub enum InboxKind {
     Stop = 2,
     /// Evidence on an attempt: payload is what the sender knows.
     Evidence = 3,
+    /// A refund is wanted: payload says of what.
+    Refund = 16,
 }
 
 /// A row of the inbox.
@@ -55,7 +57,7 @@ pub async fn read_inbox(
             Ok(InboxRow {
                 id: row.try_get(0)?,
                 shard: Shard(row.try_get(1)?),
-                kind: [InboxKind::Created, InboxKind::Stop, InboxKind::Evidence]
+                kind: [InboxKind::Created, InboxKind::Stop, InboxKind::Evidence, InboxKind::Refund]
                     .into_iter()
                     .find(|k| *k as i16 == kind),
                 subscription_id: row.try_get(3)?,

@@ -30,7 +30,9 @@ mod load;
 mod migrate;
 mod outbox;
 mod query;
+mod refund;
 mod stats;
+mod usage;
 mod verdict;
 mod versions;
 mod workers;
@@ -53,7 +55,9 @@ pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
+pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
 pub use stats::{MinuteRow, append_minutes, trim_minutes};
+pub use usage::{CapRow, GiveBack, usage_of};
 pub use verdict::Verdict;
 pub use versions::{
     ApplyError, Applying, BookVersion, PlanCount, VersionLine, apply_book, book_history, book_names,
