@@ -204,6 +204,7 @@ impl Story {
             rules,
             zone: &self.zone,
             sub,
+            open: None,
             script: &self.script,
             events: &self.events,
             now: self.zone.instant(self.start, 0)?,

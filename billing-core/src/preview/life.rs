@@ -62,7 +62,13 @@ impl<'a> Life<'a> {
             sub: setup.sub.clone(),
             now: setup.now,
             asides: Vec::new(),
-            open: BTreeMap::new(),
+            open: setup
+                .open
+                .iter()
+                .map(|(planned, state)| {
+                    (planned.period, Open { planned: *planned, state: *state, later: None })
+                })
+                .collect(),
             events: setup.events,
             requests: 0,
             balance_minor: None,

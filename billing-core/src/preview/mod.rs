@@ -20,7 +20,7 @@ use crate::plan::PlanRules;
 use crate::reason::{Inputs, Rule};
 use crate::schedule::{Anchor, price_of};
 use crate::states::{AttemptState, ChargeState, SubscriptionState};
-use crate::subscription::{CoreError, NextKind, Progress, Subscription};
+use crate::subscription::{CoreError, NextKind, Planned, Progress, Subscription};
 use crate::zone::Zone;
 
 /// The most steps of one preview.
@@ -35,6 +35,8 @@ pub struct Setup<'a> {
     pub zone: &'a Zone,
     /// The subscription as it stands.
     pub sub: Subscription,
+    /// Its last attempt, while that is open.
+    pub open: Option<(Planned, AttemptState)>,
     /// What the carrier answers.
     pub script: &'a Script,
     /// What happens besides, in the sequence of time.

@@ -168,7 +168,11 @@ async fn charge_row(
 }
 
 /// The plan and the beginning of the carrier's numbers, as a version of the book had them.
-async fn book_of(reading: &mut Reading, version: i32, plan: &str) -> anyhow::Result<(PlanRules, String)> {
+pub(crate) async fn book_of(
+    reading: &mut Reading,
+    version: i32,
+    plan: &str,
+) -> anyhow::Result<(PlanRules, String)> {
     let files = pg::book_files(&mut reading.conn, version).await?;
     let files = files.ok_or_else(|| failed("the database does not have it"))?;
     let files: BTreeMap<String, String> = serde_json::from_str(&files)?;
