@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use billing_core::reason::Inputs;
 use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::outcome::Outcome;
@@ -194,7 +195,8 @@ impl Item {
             What::Note(note) => {
                 storable(note)?;
                 let record = self.note_record(note);
-                let story = self.story(lease, now.as_millisecond(), note.rule.number(), None, &record);
+                let why = note.rule.number();
+                let story = self.story(lease, now.as_millisecond(), why, None, (&record, note.inputs));
                 let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
                 (record, story, key, LaneHint::None)
             }
@@ -205,7 +207,8 @@ impl Item {
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =
                     if facts.business_at_ms == 0 { now.as_millisecond() } else { facts.business_at_ms };
-                let story = self.story(lease, at_ms, facts.why, exchange, &record);
+                let looked_at = (&record, decision.inputs);
+                let story = self.story(lease, at_ms, facts.why, exchange, looked_at);
                 let key = self.history_key(facts.planned.period, facts.planned.attempt_no, facts.seq);
                 (record, story, key, decision.lane)
             }
@@ -342,7 +345,7 @@ impl Item {
         business_at_ms: i64,
         why: i16,
         exchange: Option<StoryExchange<&'a [u8], &'a str>>,
-        record: &RecordRow,
+        (record, inputs): (&RecordRow, Inputs),
     ) -> Story<&'a [u8], &'a str> {
         Story {
             version: STORY_VERSION,
@@ -361,6 +364,7 @@ impl Item {
                 next_kind: record.progress.next_kind as i16,
                 next_period: record.progress.period.number(),
             },
+            inputs: inputs.iter().map(|(input, value)| (input as i16, value)).collect(),
         }
     }
 

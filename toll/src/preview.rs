@@ -107,8 +107,8 @@ struct ShownStep {
     answer: Option<String>,
     /// Why it was sent.
     sent_by: Option<RuleWords>,
-    /// Why it was decided as it was.
-    rule: RuleWords,
+    /// Why it was decided as it was; `None` for what changes nothing here.
+    rule: Option<RuleWords>,
     /// What the rule looked at.
     facts: Vec<String>,
     attempt_state: Option<&'static str>,
@@ -248,7 +248,7 @@ fn shown_step(step: &Step, currency: Currency) -> ShownStep {
         amount: asked,
         answer,
         sent_by,
-        rule: RuleWords::new(step.rule.number()),
+        rule: step.rule.map(|rule| RuleWords::new(rule.number())),
         facts: step
             .inputs
             .iter()
@@ -317,7 +317,7 @@ fn text(shown: &Shown, lived: &Preview, paint: Paint) -> String {
             StepKind::Attempt { sent_by, .. } => Some(*sent_by),
             _ => None,
         };
-        for rule in sent_by.into_iter().chain([step.rule]) {
+        for rule in sent_by.into_iter().chain(step.rule) {
             if !rules.contains(&rule) {
                 rules.push(rule);
             }
@@ -338,7 +338,7 @@ fn text(shown: &Shown, lived: &Preview, paint: Paint) -> String {
             cells.collected.amount.clone(),
             step.next
                 .map_or("nothing".to_owned(), |(at, kind)| format!("{} {}", local(at), next_words(kind))),
-            cells.rule.id.to_owned(),
+            cells.rule.as_ref().map_or(String::new(), |rule| rule.id.to_owned()),
         ]);
     }
     text += &table.render(0, paint);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{End, Event, Happens, Horizon, Preview, STEPS_MAX, Said, Setup, Step, StepKind};
+use super::{Amounts, End, Event, Happens, Horizon, Preview, STEPS_MAX, Said, Setup, Step, StepKind};
 use crate::decide::{AsideFacts, Facts, decide, decide_aside};
 use crate::outcome::{Doubt, Outcome};
 use crate::period::Period;
@@ -417,7 +417,13 @@ impl<'a> Life<'a> {
                 None
             }
         };
-        let kind = StepKind::Happened(event.what.to_string());
+        let what = match &event.what {
+            Happens::Balance(minor) => {
+                format!("the balance becomes {}", Amounts(rules.price.currency).text(*minor))
+            }
+            other => other.to_string(),
+        };
+        let kind = StepKind::Happened(what);
         match note {
             Some(note) => self.note(&note, kind),
             None => {
@@ -426,9 +432,8 @@ impl<'a> Life<'a> {
                     OpenAttempt::None => ChargeState::Open,
                     _ => ChargeState::Waiting,
                 };
-                let rule = if self.sub.stop_at.is_some() { Rule::STOP_CANCEL } else { Rule::NOT_DUE };
                 let sums = (at.due_minor, at.collected_minor);
-                self.step(at.period, kind, (rule, Inputs::default()), charge, sums);
+                self.push(at.period, kind, (None, Inputs::default()), charge, sums);
                 Ok(())
             }
         }
@@ -455,6 +460,17 @@ impl<'a> Life<'a> {
         period: Period,
         kind: StepKind,
         (rule, inputs): (Rule, Inputs),
+        charge: ChargeState,
+        sums: (i64, i64),
+    ) {
+        self.push(period, kind, (Some(rule), inputs), charge, sums);
+    }
+
+    fn push(
+        &mut self,
+        period: Period,
+        kind: StepKind,
+        (rule, inputs): (Option<Rule>, Inputs),
         charge: ChargeState,
         (due_minor, charge_collected_minor): (i64, i64),
     ) {

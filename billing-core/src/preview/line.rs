@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{Said, Step, StepKind};
 use crate::book::values::minute_text;
 use crate::money::{Currency, Money};
+use crate::reason::Rule;
 use crate::states::{ChargeState, State};
 use crate::subscription::NextKind;
 use crate::zone::Zone;
@@ -49,11 +50,12 @@ pub fn line(step: &Step, before: Option<&Step>, amounts: Amounts) -> String {
     if let Some((at, kind)) = step.next {
         line += &format!("; next {} ({})", local(at, zone), kind_word(kind));
     }
-    match &step.kind {
-        StepKind::Attempt { sent_by, .. } => line += &format!("  [{}, {}]", sent_by.id(), step.rule.id()),
-        _ => line += &format!("  [{}]", step.rule.id()),
-    }
-    line
+    let sent_by = match &step.kind {
+        StepKind::Attempt { sent_by, .. } => Some(*sent_by),
+        _ => None,
+    };
+    let rules: Vec<&str> = sent_by.into_iter().chain(step.rule).map(Rule::id).collect();
+    if rules.is_empty() { line } else { line + &format!("  [{}]", rules.join(", ")) }
 }
 
 fn what(step: &Step, amounts: Amounts) -> String {

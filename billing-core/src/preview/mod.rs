@@ -95,8 +95,8 @@ pub struct Step {
     pub period: Period,
     /// What it is.
     pub kind: StepKind,
-    /// The rule that decided on it.
-    pub rule: Rule,
+    /// The rule that decided on it; `None` for what changes nothing here.
+    pub rule: Option<Rule>,
     /// What the rule looked at.
     pub inputs: Inputs,
     /// Where the charge stands afterwards.
@@ -144,7 +144,7 @@ pub enum StepKind {
     },
     /// Nothing was sent, and something changed.
     Note,
-    /// Something happened from outside; the rule is the one that took it in.
+    /// Something happened from outside.
     Happened(String),
 }
 
