@@ -22,7 +22,11 @@ const SCALE: i32 = 10;
 /// How much later than in the pure story something may happen, business time: machines need time, and time runs fast.
 const LATE_MAX_MS: i64 = 20 * 60 * 1_000;
 /// How long a step may take, machine time.
-const STEP_MAX: Duration = Duration::from_secs(30);
+const STEP_MAX: Duration = Duration::from_secs(60);
+/// A step that follows from a late one is late itself: after so much waiting, machine time, ...
+const PUSH_AFTER: Duration = Duration::from_millis(700);
+/// ... business time is pushed on by so much.
+const PUSH_MS: i64 = 15_000;
 
 /// A story that the engine plays.
 struct Live<'a> {
@@ -89,6 +93,7 @@ fn play(book: &Book, stories: &[&Told], began: Timestamp) {
         stops(&world, &lives, at);
         runtime.block_on(jump(&mut conn, at));
         let deadline = Instant::now() + STEP_MAX;
+        let mut pushed = Instant::now();
         loop {
             let done = runtime.block_on(counts(&mut conn));
             let behind =
@@ -102,6 +107,10 @@ fn play(book: &Book, stories: &[&Told], began: Timestamp) {
                 behind.due_by(at),
                 engine.log_text()
             );
+            if pushed.elapsed() > PUSH_AFTER {
+                pushed = Instant::now();
+                runtime.block_on(push(&mut conn));
+            }
             std::thread::sleep(Duration::from_millis(15));
         }
     }
@@ -225,6 +234,12 @@ async fn jump(conn: &mut PgConnection, at: Timestamp) {
             ClockRow { base_machine_ms: machine_ms, base_business_ms: at.as_millisecond(), scale: SCALE };
         set_clock(conn, clock).await.unwrap();
     }
+}
+
+async fn push(conn: &mut PgConnection) {
+    let base_machine_ms = Timestamp::now().as_millisecond();
+    let base_business_ms = read_clock(conn).await.unwrap().business_ms(base_machine_ms) + PUSH_MS;
+    set_clock(conn, ClockRow { base_machine_ms, base_business_ms, scale: SCALE }).await.unwrap();
 }
 
 /// Attempts with a result and notes, per subscription.

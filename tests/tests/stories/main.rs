@@ -125,7 +125,8 @@ fn no_script_breaks_a_preview() {
         "accepted then no_funds after 3d",
         "accepted",
     ];
-    const EVENTS: [&str; 5] = ["top_up", "pause until 2027-02-01", "resume", "outage until 2027-01-09 10:00", "stop"];
+    const EVENTS: [&str; 5] =
+        ["top_up", "pause until 2027-02-01", "resume", "outage until 2027-01-09 10:00", "stop"];
     let book = Book::read();
     let mut chance = 0x9e37_79b9_7f4a_7c15_u64;
     let mut draw = |below: usize| {
