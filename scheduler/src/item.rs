@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use billing_core::reason::Inputs;
 use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::outcome::Outcome;
+use billing_core::reason::Inputs;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Held, NextKind, Planned, Progress};

@@ -2,6 +2,7 @@
 //! and jumps over idle stretches, never back.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -90,8 +91,8 @@ fn play(book: &Book, stories: &[&Told], began: Timestamp) {
     }
     let engine = Engine::start(&mut command, &world.dir.join("engine.log"));
     for at in instants(&lives) {
-        stops(&world, &lives, at);
         runtime.block_on(jump(&mut conn, at));
+        stops(&world, &lives, at);
         let deadline = Instant::now() + STEP_MAX;
         let mut pushed = Instant::now();
         loop {
@@ -284,9 +285,8 @@ async fn compare(conn: &mut PgConnection, life: &Live<'_>) -> String {
                 (if same { None } else { Some(text) }, row.intent_business_ms)
             }
             _ => {
-                if !notes.contains_key(&step.period) {
-                    let rows = pg::notes(conn, life.id.0, key).await.unwrap();
-                    notes.insert(step.period, rows.into());
+                if let Entry::Vacant(unread) = notes.entry(step.period) {
+                    unread.insert(pg::notes(conn, life.id.0, key).await.unwrap().into());
                 }
                 let Some(row) = notes.get_mut(&step.period).and_then(std::collections::VecDeque::pop_front)
                 else {
