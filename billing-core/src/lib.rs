@@ -28,7 +28,8 @@
 //! | **business time / machine time** | due, windows, dunning, deadlines: an argument / leases, timeouts |
 //! | **book** | the TOML files that say what is sold, when it is charged and how each carrier is spoken to ([`book`]) |
 //!
-//! Read in this order: [`outcome`], [`states`], [`mod@triage`], [`mod@decide`].
+//! Read in this order: [`outcome`], [`states`], [`mod@triage`], [`mod@decide`]. [`mod@preview`] plays them for one
+//! subscription.
 
 pub mod outcome;
 pub mod states;
@@ -54,3 +55,5 @@ pub mod ids;
 pub mod money;
 
 pub mod book;
+
+pub mod preview;

@@ -243,6 +243,32 @@ pub enum Input {
     Missed = 15,
 }
 
+impl Input {
+    /// The input of a kept number.
+    #[must_use]
+    pub fn from_number(number: i16) -> Option<Self> {
+        [
+            Self::DueMinor,
+            Self::CollectedMinor,
+            Self::AskedMinor,
+            Self::Round,
+            Self::Rounds,
+            Self::Step,
+            Self::Tries,
+            Self::Deferrals,
+            Self::BalanceMinor,
+            Self::NextDueMs,
+            Self::ChosenMs,
+            Self::StopMs,
+            Self::OwedMinor,
+            Self::NoticeMs,
+            Self::Missed,
+        ]
+        .into_iter()
+        .find(|input| *input as i16 == number)
+    }
+}
+
 /// What a rule looked at when it decided: at most four facts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Inputs([Option<(Input, i64)>; 4]);

@@ -1,6 +1,11 @@
 //! What a decision costs: nanoseconds per call of `triage` and `decide` on the plain daily plan, and on a few others.
 //!
 //! `cargo run --release -p loadtest --example core-bench`
+//!
+//! Instructions rather than time, which do not depend on what else the machine does:
+//! `valgrind --tool=callgrind --callgrind-out-file=calls.out target/release/examples/core-bench 200`, then
+//! `callgrind_annotate --inclusive=yes calls.out | grep -E 'per_call|triage_with|decide::decide'`; each figure divided by
+//! the calls that it stands for (200 calls, 5 rounds). `docs/measurements.md` keeps them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 use std::hint::black_box;
@@ -21,6 +26,7 @@ use billing_core::triage::{Triage, triage};
 use billing_core::zone::Zone;
 use jiff::SignedDuration;
 
+/// Calls of a round, unless the first argument says otherwise.
 const CALLS: u32 = 400_000;
 const ROUNDS: usize = 5;
 
@@ -97,12 +103,13 @@ fn measure(name: &str, rules: &PlanRules, zone: &str) {
 
 /// Nanoseconds per call in the fastest of a few rounds.
 fn per_call<T>(mut call: impl FnMut() -> T) -> u128 {
+    let calls = std::env::args().nth(1).and_then(|calls| calls.parse().ok()).unwrap_or(CALLS).max(1);
     let round = |_| {
         let begun = Instant::now();
-        for _ in 0..CALLS {
+        for _ in 0..calls {
             black_box(call());
         }
-        begun.elapsed().as_nanos() / u128::from(CALLS)
+        begun.elapsed().as_nanos() / u128::from(calls)
     };
     (0..ROUNDS).map(round).min().unwrap_or(0)
 }

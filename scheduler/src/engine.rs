@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
+use billing_core::plan::Missed;
+use billing_core::schedule::price_of;
 use billing_core::subscription::{CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
@@ -502,13 +504,19 @@ impl Engine {
 
 /// A charge without an attempt costs what the version says that it is decided under, whatever the row was made with.
 fn price_new_charge(catalog: &Catalog, row: &mut DueRow) {
-    let at = &mut row.sub.progress;
+    let (anchor, at) = (row.sub.anchor, &mut row.sub.progress);
     if at.attempt_no == 0
         && at.collected_minor == 0
         && let Some(plan) = catalog.plan(row.sub.plan_no)
         && Catalog::currency(plan, row.currency).is_some()
+        && let Some(zone) = catalog.zone(row.zone_no)
+        && let Ok(price) = price_of(&plan.rules, anchor, at.period, zone)
     {
-        at.due_minor = plan.rules.price.minor;
+        // A charge that missed periods became part of costs more than its own price.
+        let merged = matches!(plan.rules.missed, Missed::Merge { .. }) && at.due_minor > price.minor;
+        if !merged {
+            at.due_minor = price.minor;
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use billing_core::ids::OurRef;
 use billing_core::ledger::Leg;
 use billing_core::outcome::Op;
 use billing_core::outcome::Outcome;
+use billing_core::reason::Inputs;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Held, NextKind, Planned, Progress};
@@ -207,22 +208,25 @@ impl Item {
             What::Note(note) => {
                 storable(note)?;
                 let record = self.note_record(note);
-                let story = self.story(lease, now.as_millisecond(), note.rule.number(), None, &record);
+                let why = note.rule.number();
+                let story = self.story(lease, now.as_millisecond(), why, None, (&record, note.inputs));
                 let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
                 (record, story, key, LaneHint::None)
             }
             What::Attempt(facts) => {
-                let (record, lane) = if facts.planned.op == Op::Refund {
-                    self.refund_record(facts, now)?
+                let (record, lane, inputs) = if facts.planned.op == Op::Refund {
+                    let (record, lane) = self.refund_record(facts, now)?;
+                    (record, lane, Inputs::default())
                 } else {
                     let decision = self.decide(facts, now)?;
-                    (self.attempt_record(facts, &decision)?, decision.lane)
+                    (self.attempt_record(facts, &decision)?, decision.lane, decision.inputs)
                 };
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =
                     if facts.business_at_ms == 0 { now.as_millisecond() } else { facts.business_at_ms };
-                let story = self.story(lease, at_ms, facts.why, exchange, &record);
+                let looked_at = (&record, inputs);
+                let story = self.story(lease, at_ms, facts.why, exchange, looked_at);
                 let key = self.history_key(facts.planned.period, facts.planned.attempt_no, facts.seq);
                 (record, story, key, lane)
             }
@@ -369,7 +373,7 @@ impl Item {
         business_at_ms: i64,
         why: i16,
         exchange: Option<StoryExchange<&'a [u8], &'a str>>,
-        record: &RecordRow,
+        (record, inputs): (&RecordRow, Inputs),
     ) -> Story<&'a [u8], &'a str> {
         Story {
             version: STORY_VERSION,
@@ -388,6 +392,7 @@ impl Item {
                 next_kind: record.progress.next_kind as i16,
                 next_period: record.progress.period.number(),
             },
+            inputs: inputs.iter().map(|(input, value)| (input as i16, value)).collect(),
         }
     }
 

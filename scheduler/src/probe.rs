@@ -158,6 +158,7 @@ pub(crate) fn history_row(
             next_kind: at.next_kind as i16,
             next_period: at.period.number(),
         },
+        inputs: Vec::new(),
     };
     let plain = story.encode().map_err(|error| error.to_string())?;
     let bytes = sealer.seal(&flight.key, &key, &plain).map_err(|error| error.to_string())?;

@@ -7,7 +7,10 @@ use billing_core::outcome::{Moved, Outcome, ReasonCode};
 use serde::{Deserialize, Serialize};
 
 /// The current layout.
-pub const STORY_VERSION: u8 = 1;
+pub const STORY_VERSION: u8 = 2;
+
+/// The layout without [`Story::inputs`].
+const WITHOUT_INPUTS: u8 = 1;
 
 /// One row of the history, before it is sealed. Who writes one may borrow its bytes and words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct Story<B = Vec<u8>, S = String> {
     pub exchange: Option<StoryExchange<B, S>>,
     /// What was decided.
     pub decision: StoryDecision,
+    /// What the deciding rule looked at: numbers of `billing_core::reason::Input` with their values, at most four. Since
+    /// version 2.
+    pub inputs: Vec<(i16, i64)>,
 }
 
 /// What was sent and what came back.
@@ -166,7 +172,14 @@ impl Story {
     /// # Errors
     /// When the bytes are not a story of a known version.
     pub fn decode(bytes: &[u8]) -> Result<Self, postcard::Error> {
-        postcard::from_bytes(bytes)
+        if bytes.first() != Some(&WITHOUT_INPUTS) {
+            return postcard::from_bytes(bytes);
+        }
+        // An empty list is one zero byte at the end.
+        let mut whole = Vec::with_capacity(bytes.len() + 1);
+        whole.extend_from_slice(bytes);
+        whole.push(0);
+        postcard::from_bytes(&whole)
     }
 }
 
@@ -215,9 +228,14 @@ mod tests {
                 next_kind: 0,
                 next_period: 2_048,
             },
+            inputs: vec![(1, 500), (11, 1_796_112_000_000)],
         };
         let bytes = story.encode().unwrap();
         assert_eq!(Story::decode(&bytes).unwrap(), story);
         assert!(Story::decode(&bytes[..bytes.len() - 3]).is_err());
+        // As version 1 wrote it: without the list.
+        let old = Story { version: WITHOUT_INPUTS, inputs: Vec::new(), ..story };
+        let bytes = old.encode().unwrap();
+        assert_eq!(Story::decode(&bytes[..bytes.len() - 1]).unwrap(), old);
     }
 }

@@ -135,3 +135,82 @@ fn doctor_says_what_must_be_mended() {
     }
     drop(engine);
 }
+
+#[test]
+fn stories_of_the_book_are_checked_run_and_blessed() {
+    let world = World::start("book-test", &WorldOptions::default());
+    let none = world.run(&["book", "test"]);
+    assert!(none.status.success() && told(&none).contains("no stories"), "{}", told(&none));
+    let dir = world.book.dir.join("stories");
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("kids.toml");
+    let head = "about = \"No money, then money\"\nplan = \"medina-kids-daily\"\nzone = \"Africa/Tunis\"\nstart = \"2026-12-01\"\ncharges = 2\n";
+    std::fs::write(&file, format!("{head}outcomes = \"no_fund\"\n")).unwrap();
+    let broken = world.run(&["book", "check"]);
+    assert_eq!(broken.status.code(), Some(1));
+    let place = format!("{}:6:13: no carrier says \"no_fund\"; did you mean no_funds?", file.display());
+    assert!(told(&broken).contains(&place), "{}", told(&broken));
+
+    std::fs::write(&file, format!("{head}outcomes = \"no_funds\"\n")).unwrap();
+    let fine = world.run(&["book", "check"]);
+    assert!(told(&fine).contains("1 story (`toll book test` runs them)"), "{}", told(&fine));
+    let bare = world.run(&["book", "test"]);
+    assert_eq!(bare.status.code(), Some(4), "a story without an expectation is not as expected");
+    assert!(world.run(&["book", "test", "--bless"]).status.success());
+    let fine = world.run(&["book", "test"]);
+    assert!(fine.status.success() && told(&fine).contains("1 of 1 stories"), "{}", told(&fine));
+
+    world.book.change("stories/kids.toml", "0.300 TND: charged", "0.300 TND: no_funds");
+    let differs = world.run(&["book", "test", "--json"]);
+    assert_eq!(differs.status.code(), Some(4));
+    let story = &json(&differs)["stories"][0];
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line = usize::try_from(story["line"].as_u64().unwrap()).unwrap();
+    assert_eq!(text.lines().nth(line - 1), story["expected"].as_str());
+    assert!(story["found"].as_str().unwrap().contains("0.300 TND: charged"), "{story}");
+    // What is expected is no part of a version: nothing is to be applied.
+    assert!(world.run(&["sub", "import", "/dev/null"]).status.code().is_some());
+    let plan = world.run(&["book", "plan", "--exit-code"]);
+    assert_eq!(plan.status.code(), Some(0), "{}", told(&plan));
+}
+
+#[test]
+fn a_preview_says_what_the_engine_then_does() {
+    let world = World::start("preview", &WorldOptions::default());
+    let made_up =
+        world.run(&["sub", "preview", "--plan", "medina-kids-daily", "--start", "2026-12-01", "--json"]);
+    let made_up = json(&made_up);
+    assert_eq!(made_up["steps"].as_array().unwrap().len(), 5);
+    assert_eq!(made_up["collected"]["amount"], "2.500");
+    world.import_rows("medina-kids-daily", 0, 1, "2026-12-01");
+    let id = billing_core::ids::SubscriptionId(world.number("SELECT id FROM subscription")).to_string();
+    let arguments = ["sub", "preview", &id, "--outcomes", "no_funds x2, charged", "--charges", "1", "--json"];
+    let preview = json(&world.run(&arguments));
+    let steps = preview["steps"].as_array().unwrap();
+    let answers: Vec<_> = steps.iter().map(|step| step["answer"].as_str().unwrap()).collect();
+    assert_eq!(answers, ["no_funds", "no_funds", "charged"]);
+    assert_eq!(steps[2]["charge"], "reduced");
+    let text = told(&world.run(&arguments[..arguments.len() - 1]));
+    assert!(text.contains("ladder.next v1: refused for lack of funds"), "{text}");
+    world.mock.behave(r#"{"scripts":{"21620000000":["no_funds","no_funds"]}}"#);
+    let _engine = world.serve("engine");
+    wait_until("three attempts", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 3);
+    assert_eq!(world.number("SELECT max(moved_minor) FROM attempt_outcome"), 100);
+    let charge = steps[0]["period"].as_str().unwrap();
+    let charge = format!("ch_{}-{charge}", id.strip_prefix("sub_").unwrap());
+    let explained = told(&world.run(&["explain", &charge]));
+    for part in ["looked at: this was round 1", "0.500 TND was due", "ladder.next"] {
+        assert!(explained.contains(part), "{part} is missing in\n{explained}");
+    }
+    for wrong in [
+        &["sub", "preview"][..],
+        &["sub", "preview", "--plan", "nothing"],
+        &["sub", "preview", "--plan", "medina-kids-daily", "--zone", "Moon"],
+        &["sub", "preview", "--plan", "medina-kids-daily", "--outcomes", "maybe"],
+        &["sub", "preview", "--plan", "medina-kids-daily", "--event", "2026-12-01 10:00 dance"],
+        &["sub", "preview", "--plan", "medina-kids-daily", "--charges", "201"],
+    ] {
+        let output = world.run(wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {}", told(&output));
+    }
+}

@@ -5,11 +5,15 @@ use std::path::Path;
 
 use anyhow::Context;
 use billing_core::book::reader::{Problems, Source};
+use billing_core::book::story::{Story, read_story};
 use billing_core::book::{Book, CarrierSummary};
 use billing_core::zone::Zone;
 use carriers::{CarrierDefinition, Secrets};
 use storage::pg::{BookNames, CarrierName, PlanName};
 use thiserror::Error;
+
+/// The most stories of a book.
+const STORIES_MAX: usize = 2_000;
 
 /// The book with its carriers and the files that it was made of.
 #[derive(Debug)]
@@ -113,6 +117,43 @@ pub(crate) fn read_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
             Ok(Source { file, text })
         })
         .collect()
+}
+
+/// The files of the stories under `dir`: none where there is no such folder. They are no part of a version.
+pub(crate) fn story_sources(dir: &Path) -> anyhow::Result<Vec<Source>> {
+    let folder = dir.join("stories");
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    anyhow::ensure!(paths.len() <= STORIES_MAX, "{} stories, at most {STORIES_MAX} are read", paths.len());
+    paths.sort();
+    let read = |path: &std::path::PathBuf| {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let inside = path.strip_prefix(dir).unwrap_or(path);
+        Ok(Source { file: Path::new("config").join(inside).display().to_string(), text })
+    };
+    paths.iter().map(read).collect()
+}
+
+/// The stories of a book, each with the file that it stands in.
+///
+/// # Errors
+/// [`BookProblems`] with all of them.
+pub(crate) fn stories(dir: &Path, loaded: &LoadedBook) -> anyhow::Result<Vec<(Source, Story)>> {
+    let mut problems = Problems::default();
+    let mut stories = Vec::new();
+    for source in story_sources(dir)? {
+        let story = read_story(&source, &loaded.book.plans, &mut problems);
+        stories.extend(story.map(|story| (source, story)));
+    }
+    if problems.is_empty() { Ok(stories) } else { Err(BookProblems(problems).into()) }
 }
 
 impl LoadedBook {

@@ -12,6 +12,7 @@ use crate::doctor::DoctorArgs;
 use crate::explain::ExplainArgs;
 use crate::import::ImportArgs;
 use crate::ops::OpsCommand;
+use crate::preview::PreviewArgs;
 use crate::query::QueryCommand;
 use crate::serve::ServeArgs;
 use crate::status::StatusArgs;
@@ -85,6 +86,8 @@ pub(crate) enum SubCommand {
     Import(ImportArgs),
     /// Show a subscription and its latest charges
     Show(sub::ShowArgs),
+    /// Show the next charges of a subscription, or of a made-up one, if the carrier answered like this
+    Preview(PreviewArgs),
     /// Stop a subscription for good; says first what that does
     Cancel(sub::CancelArgs),
 }

@@ -6,6 +6,7 @@ mod render;
 mod story;
 mod why;
 
+pub(crate) use gather::book_of;
 pub(crate) use why::{next, state_name};
 
 use crate::cli::Global;

@@ -216,6 +216,7 @@ mod tests {
                 next_kind: 0,
                 next_period: 9_001,
             },
+            inputs: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ mod import;
 mod kept;
 mod ops;
 mod out;
+mod preview;
 mod query;
 mod reading;
 mod refund;
@@ -90,6 +91,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,
         Command::Sub(SubCommand::Show(args)) => sub::show(&global, args).await,
         Command::Sub(SubCommand::Cancel(args)) => sub::cancel(&global, args).await,
+        Command::Sub(SubCommand::Preview(args)) => preview::run(&global, args).await,
         Command::Book(command) => book::run(&global, command).await,
         Command::Query(command) => query::run(&global, &command).await,
         Command::Ops(command) => ops::run(&global, &command).await,

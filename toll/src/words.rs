@@ -3,7 +3,7 @@
 use billing_core::money::{Currency, Money};
 use billing_core::period::Period;
 use billing_core::plan::PlanRules;
-use billing_core::reason::Rule;
+use billing_core::reason::{Input, Rule};
 use billing_core::schedule::{Anchor, Cadence, Nth};
 use billing_core::zone::Zone;
 use jiff::Timestamp;
@@ -95,6 +95,30 @@ impl RuleWords {
 impl std::fmt::Display for RuleWords {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} [rule {} v{}]", self.sentence, self.id, self.version)
+    }
+}
+
+/// A fact that a rule looked at, by its kept number, as a phrase.
+pub(crate) fn fact(input: i16, value: i64, currency: i16, zone: &Zone) -> String {
+    let amount = || Amount::new(value, currency).to_string();
+    let local = || zone.describe(timestamp(value));
+    match Input::from_number(input) {
+        Some(Input::DueMinor) => format!("{} was due", amount()),
+        Some(Input::CollectedMinor) => format!("{} had been collected before", amount()),
+        Some(Input::AskedMinor) => format!("{} was asked for", amount()),
+        Some(Input::Round) => format!("this was round {}", value.saturating_add(1)),
+        Some(Input::Rounds) => format!("the plan has {} after the first", count(value, "more round")),
+        Some(Input::Step) => format!("step {value} of the ladder"),
+        Some(Input::Tries) => format!("{} had counted", count(value, "request")),
+        Some(Input::Deferrals) => format!("moved {} before", count(value, "time")),
+        Some(Input::BalanceMinor) => format!("the balance covers {}", amount()),
+        Some(Input::NextDueMs) => format!("the next period falls due at {}", local()),
+        Some(Input::ChosenMs) => format!("the moment chosen is {}", local()),
+        Some(Input::StopMs) => format!("the stop came at {}", local()),
+        Some(Input::OwedMinor) => format!("{} was owed in arrears", amount()),
+        Some(Input::NoticeMs) => format!("the top-up was announced at {}", local()),
+        Some(Input::Missed) => format!("{} joined", count(value, "missed period")),
+        None => format!("fact {input}: {value}"),
     }
 }
 

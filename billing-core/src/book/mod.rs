@@ -5,12 +5,14 @@
 //! | `config/plans/<id>.toml` | [`plan`] |
 //! | `config/countries/<iso2>.toml` | [`countries`] |
 //! | `config/engine.toml` | [`engine`] |
+//! | `config/stories/<id>.toml` | [`story`]; expectations, no part of a version |
 //! | `config/carriers/<id>.toml` | the carriers crate, with the same [`reader`]; here only its [`CarrierSummary`] |
 
 pub mod countries;
 pub mod diff;
 pub mod engine;
 pub mod plan;
+pub mod story;
 
 pub mod reader;
 

@@ -1,11 +1,15 @@
 //! How the carrier behaves: who has money, what fails and how often. Given at start, changeable while it runs.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::faults::GarbageKind;
 
 const PPM: u32 = 1_000_000;
 const CLASSES_MAX: usize = 64;
+/// Lines with a script, and words of a script.
+const SCRIPTS_MAX: usize = 1_000;
 const KINDS_MAX: usize = 64;
 const LATENCY_MAX_MS: u64 = 3_600_000;
 /// Enough for any charge: a million of major units.
@@ -78,6 +82,31 @@ pub struct Behaviour {
     pub callback_contrary_ppm: u32,
     /// Callbacks that arrive before the answer "accepted" does.
     pub callback_early_ppm: u32,
+    /// What single lines get for their charges, by their digits: one word per key that the carrier has not decided
+    /// before; after the last word such a line is as any other. At most 1,000 lines.
+    pub scripts: BTreeMap<String, Vec<Scripted>>,
+}
+
+/// An answer out of a script. Balances, barred lines and limits are not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scripted {
+    /// Takes the amount.
+    Charged,
+    /// Takes so many minor units of it.
+    Partial(u64),
+    /// Refuses: no money.
+    NoFunds,
+    /// Refuses: barred.
+    Barred,
+    /// Refuses: no such line.
+    UnknownSubscriber,
+    /// Refuses: a limit.
+    Limit,
+    /// Busy; nothing processed, nothing remembered.
+    Temporary,
+    /// Takes the amount, and the connection is reset.
+    Unknown,
 }
 
 /// Opening balances.
@@ -145,6 +174,7 @@ impl Default for Behaviour {
             callback_forged_ppm: 0,
             callback_contrary_ppm: 0,
             callback_early_ppm: 0,
+            scripts: BTreeMap::new(),
         }
     }
 }
@@ -230,6 +260,13 @@ impl Behaviour {
         }
         if self.latency_ms.max(self.latency_jitter_ms) > LATENCY_MAX_MS {
             return wrong(format!("a latency is above {LATENCY_MAX_MS} ms"));
+        }
+        let longest = self.scripts.values().map(Vec::len).max().unwrap_or(0);
+        if self.scripts.len().max(longest) > SCRIPTS_MAX {
+            return wrong(format!(
+                "{} scripts of up to {longest} words, {SCRIPTS_MAX} of each are allowed",
+                self.scripts.len()
+            ));
         }
         let kinds = self.garbage_kinds.len();
         if kinds > KINDS_MAX || (kinds == 0 && self.garbage_ppm > 0) {

@@ -1,5 +1,6 @@
 //! The carrier's mind: what it remembers of each key, and the one place where a charge is decided.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use super::balances::{Balances, Line};
-use super::behaviour::{Behaviour, BehaviourError};
+use super::behaviour::{Behaviour, BehaviourError, Scripted};
 use super::dialects::{Answer, Asked, Dialect, Refusal};
 use super::draw::{Draw, Purpose};
 use super::faults::{Fate, GarbageKind};
@@ -28,6 +29,8 @@ pub(super) struct Books {
     pub(super) stats: Stats,
     pub(super) txn: BytesMut,
     pub(super) further: Further,
+    /// How many words of its script each line has had, in this life.
+    scripted: HashMap<Line, usize>,
     path: PathBuf,
 }
 
@@ -131,6 +134,8 @@ struct Judgement {
     decided: Option<Decision>,
     took_minor: Option<u64>,
     message: Option<Answer>,
+    /// It is a word of the line's script.
+    scripted: bool,
 }
 
 impl Books {
@@ -161,6 +166,7 @@ impl Books {
             stats,
             txn: BytesMut::new(),
             further,
+            scripted: HashMap::new(),
             path: path.to_owned(),
         })
     }
@@ -246,6 +252,11 @@ impl Books {
             }
             remember(&mut self.keys, &asked.key, judgement.decided);
         }
+        if judgement.scripted
+            && let Some(line) = asked.line
+        {
+            *self.scripted.entry(line).or_default() += 1;
+        }
         Ok(self.verdict(&judgement, name))
     }
 
@@ -278,6 +289,13 @@ impl Books {
             meets_fate: true,
             ..Judgement::plain(answer, Status::NotProcessed, reason)
         };
+        let script = self.behaviour.scripts.get(&*asked.msisdn);
+        let heard = self.scripted.get(&line).copied().unwrap_or(0);
+        let said = script.and_then(|words| words.get(heard)).copied();
+        let fate = if said.is_some() { Fate::Well } else { fate };
+        if said == Some(Scripted::Temporary) {
+            return Judgement { scripted: true, ..lost(Answer::Busy, "busy", Delivery::Sent) };
+        }
         match fate {
             Fate::Throttle => return lost(Answer::Throttled, "throttled", Delivery::Sent),
             Fate::Busy => return lost(Answer::Busy, "busy", Delivery::Sent),
@@ -292,6 +310,15 @@ impl Books {
             if there >= least.max(1) {
                 (refusal, took_minor) = (None, there);
             }
+        }
+        match said {
+            None | Some(Scripted::Temporary) => {}
+            Some(Scripted::NoFunds) => refusal = Some(Refusal::NoFunds),
+            Some(Scripted::Barred) => refusal = Some(Refusal::Barred),
+            Some(Scripted::UnknownSubscriber) => refusal = Some(Refusal::Unknown),
+            Some(Scripted::Limit) => refusal = Some(Refusal::Limit),
+            Some(Scripted::Charged | Scripted::Unknown) => (refusal, took_minor) = (None, amount_minor),
+            Some(Scripted::Partial(part)) => (refusal, took_minor) = (None, part.min(amount_minor)),
         }
         let outcome = match (refusal, fate) {
             (Some(refusal), _) => Outcome::Refused(refusal),
@@ -311,8 +338,9 @@ impl Books {
             status,
             reason: refusal.map_or("", Refusal::name),
             txn: decision.txn(),
-            delivery: delivery_of(fate),
+            delivery: if said == Some(Scripted::Unknown) { Delivery::Reset } else { delivery_of(fate) },
             meets_fate: true,
+            scripted: said.is_some(),
             decided: Some(decision),
         }
     }
@@ -403,6 +431,7 @@ impl Judgement {
             decided: None,
             took_minor: None,
             message: None,
+            scripted: false,
         }
     }
 }

@@ -201,3 +201,25 @@ fn delays_are_fixed_per_key_and_within_their_range() {
     }
     assert!(seen.len() > 20, "delays differ between keys");
 }
+
+#[test]
+fn a_line_with_a_script_gets_its_words_and_then_what_all_get() {
+    let bench = Bench::new("script");
+    let behaviour = r#"{"scripts":{"34600000001":["no_funds",{"partial":20},"temporary","unknown"]}}"#;
+    let mut books = bench.open(behaviour);
+    let line = "34600000001";
+    assert_eq!(charge(&mut books, "k1", line, 50).answer, Answer::Refused(Refusal::NoFunds));
+    assert_eq!(charge(&mut books, "k1", line, 50).answer, Answer::Refused(Refusal::NoFunds), "the same key");
+    let part = charge(&mut books, "k2", line, 50);
+    assert!(matches!(part.answer, Answer::Charged { said_minor: 20, .. }), "{part:?}");
+    assert!(charged(charge(&mut books, "other", "34600000002", 50)), "nobody else hears it");
+    assert_eq!(charge(&mut books, "k3", line, 50).answer, Answer::Busy);
+    let lost = charge(&mut books, "k3", line, 50);
+    assert!(charged(lost) && lost.delivery == Delivery::Reset, "{lost:?}");
+    assert_eq!(bench.last()[0], "applied");
+    let well = charge(&mut books, "k4", line, 50);
+    assert!(charged(well) && well.delivery == Delivery::Sent);
+    let long = format!("{{\"scripts\":{{\"1\":[{}\"barred\"]}}}}", "\"limit\",".repeat(1_000));
+    assert!(Behaviour::from_json(long.as_bytes()).is_err());
+    assert!(Behaviour::from_json(br#"{"scripts":{"1":["dance"]}}"#).is_err());
+}

@@ -16,6 +16,8 @@ struct Checked {
     ok: bool,
     carriers: usize,
     plans: usize,
+    /// Stories, which `toll book test` runs.
+    stories: usize,
     /// SHA-256 of the files.
     digest: Option<String>,
     problems: Vec<Problem>,
@@ -36,18 +38,27 @@ struct Problem {
 pub(super) fn check(global: &Global) -> anyhow::Result<()> {
     let loaded = book_files::load(&global.config, &StandInSecrets);
     let loaded = loaded.map_err(|error| tell(global, error))?;
+    let stories = book_files::stories(&global.config, &loaded).map_err(|error| tell(global, error))?.len();
     if global.json {
         return out::json(&Checked {
             ok: true,
             carriers: loaded.carriers.len(),
             plans: loaded.book.plans.len(),
+            stories,
             digest: Some(digest(&loaded.book.digest)),
             problems: Vec::new(),
             omitted: 0,
         });
     }
     let (carriers, plans) = (count(loaded.carriers.len(), "carrier"), count(loaded.book.plans.len(), "plan"));
-    out::print(&format!("book is fine: {carriers}, {plans}\n"))
+    let stories = match stories {
+        0 => String::new(),
+        stories => {
+            let stories = stories.to_string() + if stories == 1 { " story" } else { " stories" };
+            format!(", {stories} (`toll book test` runs them)")
+        }
+    };
+    out::print(&format!("book is fine: {carriers}, {plans}{stories}\n"))
 }
 
 /// Prints every problem of a book at its place; gives the failure to end with.
@@ -80,11 +91,11 @@ fn problems(config: &Path, error: anyhow::Error) -> anyhow::Result<Checked> {
         })
         .collect();
     let omitted = problems.len() - listed.len();
-    Ok(Checked { ok: false, carriers: 0, plans: 0, digest: None, problems: listed, omitted })
+    Ok(Checked { ok: false, carriers: 0, plans: 0, stories: 0, digest: None, problems: listed, omitted })
 }
 
 /// Where a file of the book lies, so that an editor can jump there: inside the book its folder is always `config`.
-fn on_disk(config: &Path, file: &str) -> String {
+pub(super) fn on_disk(config: &Path, file: &str) -> String {
     match file.strip_prefix("config/") {
         Some(inside) => config.join(inside).display().to_string(),
         None => file.to_owned(),

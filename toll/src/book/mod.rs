@@ -4,6 +4,7 @@
 mod apply;
 mod check;
 mod plan;
+mod stories;
 
 use carriers::StandInSecrets;
 
@@ -23,6 +24,8 @@ Examples:
   toll book check --json | jq '.problems[] | .file'"
     )]
     Check,
+    /// Run the stories of the book: what each plan is expected to do, line by line
+    Test(stories::TestArgs),
     /// Show what applying the files would change, for how many subscriptions, and what it does to the money
     Plan(plan::PlanArgs),
     /// Put the files in force as the next version; shows the plan first
@@ -37,6 +40,7 @@ Examples:
 pub(crate) async fn run(global: &Global, command: BookCommand) -> anyhow::Result<()> {
     match command {
         BookCommand::Check => check::check(global),
+        BookCommand::Test(args) => stories::test(global, &args),
         BookCommand::Plan(args) => plan::plan(global, &args).await,
         BookCommand::Apply(args) => apply::apply(global, &args).await,
         BookCommand::History(args) => apply::history(global, &args).await,

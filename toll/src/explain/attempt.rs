@@ -109,6 +109,12 @@ pub(super) fn answer_kept(row: &AttemptRow, sources: &Sources<'_>) -> bool {
     sources.exchange(row.attempt_no).is_some()
 }
 
+/// What the deciding rule looked at, each as a phrase.
+pub(super) fn facts(story: &Story, loaded: &Loaded) -> Vec<String> {
+    let inputs = story.inputs.iter();
+    inputs.map(|(input, value)| words::fact(*input, *value, loaded.row.currency, &loaded.zone)).collect()
+}
+
 /// What a kept decision said would come next.
 pub(super) fn next_words(decision: &StoryDecision, charge: ChargeId, zone: &Zone) -> Option<String> {
     let period = Period::from_number(decision.next_period).ok()?;
@@ -198,6 +204,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         decided.push(Decided {
             on,
             rule: RuleWords::new(decision.rule),
+            facts: facts(story, sources.loaded),
             attempt_from: from,
             attempt_to: to,
             charge: state_name::<ChargeState>(decision.charge_state),
@@ -214,6 +221,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         decided.push(Decided {
             on: if decided.is_empty() { "the answer" } else { "what followed" },
             rule: RuleWords::new(row.outcome_rule.unwrap_or(0)),
+            facts: Vec::new(),
             attempt_from: from,
             attempt_to: now,
             charge: row.charge_state.map_or("waiting", state_name::<ChargeState>),

@@ -168,7 +168,11 @@ async fn charge_row(
 }
 
 /// The plan and the beginning of the carrier's numbers, as a version of the book had them.
-async fn book_of(reading: &mut Reading, version: i32, plan: &str) -> anyhow::Result<(PlanRules, String)> {
+pub(crate) async fn book_of(
+    reading: &mut Reading,
+    version: i32,
+    plan: &str,
+) -> anyhow::Result<(PlanRules, String)> {
     let files = pg::book_files(&mut reading.conn, version).await?;
     let files = files.ok_or_else(|| failed("the database does not have it"))?;
     let files: BTreeMap<String, String> = serde_json::from_str(&files)?;
@@ -252,6 +256,7 @@ fn all_notes(
                 kind: NoteKind::name_of(row.kind),
                 at: Moment::new(row.business_at_ms, zone),
                 rule: RuleWords::new(row.rule_id),
+                facts: story.map(|story| attempt::facts(story, loaded)).unwrap_or_default(),
                 charge: state_name::<ChargeState>(row.charge_state),
                 subscription: story.map(|s| state_name::<SubscriptionState>(s.decision.subscription_state)),
                 until: row.until_ms.map(|ms| Moment::new(ms, zone)),
@@ -272,6 +277,7 @@ fn all_notes(
         },
         at: Moment::new(story.business_at_ms, zone),
         rule: RuleWords::new(story.decision.rule),
+        facts: attempt::facts(story, loaded),
         charge: state_name::<ChargeState>(story.decision.charge_state),
         subscription: Some(state_name::<SubscriptionState>(story.decision.subscription_state)),
         until: None,

@@ -71,6 +71,7 @@ impl Page {
         self.head(&format!("Noted: {}", note.kind));
         self.field("when", &note.at.to_string());
         self.field("why", &note.rule.to_string());
+        self.facts(&note.facts);
         if let Some(until) = &note.until {
             self.field("until", &until.to_string());
         }
@@ -150,6 +151,12 @@ impl Page {
         }
     }
 
+    fn facts(&mut self, facts: &[String]) {
+        if !facts.is_empty() {
+            self.field("", &format!("looked at: {}", facts.join("; ")));
+        }
+    }
+
     fn decided(&mut self, decided: &Decided) {
         let subscription =
             decided.subscription.map_or(String::new(), |state| format!(", subscription {state}"));
@@ -162,6 +169,7 @@ impl Page {
             ),
         );
         self.field("", &decided.rule.to_string());
+        self.facts(&decided.facts);
         if let Some(next) = &decided.next {
             self.field("then", next);
         }

@@ -116,6 +116,8 @@ pub(crate) struct Decided {
     /// On what: `the answer`, `late evidence`, `takeover`.
     pub(crate) on: &'static str,
     pub(crate) rule: RuleWords,
+    /// What the rule looked at, each as a phrase; empty where that was not kept.
+    pub(crate) facts: Vec<String>,
     pub(crate) attempt_from: &'static str,
     pub(crate) attempt_to: &'static str,
     pub(crate) charge: &'static str,
@@ -131,6 +133,8 @@ pub(crate) struct Note {
     pub(crate) kind: &'static str,
     pub(crate) at: Moment,
     pub(crate) rule: RuleWords,
+    /// What the rule looked at, each as a phrase; empty where that was not kept.
+    pub(crate) facts: Vec<String>,
     pub(crate) charge: &'static str,
     pub(crate) subscription: Option<&'static str>,
     pub(crate) until: Option<Moment>,
