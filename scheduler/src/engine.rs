@@ -11,8 +11,10 @@ use std::time::Duration;
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
 use billing_core::outcome::Op;
-use billing_core::subscription::{CoreError, FLAG_QUARANTINED, Planned};
-use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage, triage, triage_with};
+use billing_core::plan::Missed;
+use billing_core::schedule::price_of;
+use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
+use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
@@ -20,6 +22,7 @@ use storage::spool::SentLine;
 use storage::vault::SubscriberKey;
 
 use crate::catalog::{Catalog, CatalogPlan};
+use crate::asides;
 use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
 use crate::shared::Shared;
@@ -30,7 +33,7 @@ use crate::worker::WorkerEnd;
 /// Subscriptions on their way in one stripe: at most so many batches.
 const HELD_BATCHES_MAX: usize = 4;
 /// A row that waits for its version of the book is looked at again after so long, machine time.
-const BOOK_WAIT_MS: i64 = 250;
+pub(crate) const BOOK_WAIT_MS: i64 = 250;
 
 /// Claims, triages and sends for one stripe.
 pub(crate) struct Engine {
@@ -40,8 +43,10 @@ pub(crate) struct Engine {
 }
 
 /// A row that will be sent: what its intent and its flight need.
-struct Ready {
+pub(crate) struct Ready {
     row: Box<DueRow>,
+    /// The charge's own row, when it is not the subscription's current one.
+    pub(crate) aside: Option<Box<Aside>>,
     catalog: Arc<Catalog>,
     planned: Planned,
     rule: i16,
@@ -51,6 +56,12 @@ struct Ready {
     msisdn: Msisdn,
     amount: Money,
     text: Arc<str>,
+}
+
+impl Ready {
+    pub(crate) fn id(&self) -> i64 {
+        self.row.sub.id.0
+    }
 }
 
 impl Engine {
@@ -76,6 +87,7 @@ impl Engine {
             return Ok(0);
         }
         let now = shared.clock.business();
+        self.tick_asides(now).await?;
         let ids = self.due(now.as_millisecond());
         if ids.is_empty() {
             return Ok(0);
@@ -125,10 +137,12 @@ impl Engine {
         ids
     }
 
-    async fn load(&mut self, ids: &[i64]) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
+    pub(crate) async fn load(&mut self, ids: &[i64]) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
         let conn = self.db.conn().await?;
         let loaded = load(conn, ids).await;
-        self.db.checked(loaded)
+        let (mut rows, poison) = self.db.checked(loaded)?;
+        asides::read_held(&self.shared, &mut self.db, &mut rows).await?;
+        Ok((rows, poison))
     }
 
     /// Hop 4: pure decisions. What is not sent goes to the recorder or back into the wheel.
@@ -165,7 +179,7 @@ impl Engine {
         ready
     }
 
-    fn prepare(
+    pub(crate) fn prepare(
         &self,
         row: Box<DueRow>,
         catalog: Arc<Catalog>,
@@ -198,14 +212,14 @@ impl Engine {
         match prepared {
             Ok((our_ref, digest, key, msisdn, amount)) => {
                 let text = Arc::clone(&plan.text);
-                Ok(Ready { row, catalog, planned, rule, our_ref, digest, key, msisdn, amount, text })
+                Ok(Ready { row, aside: None, catalog, planned, rule, our_ref, digest, key, msisdn, amount, text })
             }
             Err(why) => Err(Box::new(poison(&row, why))),
         }
     }
 
     /// Hops 5 and 6: the intents durable, the sent lines written, then the lanes.
-    async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
         if ready.is_empty() {
             return Ok(());
         }
@@ -329,6 +343,7 @@ impl Engine {
             begun_ms,
             business_at_ms,
             row: row.row,
+            aside: row.aside,
         };
         (attempt, flight)
     }
@@ -377,7 +392,7 @@ impl Engine {
     }
 
     /// Whether a version has a row's plan and zone, or no version will: then it is poison.
-    fn knows(&self, catalog: &Catalog, row: &DueRow) -> bool {
+    pub(crate) fn knows(&self, catalog: &Catalog, row: &DueRow) -> bool {
         let known = catalog.plan(row.sub.plan_no).is_some() && catalog.zone(row.zone_no).is_some();
         known || !self.shared.books.may_come(row.sub.id.0, self.shared.clock.machine_ms())
     }
@@ -398,11 +413,12 @@ impl Engine {
         }
     }
 
-    fn put_back(&self, ids: &[i64], at_ms: i64) {
-        let mut wheel = self.stripe.wheel();
+    /// Whatever fired is looked at again: the subscription's own charge, and those with rows of their own.
+    pub(crate) fn put_back(&self, ids: &[i64], at_ms: i64) {
         for id in ids {
             self.stripe.release(*id);
-            wheel.insert(WheelEntry { id: *id, at_ms });
+            self.stripe.wheel().insert(WheelEntry { id: *id, at_ms });
+            self.stripe.asides().insert(WheelEntry { id: *id, at_ms });
         }
     }
 
@@ -422,10 +438,18 @@ fn price_new_charge(catalog: &Catalog, row: &mut DueRow) {
     let at = &mut row.sub.progress;
     if at.attempt_no == 0
         && at.collected_minor == 0
-        && let Some(plan) = catalog.plan(row.sub.plan_no)
+        && let (Some(plan), Some(zone)) = (catalog.plan(row.sub.plan_no), catalog.zone(row.zone_no))
         && Catalog::currency(plan, row.currency).is_some()
+        && let Ok(price) = price_of(&plan.rules, row.sub.anchor, at.period, zone)
     {
-        at.due_minor = plan.rules.price.minor;
+        let merged = match plan.rules.missed {
+            // Over so many missed periods besides its own: whole multiples of the price.
+            Missed::Merge { periods_max } if at.due_minor % price.minor.max(1) == 0 => {
+                (at.due_minor / price.minor.max(1)).clamp(1, i64::from(periods_max) + 1)
+            }
+            _ => 1,
+        };
+        at.due_minor = price.minor.saturating_mul(merged);
     }
 }
 
@@ -443,11 +467,12 @@ fn decide_row<'a>(
     if plan.carrier_no != row.sub.id.shard().carrier_no() {
         return Err(format!("plan {} belongs to another carrier than the subscriber", plan.rules.id));
     }
-    let decided = match triage(&row.sub, &plan.rules, zone, now) {
+    let conditions = Conditions { held: row.held, ..Conditions::default() };
+    let decided = match triage_with(&row.sub, &plan.rules, zone, now, &conditions) {
         // No link asks for balances yet: the charge goes on without advice.
         Ok(Triage::Probe { .. }) => {
             let balance = Some(Balance { answer: BalanceAnswer::Unavailable, age_ms: 0 });
-            triage_with(&row.sub, &plan.rules, zone, now, &Conditions { balance, ..Conditions::default() })
+            triage_with(&row.sub, &plan.rules, zone, now, &Conditions { balance, ..conditions })
         }
         decided => decided,
     };
@@ -460,11 +485,11 @@ fn decide_row<'a>(
     }
 }
 
-fn carrier_of(subscription_id: i64) -> i32 {
+pub(crate) fn carrier_of(subscription_id: i64) -> i32 {
     Shard((subscription_id >> 32) as i32).carrier_no()
 }
 
-fn poison(row: &DueRow, why: String) -> Work {
+pub(crate) fn poison(row: &DueRow, why: String) -> Work {
     Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why }
 }
 

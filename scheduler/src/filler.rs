@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use billing_core::ids::Shard;
-use storage::pg::{StoreError, refill};
+use storage::pg::{StoreError, refill, refill_asides};
 
 use crate::clock::Clock;
 use crate::link::DbLink;
@@ -79,6 +79,28 @@ impl Filler {
             after = next;
         }
         stripe.wheel().end_fill(shard);
+        self.fill_asides(stripe, shard, from_ms, until_ms).await
+    }
+
+    /// The same for charges with rows of their own: only those that fire at all are read.
+    async fn fill_asides(
+        &mut self,
+        stripe: &Stripe,
+        shard: Shard,
+        from_ms: i64,
+        until_ms: i64,
+    ) -> Result<(), StoreError> {
+        stripe.asides().begin_fill(shard, until_ms);
+        let mut after = Some(shard.id(0) - 1);
+        while let Some(at) = after {
+            let conn = self.db.conn().await?;
+            let chunk = refill_asides(conn, shard, at, until_ms, CHUNK).await;
+            let (entries, next) = self.db.checked(chunk)?;
+            let mut wheel = stripe.asides();
+            entries.into_iter().filter(|e| e.at_ms >= from_ms).for_each(|entry| wheel.insert(entry));
+            after = next;
+        }
+        stripe.asides().end_fill(shard);
         Ok(())
     }
 }

@@ -1,20 +1,25 @@
 //! One piece of the recorder's batch: from what came back to the row that is recorded and the row that is kept.
 
+mod aside;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
+use billing_core::decide::{Decision, Event, Facts, Grant, LaneHint, decide};
 use billing_core::ids::OurRef;
+use billing_core::ledger::Leg;
 use billing_core::outcome::Outcome;
+use billing_core::reason::Rule;
+use billing_core::schedule::Anchor;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Held, NextKind, Planned, Progress};
-use billing_core::triage::Note;
+use billing_core::subscription::{Aside, NextKind, Planned, Progress};
+use billing_core::triage::{Note, Passed};
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryKey, SealedRow};
-use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, PostedLeg, RecordRow, RowKind};
+use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, MoreRow, MovedRow, PostedLeg, RecordRow, RowKind};
 use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
 use storage::vault::{SubscriberKey, Vault};
 
@@ -35,6 +40,8 @@ const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row, when it is not the subscription's current one.
+    aside: Option<Box<Aside>>,
     /// The version of the book that decides.
     catalog: Arc<Catalog>,
     what: What,
@@ -47,6 +54,8 @@ pub(crate) struct Item {
 #[derive(Debug)]
 enum What {
     Note(Box<Note>),
+    /// A charge with a row of its own, as it shall be.
+    Aside(Box<Aside>, Rule),
     Attempt(Box<AttemptFacts>),
 }
 
@@ -70,6 +79,8 @@ pub(crate) struct Prepared {
     pub(crate) record: Box<RecordRow>,
     pub(crate) history: Option<SealedRow>,
     pub(crate) lane: LaneHint,
+    /// What people are asked to give back, minor units.
+    pub(crate) propose_refund_minor: i64,
 }
 
 impl Item {
@@ -95,6 +106,7 @@ impl Item {
                 };
                 Some(Self {
                     row: flight.row,
+                    aside: flight.aside,
                     catalog: flight.catalog,
                     what: What::Attempt(Box::new(facts)),
                     key: Some(flight.key),
@@ -105,15 +117,21 @@ impl Item {
             }
             Work::Note { row, note, catalog, inbox } => {
                 let what = What::Note(note);
-                Some(Self { row, catalog, what, key: None, floor: None, inbox, tries: 0 })
+                Some(Self { row, aside: None, catalog, what, key: None, floor: None, inbox, tries: 0 })
+            }
+            Work::Aside { row, after, rule, catalog } => {
+                let what = What::Aside(after, rule);
+                Some(Self { row, aside: None, catalog, what, key: None, floor: None, inbox: None, tries: 0 })
             }
             Work::Found(found) => Some(Self::found(*found)),
-            Work::Poison { .. } => None,
+            Work::AsideDoubt { .. } | Work::Poison { .. } => None,
         }
     }
 
     fn found(mut found: Found) -> Self {
-        price_first_attempt(&mut found.row, &found.planned);
+        if found.aside.is_none() {
+            price_first_attempt(&mut found.row, &found.planned);
+        }
         let late = found.from != AttemptState::Intent;
         let facts = AttemptFacts {
             planned: found.planned,
@@ -129,6 +147,7 @@ impl Item {
         };
         Self {
             row: found.row,
+            aside: found.aside,
             catalog: found.catalog,
             what: What::Attempt(Box::new(facts)),
             key: None,
@@ -139,16 +158,25 @@ impl Item {
     }
 
     /// The row was loaded again, because it changed under us.
-    pub(crate) fn reloaded(&mut self, row: Box<DueRow>) {
+    pub(crate) fn reloaded(&mut self, row: Box<DueRow>, aside: Option<Box<Aside>>) {
         self.row = row;
+        self.aside = aside;
         self.tries += 1;
-        if let What::Attempt(facts) = &self.what {
+        if let (What::Attempt(facts), None) = (&self.what, &self.aside) {
             price_first_attempt(&mut self.row, &facts.planned);
         }
     }
 
     pub(crate) fn is_note(&self) -> bool {
-        matches!(self.what, What::Note(_))
+        !matches!(self.what, What::Attempt(_))
+    }
+
+    /// The period of a charge with a row of its own.
+    pub(crate) fn aside_period(&self) -> Option<i32> {
+        match &self.what {
+            What::Aside(after, _) => Some(after.charge.period.number()),
+            _ => self.aside.as_ref().map(|aside| aside.charge.period.number()),
+        }
     }
 
     pub(crate) fn attempt_no(&self) -> Option<i16> {
@@ -157,7 +185,7 @@ impl Item {
 
     pub(crate) fn attempt_key(&self) -> Option<(i32, i16)> {
         match &self.what {
-            What::Note(_) => None,
+            What::Note(_) | What::Aside(..) => None,
             What::Attempt(facts) => Some((facts.planned.period.number(), facts.planned.attempt_no)),
         }
     }
@@ -165,7 +193,7 @@ impl Item {
     /// The carrier's words, for the batch.
     pub(crate) fn words(&self) -> CarrierWords<'_> {
         match &self.what {
-            What::Note(_) => [None, None],
+            What::Note(_) | What::Aside(..) => [None, None],
             What::Attempt(facts) => [&facts.carrier_code, &facts.carrier_txn_id]
                 .map(|word| word.as_deref().map(std::borrow::Cow::Borrowed)),
         }
@@ -174,7 +202,7 @@ impl Item {
     /// What is known of the attempt, for whoever owns its shard now.
     pub(crate) fn outcome(&self) -> Option<(Outcome, Option<String>, Option<String>)> {
         match &self.what {
-            What::Note(_) => None,
+            What::Note(_) | What::Aside(..) => None,
             What::Attempt(facts) => {
                 let owned = |word: &Option<Box<str>>| word.as_deref().map(str::to_owned);
                 Some((facts.outcome, owned(&facts.carrier_code), owned(&facts.carrier_txn_id)))
@@ -190,28 +218,43 @@ impl Item {
         lease: &Lease,
         now: Timestamp,
     ) -> Result<Prepared, String> {
+        let mut propose_refund_minor = 0;
         let (record, story, history_key, lane) = match &self.what {
             What::Note(note) => {
-                storable(note)?;
                 let record = self.note_record(note);
                 let story = self.story(lease, now.as_millisecond(), note.rule.number(), None, &record);
                 let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
                 (record, story, key, LaneHint::None)
             }
+            What::Aside(after, rule) => {
+                let record = self.aside_note_record(after, *rule);
+                let story = self.story(lease, now.as_millisecond(), rule.number(), None, &record);
+                let key = self.history_key(after.charge.period, 0, i64::from(self.row.sub.rev));
+                (record, story, key, LaneHint::None)
+            }
             What::Attempt(facts) => {
-                let decision = self.decide(facts, now)?;
-                let record = self.attempt_record(facts, &decision)?;
+                let (record, lane) = match &self.aside {
+                    Some(aside) => {
+                        let decision = self.decide_aside(facts, aside, now)?;
+                        propose_refund_minor = decision.propose_refund_minor;
+                        (self.aside_record(facts, &decision, now)?, decision.lane)
+                    }
+                    None => {
+                        let decision = self.decide(facts, now)?;
+                        (self.attempt_record(facts, &decision, now)?, decision.lane)
+                    }
+                };
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =
                     if facts.business_at_ms == 0 { now.as_millisecond() } else { facts.business_at_ms };
                 let story = self.story(lease, at_ms, facts.why, exchange, &record);
                 let key = self.history_key(facts.planned.period, facts.planned.attempt_no, facts.seq);
-                (record, story, key, decision.lane)
+                (record, story, key, lane)
             }
         };
         let history = self.seal(vault, sealers, &history_key, &story)?;
-        Ok(Prepared { record: Box::new(record), history: Some(history), lane })
+        Ok(Prepared { record: Box::new(record), history: Some(history), lane, propose_refund_minor })
     }
 
     fn decide(&self, facts: &AttemptFacts, now: Timestamp) -> Result<Decision, String> {
@@ -232,14 +275,9 @@ impl Item {
             outcome: facts.outcome,
             now,
             answer_within: ANSWER_WITHIN,
-            // Known once the rows of charges put aside are read here.
-            held: Held::default(),
+            held: self.row.held,
         };
-        let decision = decide(&core).map_err(|error| error.to_string())?;
-        if decision.aside.is_some() || decision.anchor.is_some() {
-            return Err("arrears and a moved billing cycle cannot be recorded by this version".into());
-        }
-        Ok(decision)
+        decide(&core).map_err(|error| error.to_string())
     }
 
     fn note_record(&self, note: &Note) -> RecordRow {
@@ -261,19 +299,36 @@ impl Item {
             progress: note.progress,
             flags: self.row.sub.flags,
             book_version: self.catalog.names.book_version,
-            grant_until_ms: note.grant.map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
-            event: note.state_event.or(note.event).map_or(0, |event| event as i16),
+            grant_until_ms: 0,
+            event: note.event.or(note.state_event).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs: [None; LEGS_MAX],
-            aside: note.aside.map(|aside| (aside, self.row.currency)),
+            currency: self.row.currency,
+            asides: note.aside.iter().chain(&note.arrears).copied().collect(),
+            more: self.more(&note.progress, note.anchor, None, second(note.event, note.state_event), &note.passed),
             inbox: self.inbox,
         }
     }
 
-    fn attempt_record(&self, facts: &AttemptFacts, decision: &Decision) -> Result<RecordRow, String> {
+    /// What few rows have.
+    fn more(
+        &self,
+        after: &Progress,
+        anchor: Option<Anchor>,
+        grant: Option<Grant>,
+        event: Option<Event>,
+        passed: &[Passed],
+    ) -> Option<Box<MoreRow>> {
+        let moves = MovedRow::of(&self.row.sub, anchor, after);
+        let event = event.map_or(0, |event| event as i16);
+        MoreRow { moves, grant, event, passed: passed.to_vec() }.boxed()
+    }
+
+    /// The transfers of a decision, in their parts, with their accounts.
+    fn posted(&self, decided: &[Option<Leg>]) -> Result<[Option<PostedLeg>; LEGS_MAX], String> {
         let carrier_no = self.row.sub.id.shard().carrier_no();
         let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
-        let parts = decision.legs.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
+        let parts = decided.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
         let mut legs = [None; LEGS_MAX];
         for (slot, leg) in legs.iter_mut().zip(parts) {
             let (debit, credit) = self
@@ -284,7 +339,18 @@ impl Item {
             let amount_minor = leg.amount_minor;
             *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
         }
+        Ok(legs)
+    }
+
+    fn attempt_record(
+        &self,
+        facts: &AttemptFacts,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<RecordRow, String> {
+        let legs = self.posted(&decision.legs)?;
         let open = !decision.attempt.is_final();
+        let (plain, rare) = grant_of(decision.grant, now);
         Ok(RecordRow {
             subscription_id: self.row.sub.id.0,
             rev: self.row.sub.rev,
@@ -302,13 +368,19 @@ impl Item {
             progress: decision.progress,
             flags: self.row.sub.flags,
             book_version: self.catalog.names.book_version,
-            grant_until_ms: decision
-                .grant
-                .map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
-            event: told(decision).map_or(0, |event| event as i16),
+            grant_until_ms: plain,
+            event: decision.event.or(decision.state_event).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs,
-            aside: None,
+            currency: self.row.currency,
+            asides: decision.aside.into_iter().collect(),
+            more: self.more(
+                &decision.progress,
+                decision.anchor,
+                rare,
+                second(decision.event, decision.state_event),
+                &[],
+            ),
             inbox: self.inbox,
         })
     }
@@ -409,24 +481,20 @@ fn price_first_attempt(row: &mut DueRow, planned: &Planned) {
     }
 }
 
-/// One event fits into a record: the end of a subscription says more than that of its last charge.
-fn told(decision: &Decision) -> Option<Event> {
-    let ends =
-        matches!(decision.state_event, Some(Event::SubscriptionSuspended | Event::SubscriptionCancelled));
-    if ends && decision.moved_minor == 0 {
-        decision.state_event
-    } else {
-        decision.event.or(decision.state_event)
-    }
+/// What is told besides the event of the charge.
+fn second(event: Option<Event>, state_event: Option<Event>) -> Option<Event> {
+    event.and(state_event)
 }
 
-/// What a note may say that a record has no place for yet: its subscription is looked at by people instead.
-fn storable(note: &Note) -> Result<(), String> {
-    let owed = note.aside.is_some_and(|aside| aside.expires_at.is_some());
-    if owed || !note.arrears.is_empty() || note.anchor.is_some() || note.grant.is_some() {
-        return Err("arrears, trials and a moved billing cycle cannot be recorded by this version".into());
+/// A grant of everything from the decision's instant on is a column of the row (0 for none, -1 for good); any other is
+/// rare, and told apart.
+fn grant_of(grant: Option<Grant>, now: Timestamp) -> (i64, Option<Grant>) {
+    match grant {
+        Some(grant) if grant.from == now && grant.variant == 0 => {
+            (grant.until.map_or(-1, Timestamp::as_millisecond), None)
+        }
+        other => (0, other),
     }
-    Ok(())
 }
 
 fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use billing_core::ids::{OurRef, Shard};
 use billing_core::outcome::Outcome;
+use billing_core::reason::Rule;
 use billing_core::states::AttemptState;
-use billing_core::subscription::Planned;
+use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::Note;
 use carriers::Reply;
 use storage::pg::DueRow;
@@ -23,6 +24,8 @@ use crate::wheel::Wheel;
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row, when it is not the subscription's current one.
+    pub(crate) aside: Option<Box<Aside>>,
     pub(crate) planned: Planned,
     pub(crate) rule: i16,
     /// The version of the book that it was decided under, and that its outcome is decided under.
@@ -43,6 +46,10 @@ pub(crate) enum Work {
     Reply(Reply),
     /// Triage decided something without an attempt.
     Note { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: Option<(i32, i64)> },
+    /// A charge with a row of its own changes without an attempt.
+    Aside { row: Box<DueRow>, after: Box<Aside>, rule: Rule, catalog: Arc<Catalog> },
+    /// The deadline of an accepted attempt of a charge with a row of its own passed.
+    AsideDoubt { row: Box<DueRow>, aside: Box<Aside> },
     /// An attempt that was found open, with what is known of it.
     Found(Box<Found>),
     /// The row cannot be decided: quarantine, with a case.
@@ -53,6 +60,8 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row, when it is not the subscription's current one.
+    pub(crate) aside: Option<Box<Aside>>,
     /// The version of the book that it was decided under.
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) planned: Planned,
@@ -71,6 +80,7 @@ pub(crate) struct Found {
 pub(crate) struct Stripe {
     pub(crate) no: i16,
     wheel: Mutex<Wheel>,
+    asides: Mutex<Wheel>,
     flights: Mutex<HashMap<i64, Box<Flight>>>,
     held: Mutex<HashSet<i64>>,
     desk: Mutex<Vec<Work>>,
@@ -99,6 +109,7 @@ impl Stripe {
         Self {
             no,
             wheel: Mutex::new(Wheel::new(bucket_ms)),
+            asides: Mutex::new(Wheel::new(bucket_ms)),
             flights: Mutex::default(),
             held: Mutex::default(),
             desk: Mutex::default(),
@@ -110,6 +121,11 @@ impl Stripe {
 
     pub(crate) fn wheel(&self) -> MutexGuard<'_, Wheel> {
         locked(&self.wheel)
+    }
+
+    /// When charges with rows of their own fire: subscriptions, apart from when they fire themselves.
+    pub(crate) fn asides(&self) -> MutexGuard<'_, Wheel> {
+        locked(&self.asides)
     }
 
     pub(crate) fn flights(&self) -> MutexGuard<'_, HashMap<i64, Box<Flight>>> {

@@ -12,11 +12,12 @@ use billing_core::subscription::Planned;
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
 use storage::pg::{
-    DueRow, OpenIntent, StoreError, WheelEntry, load, open_intents, own_open_attempts, post_evidence,
+    AsideRow, DueRow, OpenIntent, StoreError, WheelEntry, load, load_asides, open_intents, own_open_attempts, post_evidence,
 };
 use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;
 
+use crate::asides;
 use crate::clock::Clock;
 use crate::item::{Item, SEQ_EXCHANGE};
 use crate::link::DbLink;
@@ -118,9 +119,7 @@ async fn hand_to_recorder(
     // The low water must not pass these until each has its row.
     let floor = stripe.open_floor(i64::MIN, chunk.len());
     let ids: Vec<i64> = chunk.iter().map(|intent| intent.subscription_id).collect();
-    let conn = db.conn().await?;
-    let loaded = load(conn, &ids).await;
-    let (rows, poison) = match db.checked(loaded) {
+    let (rows, poison, own) = match load_chunk(shared, db, &chunk).await {
         Ok(loaded) => loaded,
         Err(error) => {
             ids.iter().for_each(|id| stripe.release(*id));
@@ -140,6 +139,16 @@ async fn hand_to_recorder(
             stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
             continue;
         }
+        let own = own.iter().find(|own| {
+            own.subscription_id == row.sub.id.0 && own.period == intent.planned.period.number()
+        });
+        let aside = match own.map(AsideRow::aside).transpose() {
+            Ok(aside) => aside.map(Box::new),
+            Err(why) => {
+                stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
+                continue;
+            }
+        };
         let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
         let (outcome, carrier_code, carrier_txn_id) =
             known.unwrap_or((Outcome::Unknown(Doubt::SenderDied), None, None));
@@ -147,6 +156,7 @@ async fn hand_to_recorder(
             .increment(1);
         stripe.put(Work::Found(Box::new(Found {
             row,
+            aside,
             catalog: shared.books.for_answer(intent.book_version),
             planned: intent.planned,
             from: AttemptState::Intent,
@@ -159,6 +169,34 @@ async fn hand_to_recorder(
         })));
     }
     Ok(())
+}
+
+type Loaded = (Vec<Box<DueRow>>, Vec<(i64, i32, String)>, Vec<AsideRow>);
+
+/// The subscriptions of a chunk of intents, and the own rows of charges whose period is not current any more.
+async fn load_chunk(
+    shared: &Arc<Shared>,
+    db: &mut DbLink,
+    chunk: &[OpenIntent],
+) -> Result<Loaded, StoreError> {
+    let ids: Vec<i64> = chunk.iter().map(|intent| intent.subscription_id).collect();
+    let conn = db.conn().await?;
+    let loaded = load(conn, &ids).await;
+    let (mut rows, poison) = db.checked(loaded)?;
+    asides::read_held(shared, db, &mut rows).await?;
+    let current: HashMap<i64, Period> =
+        rows.iter().map(|row| (row.sub.id.0, row.sub.progress.period)).collect();
+    let key = |intent: &OpenIntent| (intent.subscription_id, intent.planned.period.number());
+    let earlier = |intent: &&OpenIntent| {
+        current.get(&intent.subscription_id).is_some_and(|period| *period != intent.planned.period)
+    };
+    let keys: Vec<(i64, i32)> = chunk.iter().filter(earlier).map(key).collect();
+    if keys.is_empty() {
+        return Ok((rows, poison, Vec::new()));
+    }
+    let conn = db.conn().await?;
+    let own = load_asides(conn, &keys).await;
+    Ok((rows, poison, db.checked(own)?))
 }
 
 type Known = (Outcome, Option<String>, Option<String>);

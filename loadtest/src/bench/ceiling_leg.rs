@@ -238,7 +238,9 @@ impl Ceiling {
             event: billing_core::decide::Event::ChargeSettled as i16,
             merchant_no: row.merchant_no,
             legs: [Some(leg), None, None, None],
-            aside: None,
+            currency: row.currency,
+            asides: Vec::new(),
+            more: None,
             inbox: None,
         };
         batch.record.push(&record, words);

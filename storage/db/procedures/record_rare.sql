@@ -1,19 +1,20 @@
--- The rare parts of record_outcomes: attempts that are now open, notes, charges put aside.
+-- The rare parts of record_outcomes: attempts that are now open, notes, charges with rows of their own.
 CREATE OR REPLACE FUNCTION record_rare(
     p_business_at_ms bigint, verdicts int2[], p_ids bigint[], p_revs int[], p_kinds int2[], p_periods int[],
-    p_attempt_nos int2[], p_reasons int2[], p_charge_states int2[], p_rules int2[], p_codes text[],
-    p_txn_ids text[], p_untils bigint[], n_opens int2[],
+    p_attempt_nos int2[], p_classes int2[], p_reasons int2[], p_charge_states int2[], p_rules int2[],
+    p_codes text[], p_txn_ids text[], p_untils bigint[],
     a_places int[], a_dues bigint[], a_collecteds bigint[], a_attempt_nos int2[], a_rounds int2[],
-    a_steps int2[], a_opens int2[], a_states int2[], a_currencies int2[]
+    a_steps int2[], a_opens int2[], a_states int2[], a_currencies int2[], a_periods int[],
+    a_next_ats bigint[], a_next_kinds int2[], a_expires bigint[]
 ) RETURNS void
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 BEGIN
     -- An accepted attempt whose deadline passed becomes unknown in place.
     INSERT INTO attempt_open AS o (subscription_id, amount_minor, deadline_at_ms, period, attempt_no, kind, reason,
                                    rule_id, currency, carrier_code, carrier_txn_id)
-    SELECT a.id, i.amount_minor, a.until_ms, a.period, a.attempt_no, a.open, a.reason, a.rule, i.currency, a.code, a.txn_id
-      FROM unnest(p_ids, p_kinds, p_periods, p_attempt_nos, p_reasons, p_rules, p_codes, p_txn_ids, p_untils, n_opens)
-           WITH ORDINALITY AS a (id, kind, period, attempt_no, reason, rule, code, txn_id, until_ms, open, place)
+    SELECT a.id, i.amount_minor, a.until_ms, a.period, a.attempt_no, a.class - 1, a.reason, a.rule, i.currency, a.code, a.txn_id
+      FROM unnest(p_ids, p_kinds, p_periods, p_attempt_nos, p_classes, p_reasons, p_rules, p_codes, p_txn_ids, p_untils)
+           WITH ORDINALITY AS a (id, kind, period, attempt_no, class, reason, rule, code, txn_id, until_ms, place)
       JOIN attempt_intent i
         ON i.subscription_id = a.id AND i.period = a.period AND i.attempt_no = a.attempt_no
      WHERE a.kind = 2 AND (verdicts IS NULL OR verdicts[a.place] = 0)
@@ -26,10 +27,17 @@ BEGIN
            WITH ORDINALITY AS a (id, rev, kind, period, note, charge_state, rule, until_ms, place)
      WHERE a.kind = 3 AND (verdicts IS NULL OR verdicts[a.place] = 0);
 
-    INSERT INTO charge_aside (subscription_id, due_minor, collected_minor, period, attempt_no, round, step, open,
-                              state, currency)
-    SELECT p_ids[a.place], a.due, a.collected, p_periods[a.place], a.attempt_no, a.round, a.step, a.open, a.state, a.currency
-      FROM unnest(a_places, a_dues, a_collecteds, a_attempt_nos, a_rounds, a_steps, a_opens, a_states, a_currencies)
-           AS a (place, due, collected, attempt_no, round, step, open, state, currency)
-     WHERE verdicts IS NULL OR verdicts[a.place] = 0;
+    INSERT INTO charge_aside AS c (subscription_id, due_minor, collected_minor, period, attempt_no, round, step, open,
+                                   state, currency, next_at_ms, next_kind, expires_at_ms)
+    SELECT p_ids[a.place], a.due, a.collected, a.period, a.attempt_no, a.round, a.step, a.open, a.state, a.currency,
+           a.next_at, a.next_kind, a.expires
+      FROM unnest(a_places, a_dues, a_collecteds, a_attempt_nos, a_rounds, a_steps, a_opens, a_states, a_currencies,
+                  a_periods, a_next_ats, a_next_kinds, a_expires)
+           AS a (place, due, collected, attempt_no, round, step, open, state, currency,
+                 period, next_at, next_kind, expires)
+     WHERE verdicts IS NULL OR verdicts[a.place] = 0
+        ON CONFLICT (subscription_id, period) DO UPDATE
+       SET rev = c.rev + 1, collected_minor = EXCLUDED.collected_minor, attempt_no = EXCLUDED.attempt_no,
+           round = EXCLUDED.round, step = EXCLUDED.step, open = EXCLUDED.open, state = EXCLUDED.state,
+           next_at_ms = EXCLUDED.next_at_ms, next_kind = EXCLUDED.next_kind, expires_at_ms = EXCLUDED.expires_at_ms;
 END $$;

@@ -11,16 +11,19 @@ use super::StoreError;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../db/migrations/0001_start.sql")),
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
+    (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
 const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/ensure_partitions.sql"),
     include_str!("../../db/procedures/check_fence.sql"),
+    include_str!("../../db/procedures/begin_aside.sql"),
     include_str!("../../db/procedures/begin_verdicts.sql"),
     include_str!("../../db/procedures/begin_attempts.sql"),
     include_str!("../../db/procedures/record_verdicts.sql"),
     include_str!("../../db/procedures/record_rare.sql"),
+    include_str!("../../db/procedures/record_more.sql"),
     include_str!("../../db/procedures/open_date.sql"),
     include_str!("../../db/procedures/record_outcomes.sql"),
     include_str!("../../db/procedures/register_worker.sql"),
@@ -32,6 +35,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/allocate_ids.sql"),
     include_str!("../../db/procedures/insert_subscriptions.sql"),
     include_str!("../../db/procedures/stop_subscription.sql"),
+    include_str!("../../db/procedures/post_top_up.sql"),
     include_str!("../../db/procedures/quarantine.sql"),
     include_str!("../../db/procedures/apply_book.sql"),
     include_str!("../../db/procedures/day_digest.sql"),
