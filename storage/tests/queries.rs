@@ -167,6 +167,8 @@ fn subscription(no: u32, line: u32) -> NewSubscription {
         anchor_minute: 420,
         currency: TND,
         state: 4,
+        next_kind: 1,
+        state_until_ms: None,
     }
 }
 
