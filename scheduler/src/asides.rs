@@ -43,8 +43,7 @@ pub(crate) async fn read_held(
     rows: &mut [Box<DueRow>],
 ) -> Result<(), StoreError> {
     let book = shared.books.current();
-    let may_owe =
-        |row: &DueRow| book.plan(row.sub.plan_no).is_none_or(|plan| plan.rules.arrears.is_some());
+    let may_owe = |row: &DueRow| book.plan(row.sub.plan_no).is_none_or(|plan| plan.rules.arrears.is_some());
     let ids: Vec<i64> = rows.iter().filter(|row| may_owe(row)).map(|row| row.sub.id.0).collect();
     if ids.is_empty() {
         return Ok(());
@@ -92,9 +91,7 @@ impl Engine {
         let mut reserved: HashMap<i32, usize> = HashMap::new();
         let mut room = |carrier_no: i32| {
             let lane = self.shared.lanes.get(&carrier_no);
-            *reserved
-                .entry(carrier_no)
-                .or_insert_with(|| lane.map_or(0, |lane| lane.reserve(batch_max)))
+            *reserved.entry(carrier_no).or_insert_with(|| lane.map_or(0, |lane| lane.reserve(batch_max)))
         };
         let due = self.stripe.asides().due(now_ms, batch_max, &mut room);
         let (held, busy): (Vec<i64>, Vec<i64>) = due.into_iter().partition(|id| self.stripe.hold(*id));
@@ -110,7 +107,7 @@ impl Engine {
 
     fn later(&self, id: i64, now_ms: i64) {
         let at_ms = now_ms + BOOK_WAIT_MS.saturating_mul(i64::from(self.shared.clock.scale()));
-        self.stripe.asides().insert(WheelEntry { id, at_ms });
+        self.stripe.asides().keep(WheelEntry { id, at_ms });
     }
 
     async fn load_due(
@@ -196,7 +193,8 @@ impl Engine {
         let id = row.sub.id.0;
         self.stripe.release(id);
         let now_ms = self.shared.clock.business().as_millisecond();
-        if let Some(at_ms) = row.sub.progress.next_at.map(Timestamp::as_millisecond).filter(|at| *at <= now_ms)
+        if let Some(at_ms) =
+            row.sub.progress.next_at.map(Timestamp::as_millisecond).filter(|at| *at <= now_ms)
         {
             self.stripe.wheel().insert(WheelEntry { id, at_ms });
         }

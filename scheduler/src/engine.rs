@@ -21,8 +21,8 @@ use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry,
 use storage::spool::SentLine;
 use storage::vault::SubscriberKey;
 
-use crate::catalog::{Catalog, CatalogPlan};
 use crate::asides;
+use crate::catalog::{Catalog, CatalogPlan};
 use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
 use crate::shared::Shared;
@@ -137,7 +137,10 @@ impl Engine {
         ids
     }
 
-    pub(crate) async fn load(&mut self, ids: &[i64]) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
+    pub(crate) async fn load(
+        &mut self,
+        ids: &[i64],
+    ) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
         let conn = self.db.conn().await?;
         let loaded = load(conn, ids).await;
         let (mut rows, poison) = self.db.checked(loaded)?;
@@ -212,7 +215,19 @@ impl Engine {
         match prepared {
             Ok((our_ref, digest, key, msisdn, amount)) => {
                 let text = Arc::clone(&plan.text);
-                Ok(Ready { row, aside: None, catalog, planned, rule, our_ref, digest, key, msisdn, amount, text })
+                Ok(Ready {
+                    row,
+                    aside: None,
+                    catalog,
+                    planned,
+                    rule,
+                    our_ref,
+                    digest,
+                    key,
+                    msisdn,
+                    amount,
+                    text,
+                })
             }
             Err(why) => Err(Box::new(poison(&row, why))),
         }
@@ -417,8 +432,8 @@ impl Engine {
     pub(crate) fn put_back(&self, ids: &[i64], at_ms: i64) {
         for id in ids {
             self.stripe.release(*id);
-            self.stripe.wheel().insert(WheelEntry { id: *id, at_ms });
-            self.stripe.asides().insert(WheelEntry { id: *id, at_ms });
+            self.stripe.wheel().keep(WheelEntry { id: *id, at_ms });
+            self.stripe.asides().keep(WheelEntry { id: *id, at_ms });
         }
     }
 

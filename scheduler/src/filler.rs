@@ -47,7 +47,8 @@ impl Filler {
         for stripe in self.shared.stripes.clone() {
             let shards: Vec<Shard> = stripe.wheel().shards().collect();
             for shard in shards {
-                let loaded = stripe.wheel().loaded_until_ms(shard);
+                let asides = stripe.asides().loaded_until_ms(shard);
+                let loaded = stripe.wheel().loaded_until_ms(shard).min(asides);
                 if loaded.is_some_and(|until| until < now_ms.saturating_add(horizon_ms / 2)) {
                     self.fill(&stripe, shard, now_ms.saturating_add(horizon_ms)).await?;
                     filled += 1;
@@ -79,17 +80,12 @@ impl Filler {
             after = next;
         }
         stripe.wheel().end_fill(shard);
-        self.fill_asides(stripe, shard, from_ms, until_ms).await
+        self.fill_asides(stripe, shard, until_ms).await
     }
 
     /// The same for charges with rows of their own: only those that fire at all are read.
-    async fn fill_asides(
-        &mut self,
-        stripe: &Stripe,
-        shard: Shard,
-        from_ms: i64,
-        until_ms: i64,
-    ) -> Result<(), StoreError> {
+    async fn fill_asides(&mut self, stripe: &Stripe, shard: Shard, until_ms: i64) -> Result<(), StoreError> {
+        let from_ms = stripe.asides().loaded_until_ms(shard).unwrap_or(i64::MIN);
         stripe.asides().begin_fill(shard, until_ms);
         let mut after = Some(shard.id(0) - 1);
         while let Some(at) = after {

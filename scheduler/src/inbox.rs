@@ -218,7 +218,8 @@ impl InboxReader {
             if state.is_some_and(|state| state >= AttemptState::Approved as i16) {
                 return self.drop_row(row).await; // final already
             }
-            let what = format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
+            let what =
+                format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
             return self.make_case(row, attempt, &what).await;
         }
         let Some(planned) = self.intent(row.subscription_id, &evidence).await? else {
@@ -292,9 +293,7 @@ impl InboxReader {
             stripe.release(id);
         }
         let (mut rows, poison) = loaded?;
-        asides::read_held(&self.shared, &mut self.db, &mut rows)
-            .await
-            .inspect_err(|_| stripe.release(id))?;
+        asides::read_held(&self.shared, &mut self.db, &mut rows).await.inspect_err(|_| stripe.release(id))?;
         for (subscription_id, rev, why) in poison {
             stripe.put(Work::Poison { subscription_id, rev, why });
         }

@@ -305,7 +305,13 @@ impl Item {
             legs: [None; LEGS_MAX],
             currency: self.row.currency,
             asides: note.aside.iter().chain(&note.arrears).copied().collect(),
-            more: self.more(&note.progress, note.anchor, None, second(note.event, note.state_event), &note.passed),
+            more: self.more(
+                &note.progress,
+                note.anchor,
+                None,
+                second(note.event, note.state_event),
+                &note.passed,
+            ),
             inbox: self.inbox,
         }
     }

@@ -15,8 +15,8 @@ use jiff::tz::TimeZone;
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
 use storage::pg::{
-    AsideRow, DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, load_asides, open_case,
-    post_evidence, quarantine,
+    AsideRow, DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, load_asides,
+    open_case, post_evidence, quarantine,
 };
 
 use tokio::sync::mpsc;
@@ -371,9 +371,9 @@ impl Recorder {
                 Verdict::StaleRev if item.is_note() => {
                     self.release(&item);
                     let at_ms = durable_at.as_millisecond();
-                    self.stripe.wheel().insert(WheelEntry { id, at_ms });
+                    self.stripe.wheel().keep(WheelEntry { id, at_ms });
                     if item.aside_period().is_some() {
-                        self.stripe.asides().insert(WheelEntry { id, at_ms });
+                        self.stripe.asides().keep(WheelEntry { id, at_ms });
                     }
                 }
                 Verdict::StaleRev if item.tries >= TRIES_MAX => given_up.push(item),

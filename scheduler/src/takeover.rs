@@ -12,7 +12,8 @@ use billing_core::subscription::Planned;
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
 use storage::pg::{
-    AsideRow, DueRow, OpenIntent, StoreError, WheelEntry, load, load_asides, open_intents, own_open_attempts, post_evidence,
+    AsideRow, DueRow, OpenIntent, StoreError, WheelEntry, load, load_asides, open_intents, own_open_attempts,
+    post_evidence,
 };
 use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;
@@ -139,9 +140,9 @@ async fn hand_to_recorder(
             stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
             continue;
         }
-        let own = own.iter().find(|own| {
-            own.subscription_id == row.sub.id.0 && own.period == intent.planned.period.number()
-        });
+        let own = own
+            .iter()
+            .find(|own| own.subscription_id == row.sub.id.0 && own.period == intent.planned.period.number());
         let aside = match own.map(AsideRow::aside).transpose() {
             Ok(aside) => aside.map(Box::new),
             Err(why) => {

@@ -77,7 +77,8 @@ fn arrears_are_collected_later_beside_the_running_period_and_never_above_due() {
     // The first round of the arrears is refused too, the second is paid.
     world.set_business("2026-12-01T10:30:00Z", 1);
     wait_until("the arrears' first round", SOON, || {
-        world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND round = 1 AND attempt_no = 2") == 12
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND round = 1 AND attempt_no = 2")
+            == 12
     });
     world.mock.behave(RICH);
     world.set_business("2026-12-01T13:00:00Z", 1);
@@ -117,9 +118,15 @@ fn a_trial_turns_active_when_its_first_charge_falls_due() {
     world.set_business("2026-12-02T09:00:00Z", 1);
     wait_until("10 charges", SOON, || approved(&world) == 10);
     // The access of the trial ends where that of the first charge begins; two notes tell why it was due.
-    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE state = 4 AND paid_until_ms IS NOT NULL"), 10);
+    assert_eq!(
+        world.number("SELECT count(*) FROM subscription WHERE state = 4 AND paid_until_ms IS NOT NULL"),
+        10
+    );
     assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE kind = 8 AND rule_id IN (81, 82)"), 10);
-    assert_eq!(world.number("SELECT count(*) FROM outbox o, unnest(o.events) AS e (event) WHERE e.event = 18"), 10);
+    assert_eq!(
+        world.number("SELECT count(*) FROM outbox o, unnest(o.events) AS e (event) WHERE e.event = 18"),
+        10
+    );
     // The same file again changes nothing, though their anchors are not the dates in it.
     world.import_rows("tried", 0, 5, "2026-12-01");
     assert_eq!(world.number("SELECT count(*) FROM subscription"), 10);
@@ -168,8 +175,18 @@ fn a_pause_charges_nothing_and_goes_on_with_the_period_that_runs() {
 fn a_top_up_makes_an_overdue_charge_due_at_once_and_resumes_what_is_suspended() {
     let world = poor("topup");
     let life = "[lifecycle]\nlate_approved = \"past\"\ntop_up_due = true\ntop_up_resumes = true\n";
-    plan(&world, "later", &format!("every = \"week\"\n[dunning]\nlimit = {{ rounds = [\"8h\", \"8h\"], then = \"next_period\" }}\n{life}"));
-    plan(&world, "gone", &format!("every = \"day\"\n[dunning]\nlimit = {{ rounds = [], then = \"suspend\" }}\n{life}"));
+    plan(
+        &world,
+        "later",
+        &format!(
+            "every = \"week\"\n[dunning]\nlimit = {{ rounds = [\"8h\", \"8h\"], then = \"next_period\" }}\n{life}"
+        ),
+    );
+    plan(
+        &world,
+        "gone",
+        &format!("every = \"day\"\n[dunning]\nlimit = {{ rounds = [], then = \"suspend\" }}\n{life}"),
+    );
     world.import_rows("later", 0, 2, "2026-12-01");
     let _engine = world.serve("engine");
     wait_until("two refusals", SOON, || {
@@ -185,13 +202,19 @@ fn a_top_up_makes_an_overdue_charge_due_at_once_and_resumes_what_is_suspended() 
     assert_eq!(again["told"], false, "{again}");
     let early = toll(&world, &["sub", "top-up", &first, "--at", "2026-12-01T08:00:00Z"]);
     assert_eq!(early["carried_out"], true, "{early}");
-    assert_eq!((world.number("SELECT count(*) FROM attempt_intent"), approved(&world)), (3, 0), "no notice counts twice");
+    assert_eq!(
+        (world.number("SELECT count(*) FROM attempt_intent"), approved(&world)),
+        (3, 0),
+        "no notice counts twice"
+    );
     toll(&world, &["sub", "top-up", &first, "--notice", "n-2"]);
     wait_until("it is paid at once", SOON, || approved(&world) == 1);
     // Suspended: goes on with the next period, what was given up stays so.
     world.mock.behave(POOR);
     world.import_rows("gone", 100, 1, "2026-12-01");
-    wait_until("it is suspended", SOON, || world.number("SELECT count(*) FROM subscription WHERE state = 7") == 1);
+    wait_until("it is suspended", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE state = 7") == 1
+    });
     world.mock.behave(RICH);
     let id = world.number("SELECT id FROM subscription WHERE state = 7");
     let resumed = toll(&world, &["sub", "top-up", &SubscriptionId(id).to_string(), "--notice", "n-1"]);
@@ -206,8 +229,13 @@ fn a_top_up_makes_an_overdue_charge_due_at_once_and_resumes_what_is_suspended() 
 #[test]
 fn after_an_outage_missed_days_are_merged_or_owed() {
     let world = World::start("outage", &WorldOptions::default());
-    plan(&world, "merged", "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\nmissed = \"merge\"\nmerge_periods = 2\n");
-    let late = OWED.replace("late_approved = \"past\"\n", "late_approved = \"past\"\nmissed = \"collect_late\"\n");
+    plan(
+        &world,
+        "merged",
+        "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\nmissed = \"merge\"\nmerge_periods = 2\n",
+    );
+    let late =
+        OWED.replace("late_approved = \"past\"\n", "late_approved = \"past\"\nmissed = \"collect_late\"\n");
     plan(&world, "late", &late);
     world.import_rows("merged", 0, 5, "2026-12-01");
     world.import_rows("late", 100, 5, "2026-12-01");
@@ -215,11 +243,27 @@ fn after_an_outage_missed_days_are_merged_or_owed() {
     let _engine = world.serve("engine");
     wait_until("10 charges", SOON, || approved(&world) == 10);
     // Two missed days of three in one charge, the third is skipped, and both ranges are told.
-    assert_eq!(world.number("SELECT count(*) FROM attempt_outcome WHERE moved_minor = 1500 AND charge_state = 4"), 5);
-    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9 AND before_period IS NULL"), 5);
-    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9 AND before_period > period"), 5);
-    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE charge_state = 10 AND before_period > period"), 5);
-    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE state = 6"), 15, "three days each are owed");
+    assert_eq!(
+        world.number("SELECT count(*) FROM attempt_outcome WHERE moved_minor = 1500 AND charge_state = 4"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9 AND before_period IS NULL"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9 AND before_period > period"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 10 AND before_period > period"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6"),
+        15,
+        "three days each are owed"
+    );
     world.set_business("2026-12-04T11:00:00Z", 1);
     wait_until("what was owed", SOON, || approved(&world) == 25);
     assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE state = 4"), 15);
@@ -237,7 +281,9 @@ fn deferrals_are_bounded_and_the_days_budget_holds() {
     );
     world.import_rows("weekly", 0, 6, "2026-12-01");
     let _engine = world.serve("engine");
-    wait_until("6 refusals", SOON, || world.number("SELECT count(*) FROM subscription WHERE day_tries = 1") == 6);
+    wait_until("6 refusals", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE day_tries = 1") == 6
+    });
     world.set_business("2026-12-01T10:30:00Z", 1);
     wait_until("moved to the next day", SOON, || {
         world.number("SELECT count(*) FROM subscription WHERE deferrals = 1 AND next_kind = 3") == 6
@@ -248,7 +294,11 @@ fn deferrals_are_bounded_and_the_days_budget_holds() {
     wait_until("no second deferral", SOON, || {
         world.number("SELECT count(*) FROM charge_note WHERE kind = 3 AND charge_state = 8") == 6
     });
-    assert_eq!(world.number("SELECT max(deferrals)::int8 FROM subscription"), 0, "the next charge begins anew");
+    assert_eq!(
+        world.number("SELECT max(deferrals)::int8 FROM subscription"),
+        0,
+        "the next charge begins anew"
+    );
     assert_eq!(world.number("SELECT count(*) FROM attempt_intent"), 12);
     settled(&world);
 }
@@ -279,7 +329,9 @@ fn late_evidence_settles_the_charge_of_an_earlier_period() {
         std::fs::copy(file.path(), secrets.join(file.file_name())).unwrap();
     }
     let second = serve_on(&world, "data2", "second");
-    wait_until("they are unknown", SOON, || world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") == left);
+    wait_until("they are unknown", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") == left
+    });
     world.set_business("2026-12-02T09:00:00Z", 1);
     wait_until("the next day", SOON, || {
         world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 60 - left
@@ -288,7 +340,9 @@ fn late_evidence_settles_the_charge_of_an_earlier_period() {
     // The first machine comes back with its spool.
     let third = world.serve("third");
     wait_until("its answers settle the earlier charges", SOON, || {
-        world.number("SELECT count(*) FROM charge_aside WHERE open = 0 AND state = 4 AND collected_minor = 500") == left
+        world.number(
+            "SELECT count(*) FROM charge_aside WHERE open = 0 AND state = 4 AND collected_minor = 500",
+        ) == left
     });
     assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0);
     assert_eq!(approved(&world), 60);

@@ -315,7 +315,8 @@ fn text(shown: &Shown, paint: Paint) -> String {
         text += &format!("\n{}", charge::table(&shown.charges, paint));
     }
     if !shown.asides.is_empty() {
-        let mut table = Table::new(&["PUT ASIDE", "STATE", ">DUE", ">COLLECTED", ">ATTEMPTS", "OPEN", "NEXT", "UNTIL"]);
+        let mut table =
+            Table::new(&["PUT ASIDE", "STATE", ">DUE", ">COLLECTED", ">ATTEMPTS", "OPEN", "NEXT", "UNTIL"]);
         for own in &shown.asides {
             let at = |at: &Option<Moment>| at.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
             let (due, collected) = (own.due.to_string(), own.collected.to_string());

@@ -25,12 +25,14 @@ const NOTICE_CHARS_MAX: usize = 64;
 
 /// What `toll sub pause` takes.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Only an active subscription without an open attempt can be paused. Periods that pass meanwhile \
+#[command(
+    after_help = "Only an active subscription without an open attempt can be paused. Periods that pass meanwhile \
 are not charged.
 
 Examples:
   toll sub pause sub_0008000000003
-  toll sub pause sub_0008000000003 --until 2027-01-15")]
+  toll sub pause sub_0008000000003 --until 2027-01-15"
+)]
 pub(crate) struct PauseArgs {
     /// The subscription (sub_…)
     #[arg(value_parser = subscription_id)]
@@ -54,12 +56,14 @@ pub(crate) struct ResumeArgs {
 
 /// What `toll sub top-up` takes.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Where the plan says so ([lifecycle] top_up_due, top_up_resumes), a charge that waits for its \
+#[command(
+    after_help = "Where the plan says so ([lifecycle] top_up_due, top_up_resumes), a charge that waits for its \
 next round is due at once, inside its charging window, and a suspended subscription goes on. A notice counts once.
 
 Examples:
   toll sub top-up sub_0008000000003 --notice carrier-event-4711
-  toll sub top-up sub_0008000000003 --at 2026-12-01T12:30:00Z")]
+  toll sub top-up sub_0008000000003 --at 2026-12-01T12:30:00Z"
+)]
 pub(crate) struct TopUpArgs {
     /// The subscription (sub_…)
     #[arg(value_parser = subscription_id)]

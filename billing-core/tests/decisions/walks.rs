@@ -156,14 +156,12 @@ fn richer_plans() -> impl Strategy<Value = PlanRules> {
             payday: payday.then_some(Payday { days: 1 | 1 << 15, within_days: 9 }),
         },
     );
-    let lifecycle = (0..4_i16, any::<bool>()).prop_map(
-        |(reset_from_round, snap)| Lifecycle {
-            reset_from_round,
-            snap,
-            top_up_resumes: snap,
-            pause_keeps_access: snap,
-        },
-    );
+    let lifecycle = (0..4_i16, any::<bool>()).prop_map(|(reset_from_round, snap)| Lifecycle {
+        reset_from_round,
+        snap,
+        top_up_resumes: snap,
+        pause_keeps_access: snap,
+    });
     let budget = (0..3_i16, 0..6_i16).prop_map(|(day_max, period_max)| Budget {
         day_max,
         period_max,

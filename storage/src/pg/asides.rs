@@ -9,8 +9,8 @@ use billing_core::subscription::{Aside, Held, NextKind, OpenAttempt};
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
-use super::load::WheelEntry;
 use super::StoreError;
+use super::load::WheelEntry;
 
 row! {
     /// A charge's own row as the database keeps it.
@@ -55,9 +55,8 @@ impl AsideRow {
     /// What cannot be read of it: a case for people.
     pub fn aside(&self) -> Result<Aside, String> {
         let text = |error: &dyn std::fmt::Display| format!("the row of charge {}: {error}", self.period);
-        let instant = |ms: Option<i64>| {
-            ms.map(Timestamp::from_millisecond).transpose().map_err(|error| text(&error))
-        };
+        let instant =
+            |ms: Option<i64>| ms.map(Timestamp::from_millisecond).transpose().map_err(|error| text(&error));
         let period = Period::from_number(self.period).map_err(|error| text(&error))?;
         Ok(Aside {
             charge: ChargeId { subscription: SubscriptionId(self.subscription_id), period },
@@ -71,7 +70,8 @@ impl AsideRow {
             open: OpenAttempt::from_number(self.open).ok_or_else(|| text(&"no such kind of open attempt"))?,
             state: from_number::<ChargeState>(self.state).ok_or_else(|| text(&"no such state"))?,
             next_at: instant(self.next_at_ms)?,
-            next_kind: NextKind::from_number(self.next_kind).ok_or_else(|| text(&"no such kind of instant"))?,
+            next_kind: NextKind::from_number(self.next_kind)
+                .ok_or_else(|| text(&"no such kind of instant"))?,
             expires_at: instant(self.expires_at_ms)?,
         })
     }
@@ -126,10 +126,7 @@ pub async fn due_asides(
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
-pub async fn load_asides(
-    conn: &mut PgConnection,
-    keys: &[(i64, i32)],
-) -> Result<Vec<AsideRow>, StoreError> {
+pub async fn load_asides(conn: &mut PgConnection, keys: &[(i64, i32)]) -> Result<Vec<AsideRow>, StoreError> {
     let rows = sqlx::query_as(
         "SELECT c.* FROM charge_aside c JOIN unnest($1, $2) AS k (id, period)
              ON c.subscription_id = k.id AND c.period = k.period",
@@ -147,9 +144,8 @@ pub async fn asides_of(
     subscription_id: i64,
     limit: i64,
 ) -> Result<Vec<AsideRow>, StoreError> {
-    let rows = sqlx::query_as(
-        "SELECT * FROM charge_aside WHERE subscription_id = $1 ORDER BY period DESC LIMIT $2",
-    );
+    let rows =
+        sqlx::query_as("SELECT * FROM charge_aside WHERE subscription_id = $1 ORDER BY period DESC LIMIT $2");
     Ok(rows.bind(subscription_id).bind(limit).fetch_all(conn).await?)
 }
 
@@ -166,8 +162,7 @@ pub async fn load_held(conn: &mut PgConnection, ids: &[i64]) -> Result<HashMap<i
     .bind(ChargeState::Arrears as i16)
     .fetch_all(conn)
     .await?;
-    let held = |(id, count, owed_minor)| {
-        (id, Held { count: i16::try_from(count).unwrap_or(i16::MAX), owed_minor })
-    };
+    let held =
+        |(id, count, owed_minor)| (id, Held { count: i16::try_from(count).unwrap_or(i16::MAX), owed_minor });
     Ok(rows.into_iter().map(held).collect())
 }

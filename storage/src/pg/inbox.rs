@@ -155,10 +155,5 @@ pub async fn post_top_up(
     at_ms: i64,
 ) -> Result<Option<bool>, StoreError> {
     let posted = sqlx::query_scalar("SELECT post_top_up($1, $2, $3)");
-    Ok(posted
-        .bind(subscription_id)
-        .bind(notice)
-        .bind(at_ms.to_be_bytes().as_slice())
-        .fetch_one(conn)
-        .await?)
+    Ok(posted.bind(subscription_id).bind(notice).bind(at_ms.to_be_bytes().as_slice()).fetch_one(conn).await?)
 }

@@ -37,8 +37,8 @@ impl MovedRow {
     #[must_use]
     pub fn of(before: &Subscription, anchor: Option<Anchor>, after: &Progress) -> Option<Self> {
         let at = &before.progress;
-        let same_counters = (at.try_day, at.day_tries, at.notice_at)
-            == (after.try_day, after.day_tries, after.notice_at);
+        let same_counters =
+            (at.try_day, at.day_tries, at.notice_at) == (after.try_day, after.day_tries, after.notice_at);
         let anchor_after = anchor.unwrap_or(before.anchor);
         if same_counters && anchor_after == before.anchor {
             return None;

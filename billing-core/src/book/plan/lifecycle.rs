@@ -54,12 +54,7 @@ pub(super) fn lifecycle(
         first_failure: first_failure.map_or(FirstFailure::Retry, |choice| choice.value),
         missed: missed?,
         late_approved: late?.value,
-        rest: Lifecycle {
-            pause_keeps_access,
-            snap,
-            top_up_resumes,
-            reset_from_round: short(reset),
-        },
+        rest: Lifecycle { pause_keeps_access, snap, top_up_resumes, reset_from_round: short(reset) },
         refund_access: access.map_or(RefundAccess::Keep, |access| access.value),
     })
 }
