@@ -113,6 +113,15 @@ impl Money {
         Ok(Self { minor, currency })
     }
 
+    /// An amount as people write it: digits with at most one point between them, such as `0.300`; `None` for anything else
+    /// and for more decimals than the currency has.
+    #[must_use]
+    pub fn from_text(text: &str, currency: Currency) -> Option<Self> {
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let amount = digits.then(|| Decimal::from_str_exact(text).ok())??;
+        Self::from_decimal(amount, currency).ok()
+    }
+
     /// The amount in major units, with exactly the currency's decimals.
     #[must_use]
     pub fn to_decimal(self) -> Decimal {

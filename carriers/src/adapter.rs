@@ -38,6 +38,10 @@ pub trait Adapter: Send + Sync {
         sink: Arc<dyn OutcomeSink>,
     ) -> BoxFuture<'static, ()>;
 
+    /// At most so many exchanges at a time from now on: this process' share of what the carrier allows, when several
+    /// share its subscribers. Never more than [`Caps::in_flight_max`], never less than one.
+    fn limit_in_flight(&self, max: u32);
+
     /// How the link is doing just now.
     fn link_state(&self) -> LinkState;
 }

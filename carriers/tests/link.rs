@@ -393,6 +393,25 @@ async fn slow_answers_are_waited_for_together() {
 }
 
 #[tokio::test]
+async fn never_more_at_a_time_than_this_process_may() {
+    let server = Server::start(|_| Do::Hang).await;
+    let rig = Rig::new(&alfa(8), &server.base());
+    rig.adapter.limit_in_flight(3);
+    for n in 1..=8 {
+        rig.queue.send(attempt(n)).await.unwrap();
+    }
+    for allowed in [3, 5] {
+        rig.adapter.limit_in_flight(allowed);
+        until("all that may be sent", || server.seen().len() == allowed as usize).await;
+        // Every line has had its turn; without the cap all eight were on their way by now.
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((server.seen().len(), rig.adapter.link_state().in_flight), (allowed as usize, allowed));
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_died_while_idle_is_not_used_again() {
     let server = Server::start(|request| Do::SendAndClose(answer(201, &charged(request)))).await;
     let rig = Rig::new(&alfa(1), &server.base());

@@ -11,9 +11,10 @@ use billing_core::triage::{AsideTriage, Conditions, triage_aside};
 use jiff::Timestamp;
 use storage::pg::{AsideRow, DueRow, StoreError, WheelEntry, due_asides, load_asides, load_held};
 
+use crate::bounds;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::engine::{BOOK_WAIT_MS, Engine, Ready, carrier_of, poison};
+use crate::engine::{BOOK_WAIT_MS, Engine, Ready, carrier_of, end_of_consent, poison};
 use crate::link::DbLink;
 use crate::shared::Shared;
 use crate::stripe::Work;
@@ -129,7 +130,8 @@ impl Engine {
     fn triage_asides(&self, rows: Vec<Box<DueRow>>, asides: Vec<AsideRow>, now: Timestamp) -> Vec<Ready> {
         let catalog = self.shared.books.current();
         let mut ready = Vec::new();
-        for row in rows {
+        for mut row in rows {
+            end_of_consent(&mut row, now);
             let mut own = asides.iter().filter(|aside| aside.subscription_id == row.sub.id.0);
             let Some(first) = own.next().filter(|_| row.sub.flags & FLAG_QUARANTINED == 0) else {
                 self.rest_aside(&row, None);
@@ -146,26 +148,38 @@ impl Engine {
                 continue;
             }
             match first.aside() {
-                Ok(aside) => ready.extend(self.triage_one(row, aside, &catalog, now)),
+                Ok(aside) => {
+                    ready.extend(self.triage_one(row, aside, &catalog, now, &Conditions::default()));
+                }
                 Err(why) => self.stripe.put(poison(&row, why)),
             }
         }
         ready
     }
 
-    fn triage_one(
+    pub(crate) fn triage_one(
         &self,
         row: Box<DueRow>,
         aside: Aside,
         catalog: &Arc<Catalog>,
         now: Timestamp,
+        known: &Conditions,
     ) -> Option<Ready> {
-        let known = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
-        let Some((plan, zone)) = known.filter(|(plan, _)| plan.carrier_no == carrier_of(row.sub.id.0)) else {
+        let in_book = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
+        let Some((plan, zone)) = in_book.filter(|(plan, _)| plan.carrier_no == carrier_of(row.sub.id.0))
+        else {
             self.stripe.put(poison(&row, format!("plan {} is not the carrier's", row.sub.plan_no)));
             return None;
         };
-        match triage_aside(&row.sub, &aside, &plan.rules, zone, now, &Conditions::default()) {
+        let caps = &plan.rules.caps;
+        let decided = match triage_aside(&row.sub, &aside, &plan.rules, zone, now, known) {
+            Ok(AsideTriage::Send { planned, .. }) if bounds::above_charge_cap(caps, &planned) => {
+                let known = Conditions { cap_left_minor: Some(caps.charge_minor), ..*known };
+                triage_aside(&row.sub, &aside, &plan.rules, zone, now, &known)
+            }
+            decided => decided,
+        };
+        match decided {
             Ok(AsideTriage::Send { planned, rule }) => {
                 match self.prepare(row, Arc::clone(catalog), planned, rule.number(), plan) {
                     Ok(mut ready) => {

@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
-use billing_core::outcome::Op;
 use billing_core::plan::Missed;
 use billing_core::schedule::price_of;
 use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
-use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage, triage_with};
+use billing_core::triage::{Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
@@ -22,13 +21,17 @@ use storage::spool::SentLine;
 use storage::vault::SubscriberKey;
 
 use crate::asides;
+use crate::bounds;
 use crate::catalog::{Catalog, CatalogPlan};
 use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
+use crate::probe;
 use crate::shared::Shared;
 use crate::stripe::{Flight, Stripe, Work};
 use crate::takeover;
 use crate::worker::WorkerEnd;
+
+mod beside;
 
 /// Subscriptions on their way in one stripe: at most so many batches.
 const HELD_BATCHES_MAX: usize = 4;
@@ -44,12 +47,16 @@ pub(crate) struct Engine {
 
 /// A row that will be sent: what its intent and its flight need.
 pub(crate) struct Ready {
-    row: Box<DueRow>,
+    pub(crate) row: Box<DueRow>,
     /// The charge's own row, when it is not the subscription's current one.
     pub(crate) aside: Option<Box<Aside>>,
-    catalog: Arc<Catalog>,
-    planned: Planned,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) planned: Planned,
     rule: i16,
+    /// The key and the carrier's id of the attempt that it is about.
+    parent: Option<(OurRef, Option<Box<str>>)>,
+    /// A question about the balance.
+    probe: bool,
     our_ref: OurRef,
     digest: [u8; 16],
     key: Box<SubscriberKey>,
@@ -165,17 +172,25 @@ impl Engine {
                 continue;
             };
             price_new_charge(&catalog, &mut row);
-            match decide_row(&catalog, &row, now) {
+            end_of_consent(&mut row, now);
+            match self.decided(&catalog, &row, now) {
                 Ok((Triage::Send { planned, rule }, plan)) => {
                     match self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
                         Ok(prepared) => ready.push(prepared),
                         Err(work) => self.stripe.put(*work),
                     }
                 }
+                Ok((Triage::Probe { amount_minor, rule }, plan)) => {
+                    let planned = probe::planned(&row.sub.progress, amount_minor, now);
+                    match self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
+                        Ok(prepared) => ready.push(Ready { probe: true, ..prepared }),
+                        Err(work) => self.stripe.put(*work),
+                    }
+                }
                 Ok((Triage::Note(note), _)) => {
                     self.stripe.put(Work::Note { row, note, catalog: Arc::clone(&catalog), inbox: None })
                 }
-                Ok((Triage::Probe { .. } | Triage::Rest { .. }, _)) => self.rest_row(&row),
+                Ok((Triage::Rest { .. }, _)) => self.rest_row(&row),
                 Err(why) => self.stripe.put(poison(&row, why)),
             }
         }
@@ -210,17 +225,24 @@ impl Engine {
             let digits = String::from_utf8(plain).map_err(|_| "the MSISDN is not text")?;
             let msisdn = Msisdn::parse(&digits).map_err(|_| "the MSISDN is not one")?;
             let amount = Money::new(planned.amount_minor, currency);
-            Ok((our_ref, digest, key, msisdn, amount))
+            let parent = match planned.parent_no {
+                0 => None,
+                no => Some((OurRef::new(row.sub.ref_seed, planned.period, no).map_err(text)?, None)),
+            };
+            Ok((our_ref, digest, key, msisdn, amount, parent))
         })();
         match prepared {
-            Ok((our_ref, digest, key, msisdn, amount)) => {
+            Ok((our_ref, digest, key, msisdn, amount, parent)) => {
                 let text = Arc::clone(&plan.text);
+                let planned = bounds::while_agreed(planned, row.consent_until);
                 Ok(Ready {
                     row,
                     aside: None,
                     catalog,
                     planned,
                     rule,
+                    parent,
+                    probe: false,
                     our_ref,
                     digest,
                     key,
@@ -235,8 +257,17 @@ impl Engine {
 
     /// Hops 5 and 6: the intents durable, the sent lines written, then the lanes.
     pub(crate) async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
+        let (probes, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| row.probe);
+        self.ask_balances(probes, now);
+        let mut ready = self.one_per_capped_subscriber(ready, now);
         if ready.is_empty() {
             return Ok(());
+        }
+        if let Err(error) = self.name_parents(&mut ready).await {
+            let ids: Vec<i64> = ready.iter().map(|row| row.row.sub.id.0).collect();
+            self.put_back(&ids, now.as_millisecond());
+            ids.iter().for_each(|id| self.shared.give_back(carrier_of(*id), 1));
+            return Err(error);
         }
         let mut batch = BeginBatch::default();
         for row in &ready {
@@ -248,6 +279,7 @@ impl Engine {
                 digest: row.digest,
                 rule: row.rule,
                 book_version: row.catalog.names.book_version,
+                cap: bounds::cap_of(&row.catalog, &row.row, &row.planned, now),
             });
         }
         let floor = self.stripe.open_floor(self.shared.database_us.load(Ordering::SeqCst), ready.len());
@@ -267,6 +299,7 @@ impl Engine {
         let begun_ms = self.shared.clock.machine_ms();
         let intent_at = self.shared.clock.wall();
         let mut flights = Vec::with_capacity(ready.len());
+        let mut over = Vec::new();
         for (row, verdict) in ready.into_iter().zip(verdicts) {
             match verdict {
                 // ExistsMine: the first call's commit answer was lost, and nothing of this batch reached a lane.
@@ -276,6 +309,11 @@ impl Engine {
                         self.flight(row, floor, begun_ms, now.as_millisecond(), intent_at);
                     attempts.push(attempt);
                     flights.push(flight);
+                }
+                Verdict::OverCap => {
+                    self.shared.give_back(carrier_of(row.row.sub.id.0), 1);
+                    self.stripe.close_floor(floor, 1);
+                    over.push(row);
                 }
                 other => {
                     self.shared.give_back(carrier_of(row.row.sub.id.0), 1);
@@ -302,7 +340,7 @@ impl Engine {
         for attempt in attempts {
             self.shared.dispatch(&self.stripe, attempt, lines_written);
         }
-        Ok(())
+        self.over_cap(over, now).await
     }
 
     /// A commit whose answer was lost is asked again with the same batch, for as long as this worker lives.
@@ -325,7 +363,7 @@ impl Engine {
         }
     }
 
-    fn flight(
+    pub(crate) fn flight(
         &self,
         row: Ready,
         floor: u64,
@@ -345,8 +383,8 @@ impl Engine {
             intent_at,
             kind: ExchangeKind::Send,
             carrier_txn_id: None,
-            parent_ref: None,
-            parent_txn_id: None,
+            parent_ref: row.parent.as_ref().map(|(parent, _)| *parent),
+            parent_txn_id: row.parent.and_then(|(_, txn_id)| txn_id),
         };
         let flight = Flight {
             planned: row.planned,
@@ -359,6 +397,7 @@ impl Engine {
             business_at_ms,
             row: row.row,
             aside: row.aside,
+            probe: false,
         };
         (attempt, flight)
     }
@@ -468,11 +507,19 @@ fn price_new_charge(catalog: &Catalog, row: &mut DueRow) {
     }
 }
 
+/// Consent that has ended is a stop at that instant.
+pub(crate) fn end_of_consent(row: &mut DueRow, now: jiff::Timestamp) {
+    if row.sub.stop_at.is_none() {
+        row.sub.stop_at = row.consent_until.filter(|until| *until <= now);
+    }
+}
+
 /// What triage says of a loaded row, with its plan.
 fn decide_row<'a>(
     catalog: &'a Catalog,
     row: &DueRow,
     now: jiff::Timestamp,
+    known: &Conditions,
 ) -> Result<(Triage, &'a CatalogPlan), String> {
     let plan = catalog
         .plan(row.sub.plan_no)
@@ -482,22 +529,8 @@ fn decide_row<'a>(
     if plan.carrier_no != row.sub.id.shard().carrier_no() {
         return Err(format!("plan {} belongs to another carrier than the subscriber", plan.rules.id));
     }
-    let conditions = Conditions { held: row.held, ..Conditions::default() };
-    let decided = match triage_with(&row.sub, &plan.rules, zone, now, &conditions) {
-        // No link asks for balances yet: the charge goes on without advice.
-        Ok(Triage::Probe { .. }) => {
-            let balance = Some(Balance { answer: BalanceAnswer::Unavailable, age_ms: 0 });
-            triage_with(&row.sub, &plan.rules, zone, now, &Conditions { balance, ..conditions })
-        }
-        decided => decided,
-    };
-    let decided = decided.map_err(|error: CoreError| error.to_string())?;
-    match &decided {
-        Triage::Send { planned, .. } if planned.op != Op::Charge => {
-            Err(format!("plan {} reserves, which cannot be recorded by this version", plan.rules.id))
-        }
-        _ => Ok((decided, plan)),
-    }
+    let decided = triage_with(&row.sub, &plan.rules, zone, now, known);
+    Ok((decided.map_err(|error: CoreError| error.to_string())?, plan))
 }
 
 pub(crate) fn carrier_of(subscription_id: i64) -> i32 {

@@ -49,14 +49,19 @@ impl LeaseGuard {
     /// Whether the lease lasts.
     #[must_use]
     pub(crate) fn lease_lasts(&self) -> bool {
+        self.lasts_at(self.clock.machine_ms())
+    }
+
+    fn lasts_at(&self, machine_ms: i64) -> bool {
         !self.halted.load(Ordering::SeqCst)
-            && self.clock.machine_ms() + LEASE_MARGIN_MS < self.lease_end_ms.load(Ordering::SeqCst)
+            && machine_ms + LEASE_MARGIN_MS < self.lease_end_ms.load(Ordering::SeqCst)
     }
 }
 
 impl SendGuard for LeaseGuard {
     fn may_send(&self, attempt: &Attempt) -> bool {
-        if !self.lease_lasts() {
+        let now_ms = self.clock.machine_ms();
+        if !self.lasts_at(now_ms) {
             return false;
         }
         let Some(stripe) = self.stripes.get().and_then(|all| stripe_of(all, attempt.ticket as i64)) else {
@@ -65,7 +70,7 @@ impl SendGuard for LeaseGuard {
         let flights = stripe.flights();
         let Some(flight) = flights.get(&(attempt.ticket as i64)) else { return false };
         flight.planned.attempt_no == attempt.id.attempt_no
-            && self.clock.machine_ms() - flight.begun_ms < self.send_max_age_ms
+            && now_ms - flight.begun_ms < self.send_max_age_ms
             && self.clock.business() < flight.planned.not_after
     }
 }

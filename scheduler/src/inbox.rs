@@ -8,18 +8,19 @@ use billing_core::ids::Shard;
 use billing_core::outcome::Op;
 use billing_core::period::Period;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{FLAG_QUARANTINED, OpenAttempt, Planned};
+use billing_core::subscription::{Aside, FLAG_QUARANTINED, OpenAttempt, Planned};
 use billing_core::triage::{Triage, pause, resume, top_up, triage};
 use jiff::Timestamp;
 use storage::pg::{
-    DueRow, InboxKind, InboxRow, StoreError, WheelEntry, attempts, drop_inbox, load, open_case, read_inbox,
-    refill,
+    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry, attempts, drop_inbox, load, load_aside,
+    open_case, read_inbox, refill,
 };
 
 use crate::asides;
 use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
+use crate::refund::{Begun, Loaded, RefundRequest, begin};
 use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
@@ -79,6 +80,7 @@ impl InboxReader {
                 Some(kind @ (InboxKind::Pause | InboxKind::Resume | InboxKind::TopUp)) => {
                     self.wish(&stripe, &row, kind).await?;
                 }
+                Some(InboxKind::Refund) => self.refund(&stripe, &row).await?,
                 None => tracing::warn!(
                     id = row.id,
                     "an inbox row of a kind that this version does not know was left alone"
@@ -166,7 +168,7 @@ impl InboxReader {
             }
             Ok(None) => {
                 stripe.release(row.subscription_id);
-                self.fires_again(stripe, &due);
+                self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
                 self.drop_row(row).await
             }
             Err(error) => {
@@ -178,12 +180,63 @@ impl InboxReader {
     }
 
     /// What fired while it was held fell out of the wheel.
-    fn fires_again(&self, stripe: &Stripe, due: &DueRow) {
+    fn fires_again(&self, stripe: &Stripe, id: i64, next_at: Option<Timestamp>) {
         let now_ms = self.shared.clock.business().as_millisecond();
-        let at_ms = due.sub.progress.next_at.map(Timestamp::as_millisecond);
+        let at_ms = next_at.map(Timestamp::as_millisecond);
         if let Some(at_ms) = at_ms.filter(|at_ms| *at_ms <= now_ms) {
-            stripe.wheel().insert(WheelEntry { id: due.sub.id.0, at_ms });
+            stripe.wheel().insert(WheelEntry { id, at_ms });
         }
+    }
+
+    async fn refund(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
+        if !self.shared.may_claim() || !stripe.hold(row.subscription_id) {
+            return Ok(()); // on its way: the next pass looks again
+        }
+        let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
+            return self.drop_row(row).await;
+        };
+        let next_at = due.sub.progress.next_at;
+        let loaded = match RefundRequest::period_of(&row.payload) {
+            Some(period) => self.refund_rows(row.subscription_id, period).await,
+            None => Ok((Vec::new(), None)),
+        };
+        let (attempts, kept) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                stripe.release(row.subscription_id);
+                self.fires_again(stripe, row.subscription_id, next_at);
+                return Err(error);
+            }
+        };
+        let loaded = Loaded { row: due, attempts: &attempts, kept };
+        let begun = begin(&self.shared, stripe, &mut self.db, row, loaded).await;
+        if !matches!(begun, Ok(Begun::Sent)) {
+            self.fires_again(stripe, row.subscription_id, next_at);
+        }
+        match begun? {
+            Begun::Sent | Begun::Later => Ok(()),
+            Begun::Refused(why) => {
+                let conn = self.db.conn().await?;
+                let attempt = RefundRequest::period_of(&row.payload).map(|period| (period.number(), 0));
+                let what = format!("not sent: {why}");
+                let opened = open_case(conn, row.subscription_id, attempt, "refund_refused", &what).await;
+                self.db.checked(opened)?;
+                self.drop_row(row).await
+            }
+        }
+    }
+
+    async fn refund_rows(
+        &mut self,
+        subscription_id: i64,
+        period: Period,
+    ) -> Result<(Vec<AttemptRow>, Option<Aside>), StoreError> {
+        let conn = self.db.conn().await?;
+        let rows = attempts(conn, subscription_id, period.number()).await;
+        let rows = self.db.checked(rows)?;
+        let conn = self.db.conn().await?;
+        let kept = load_aside(conn, subscription_id, period).await;
+        Ok((rows, self.db.checked(kept)?))
     }
 
     async fn evidence(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
@@ -198,6 +251,29 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
+        let refund = match self.open_refund(row.subscription_id, &evidence).await {
+            Ok(refund) => refund,
+            Err(error) => {
+                stripe.release(row.subscription_id);
+                return Err(error);
+            }
+        };
+        if let Some((planned, aside)) = refund {
+            stripe.put(Work::Found(Box::new(Found {
+                catalog: self.shared.books.for_answer(due.book_version),
+                row: due,
+                planned,
+                from: AttemptState::Unknown,
+                why: 0,
+                outcome,
+                carrier_code: evidence.carrier_code,
+                carrier_txn_id: evidence.carrier_txn_id,
+                floor: stripe.open_floor(i64::MAX, 1),
+                inbox: Some((row.shard.0, row.id)),
+                aside: Some(Box::new(aside)),
+            })));
+            return Ok(());
+        }
         let at = &due.sub.progress;
         let current = at.period.number() == evidence.period;
         let aside = match current {
@@ -212,7 +288,7 @@ impl InboxReader {
         let same = (current || aside.is_some()) && attempt_no == evidence.attempt_no;
         if !same || open != OpenAttempt::Unknown {
             stripe.release(row.subscription_id);
-            self.fires_again(stripe, &due);
+            self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
             let attempt = Some((evidence.period, evidence.attempt_no));
             let state = self.attempt_state(row.subscription_id, evidence.period, evidence.attempt_no).await?;
             if state.is_some_and(|state| state >= AttemptState::Approved as i16) {
@@ -245,6 +321,22 @@ impl InboxReader {
         Ok(())
     }
 
+    /// The refund that this is evidence about, while its result is unknown.
+    async fn open_refund(
+        &mut self,
+        subscription_id: i64,
+        evidence: &Evidence,
+    ) -> Result<Option<(Planned, Aside)>, StoreError> {
+        let Some(planned) = self.intent(subscription_id, evidence).await?.filter(|at| at.op == Op::Refund)
+        else {
+            return Ok(None);
+        };
+        let conn = self.db.conn().await?;
+        let kept = load_aside(conn, subscription_id, planned.period).await;
+        let kept = self.db.checked(kept)?.filter(|kept| kept.open == OpenAttempt::Unknown);
+        Ok(kept.filter(|kept| kept.attempt_no == planned.attempt_no).map(|kept| (planned, kept)))
+    }
+
     async fn intent(
         &mut self,
         subscription_id: i64,
@@ -256,10 +348,10 @@ impl InboxReader {
         let Ok(period) = Period::from_number(evidence.period) else { return Ok(None) };
         let epoch = jiff::Timestamp::UNIX_EPOCH;
         Ok(rows.into_iter().find(|row| row.attempt_no == evidence.attempt_no).map(|row| Planned {
-            op: Op::Charge,
+            op: Op::from_number(row.op).unwrap_or(Op::Charge),
             period,
             attempt_no: row.attempt_no,
-            parent_no: 0,
+            parent_no: row.parent_no,
             amount_minor: row.amount_minor,
             round: row.round,
             step: row.step,

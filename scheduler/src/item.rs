@@ -8,12 +8,13 @@ use std::sync::Arc;
 use billing_core::decide::{Decision, Event, Facts, Grant, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::ledger::Leg;
+use billing_core::outcome::Op;
 use billing_core::outcome::Outcome;
 use billing_core::reason::Rule;
 use billing_core::schedule::Anchor;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Aside, NextKind, Planned, Progress};
+use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress};
 use billing_core::triage::{Note, Passed};
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
@@ -25,6 +26,8 @@ use storage::vault::{SubscriberKey, Vault};
 
 use crate::catalog::Catalog;
 use crate::stripe::{Found, Stripe, Work};
+
+mod money;
 
 /// History rows of one attempt, told apart by `seq`: the exchange itself, ...
 pub(crate) const SEQ_EXCHANGE: i64 = 0;
@@ -40,7 +43,7 @@ const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) row: Box<DueRow>,
-    /// The charge's own row, when it is not the subscription's current one.
+    /// The charge's own row: when it is not the subscription's current one, and for a refund.
     aside: Option<Box<Aside>>,
     /// The version of the book that decides.
     catalog: Arc<Catalog>,
@@ -160,7 +163,10 @@ impl Item {
     /// The row was loaded again, because it changed under us.
     pub(crate) fn reloaded(&mut self, row: Box<DueRow>, aside: Option<Box<Aside>>) {
         self.row = row;
-        self.aside = aside;
+        // Nobody but its holder changes what a refund holds.
+        if !self.refunds() {
+            self.aside = aside;
+        }
         self.tries += 1;
         if let (What::Attempt(facts), None) = (&self.what, &self.aside) {
             price_first_attempt(&mut self.row, &facts.planned);
@@ -171,12 +177,22 @@ impl Item {
         !matches!(self.what, What::Attempt(_))
     }
 
-    /// The period of a charge with a row of its own.
+    /// The period of a charge with a row of its own that is loaded again when the subscription changed.
     pub(crate) fn aside_period(&self) -> Option<i32> {
         match &self.what {
+            _ if self.refunds() => None,
             What::Aside(after, _) => Some(after.charge.period.number()),
             _ => self.aside.as_ref().map(|aside| aside.charge.period.number()),
         }
+    }
+
+    fn refunds(&self) -> bool {
+        matches!(&self.what, What::Attempt(facts) if facts.planned.op == Op::Refund)
+    }
+
+    /// Whether it is an attempt at money, not one to give some back.
+    pub(crate) fn collects(&self) -> bool {
+        matches!(&self.what, What::Attempt(facts) if facts.planned.op != Op::Refund)
     }
 
     pub(crate) fn attempt_no(&self) -> Option<i16> {
@@ -234,6 +250,7 @@ impl Item {
             }
             What::Attempt(facts) => {
                 let (record, lane) = match &self.aside {
+                    _ if facts.planned.op == Op::Refund => self.refund_record(facts, now)?,
                     Some(aside) => {
                         let decision = self.decide_aside(facts, aside, now)?;
                         propose_refund_minor = decision.propose_refund_minor;
@@ -313,6 +330,12 @@ impl Item {
                 &note.passed,
             ),
             inbox: self.inbox,
+            give_back: match note.aside.is_some_and(|aside| aside.open != OpenAttempt::None) {
+                // Its confirm may still collect it.
+                true => [None; 2],
+                false => [None, self.reservation_back(note.progress.reserved, 0)],
+            },
+            refunded: None,
         }
     }
 
@@ -388,6 +411,8 @@ impl Item {
                 &[],
             ),
             inbox: self.inbox,
+            give_back: self.give_back(&facts.planned, decision),
+            refunded: None,
         })
     }
 

@@ -134,9 +134,11 @@ impl Lane {
         self.in_lane.fetch_sub(places, Ordering::Relaxed);
     }
 
-    /// This worker's part of the carrier's rate: owned slices of all slices.
+    /// This worker's part of what the carrier allows, per second and at a time: owned slices of all slices.
     pub(crate) fn set_share(&self, owned: usize, all: usize) {
         self.rate.set_share(owned, all);
+        let part = self.adapter.caps().in_flight_max as usize * owned / all.max(1);
+        self.adapter.limit_in_flight(u32::try_from(part).unwrap_or(u32::MAX));
     }
 
     fn room(&self, inside: usize) -> usize {

@@ -17,9 +17,12 @@ mod wheel;
 
 mod asides;
 mod bookkeeper;
+mod bounds;
 mod filler;
 mod inbox;
 mod membership;
+mod probe;
+mod refund;
 mod takeover;
 
 pub mod import;
@@ -37,6 +40,7 @@ pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
+pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
 pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

@@ -10,7 +10,8 @@ use billing_core::period::days_since_2000;
 use billing_core::reason::Rule;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Planned};
-use billing_core::triage::NoteKind;
+use billing_core::triage::{BalanceAnswer, NoteKind};
+use carriers::Reply;
 use jiff::tz::TimeZone;
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
@@ -25,6 +26,7 @@ use crate::asides;
 use crate::clock::Clock;
 use crate::item::{Item, Prepared};
 use crate::link::{DbLink, RETRY_PAUSE};
+use crate::probe;
 use crate::shared::Shared;
 use crate::stats::Counted;
 use crate::stripe::{Found, Stripe, Work};
@@ -158,12 +160,33 @@ impl Recorder {
                         items.extend(Item::of(&self.stripe, Work::Found(Box::new(found))));
                     }
                 }
+                Work::Reply(reply) if self.stripe.is_probe(reply.ticket as i64) => self.probed(reply).await,
                 other => items.extend(Item::of(&self.stripe, other)),
             }
         }
         // Sorted by subscription: a quarter less database CPU.
         items.sort_unstable_by_key(|item| item.row.sub.id);
         self.decide(items).await
+    }
+
+    /// An answer about a balance: kept for whoever charges next, and in the history. Nothing is recorded.
+    async fn probed(&mut self, reply: Reply) {
+        let Some(flight) = self.stripe.flights().remove(&(reply.ticket as i64)) else { return };
+        let sub = &flight.row.sub;
+        let answer = probe::answer_of(&reply, flight.planned.amount_minor);
+        metrics::counter!("tollbook_balances_total", "learned" => (answer != BalanceAnswer::Unavailable).to_string())
+            .increment(1);
+        if let Some(sealer) = self.sealers.get_mut(&sub.id.shard().carrier_no()) {
+            match probe::history_row(&flight, &reply, sealer, &self.shared.lease) {
+                Ok(row) => self.append(vec![row]).await,
+                Err(error) => self.shared.trouble("keeping a balance check", &error),
+            }
+        }
+        self.shared.balances.keep(sub.subscriber_id, answer, self.shared.clock.machine_ms());
+        self.stripe.close_floor(flight.floor, 1);
+        self.stripe.release(sub.id.0);
+        let at_ms = self.shared.clock.business().as_millisecond();
+        self.stripe.wheel().insert(WheelEntry { id: sub.id.0, at_ms });
     }
 
     /// Records a decided batch; what changed under it is loaded and decided again.
@@ -200,10 +223,10 @@ impl Recorder {
             return Ok(None);
         };
         let planned = Planned {
-            op: Op::Charge,
+            op: Op::from_number(kept.op).unwrap_or(Op::Charge),
             period,
             attempt_no: kept.attempt_no,
-            parent_no: 0,
+            parent_no: kept.parent_no,
             amount_minor: kept.amount_minor,
             round: kept.round,
             step: kept.step,
@@ -411,7 +434,7 @@ impl Recorder {
         let recorded = || {
             let pairs = prepared.iter().zip(verdicts);
             pairs
-                .filter(|((item, _), verdict)| **verdict == Some(Verdict::Ok) && !item.is_note())
+                .filter(|((item, _), verdict)| **verdict == Some(Verdict::Ok) && item.collects())
                 .map(|(pair, _)| pair)
         };
         self.shared.stats.count(recorded().map(|(item, ready)| Counted {
@@ -424,6 +447,8 @@ impl Recorder {
             charge_state: ready.record.charge_state,
             moved_minor: ready.record.moved_minor,
         }));
+        let moved = recorded().filter(|(_, ready)| ready.record.moved_minor > 0);
+        self.shared.balances.forget(moved.map(|(item, _)| item.row.sub.subscriber_id));
         let scale = i64::from(self.shared.clock.scale().max(1));
         self.shared.stats.due_to_durable(recorded().filter_map(|(item, _)| {
             let due_ms = item.row.sub.progress.next_at?.as_millisecond();
@@ -439,7 +464,7 @@ impl Recorder {
             let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
             self.stripe.wheel().insert(entry);
         }
-        for next in record.asides.iter().filter_map(|aside| aside.next_at) {
+        for next in record.asides.iter().chain(&record.refunded).filter_map(|aside| aside.next_at) {
             let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
             self.stripe.asides().insert(entry);
         }

@@ -40,6 +40,7 @@ pub struct Shared {
     pub(crate) lanes: HashMap<i32, Arc<Lane>>,
     pub(crate) guard: Arc<LeaseGuard>,
     pub(crate) stats: Stats,
+    pub(crate) balances: crate::probe::Balances,
     pub(crate) stop_claiming: CancellationToken,
     pub(crate) finish: CancellationToken,
     /// A new book needs new lanes: drain and start again.

@@ -64,9 +64,16 @@ impl Default for Stats {
     }
 }
 
+fn add(minutes: &mut HashMap<Key, (i64, i64)>, (key, count, moved_minor): (Key, i64, i64)) {
+    let sum = minutes.entry(key).or_default();
+    sum.0 += count;
+    sum.1 = sum.1.saturating_add(moved_minor);
+}
+
 impl Stats {
     pub(crate) fn count(&self, rows: impl Iterator<Item = Counted>) {
         let Ok(mut minutes) = self.minutes.lock() else { return };
+        let mut run: Option<(Key, i64, i64)> = None;
         for row in rows {
             let key = Key {
                 minute_ms: row.business_ms.div_euclid(MINUTE_MS) * MINUTE_MS,
@@ -77,9 +84,21 @@ impl Stats {
                 reason: row.reason,
                 charge_state: row.charge_state,
             };
-            let sum = minutes.entry(key).or_default();
-            sum.0 += 1;
-            sum.1 = sum.1.saturating_add(row.moved_minor);
+            // Neighbours in a batch mostly count alike.
+            match &mut run {
+                Some((same, count, moved_minor)) if *same == key => {
+                    *count += 1;
+                    *moved_minor = moved_minor.saturating_add(row.moved_minor);
+                }
+                _ => {
+                    if let Some(ended) = run.replace((key, 1, row.moved_minor)) {
+                        add(&mut minutes, ended);
+                    }
+                }
+            }
+        }
+        if let Some(ended) = run {
+            add(&mut minutes, ended);
         }
     }
 

@@ -4,6 +4,7 @@
 //! at most once: [`Stripe::hold`] is that claim.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use billing_core::ids::{OurRef, Shard};
@@ -24,7 +25,7 @@ use crate::wheel::Wheel;
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) row: Box<DueRow>,
-    /// The charge's own row, when it is not the subscription's current one.
+    /// The charge's own row: when it is not the subscription's current one, and for a refund.
     pub(crate) aside: Option<Box<Aside>>,
     pub(crate) planned: Planned,
     pub(crate) rule: i16,
@@ -37,6 +38,8 @@ pub(crate) struct Flight {
     pub(crate) begun_ms: i64,
     /// Business time of the intent.
     pub(crate) business_at_ms: i64,
+    /// A question about the balance: no attempt, no intent.
+    pub(crate) probe: bool,
 }
 
 /// Something for the recorder.
@@ -60,7 +63,7 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) row: Box<DueRow>,
-    /// The charge's own row, when it is not the subscription's current one.
+    /// The charge's own row: when it is not the subscription's current one, and for a refund.
     pub(crate) aside: Option<Box<Aside>>,
     /// The version of the book that it was decided under.
     pub(crate) catalog: Arc<Catalog>,
@@ -75,14 +78,38 @@ pub(crate) struct Found {
     pub(crate) inbox: Option<(i32, i64)>,
 }
 
+/// Values by subscription id. The ids are ours, dense per shard: nobody can choose them so that they collide.
+pub(crate) type ById<T> = HashMap<i64, T, BuildHasherDefault<IdHasher>>;
+
+/// Spreads an id's bits by one multiplication; std's own hasher, made for hostile keys, costs ten times that.
+#[derive(Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_i64(i64::from(*byte));
+        }
+    }
+
+    fn write_i64(&mut self, id: i64) {
+        let mixed = (self.0 ^ id as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ mixed >> 32;
+    }
+}
+
 /// The shards that share a pair of connections.
 #[derive(Debug)]
 pub(crate) struct Stripe {
     pub(crate) no: i16,
     wheel: Mutex<Wheel>,
     asides: Mutex<Wheel>,
-    flights: Mutex<HashMap<i64, Box<Flight>>>,
-    held: Mutex<HashSet<i64>>,
+    flights: Mutex<ById<Box<Flight>>>,
+    held: Mutex<HashSet<i64, BuildHasherDefault<IdHasher>>>,
     desk: Mutex<Vec<Work>>,
     pub(crate) desk_filled: Notify,
     floors: Mutex<Floors>,
@@ -128,8 +155,13 @@ impl Stripe {
         locked(&self.asides)
     }
 
-    pub(crate) fn flights(&self) -> MutexGuard<'_, HashMap<i64, Box<Flight>>> {
+    pub(crate) fn flights(&self) -> MutexGuard<'_, ById<Box<Flight>>> {
         locked(&self.flights)
+    }
+
+    /// Whether what is on its way of a subscription is a question about its balance.
+    pub(crate) fn is_probe(&self, subscription_id: i64) -> bool {
+        locked(&self.flights).get(&subscription_id).is_some_and(|flight| flight.probe)
     }
 
     /// Claims a subscription for this process' own use; `false` when it is on its way already.

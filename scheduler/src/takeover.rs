@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use billing_core::ids::Shard;
-use billing_core::outcome::{Doubt, Outcome};
+use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::AttemptState;
-use billing_core::subscription::Planned;
+use billing_core::subscription::{Aside, Planned};
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
 use storage::pg::{
@@ -144,6 +144,7 @@ async fn hand_to_recorder(
             .iter()
             .find(|own| own.subscription_id == row.sub.id.0 && own.period == intent.planned.period.number());
         let aside = match own.map(AsideRow::aside).transpose() {
+            Ok(aside) if intent.planned.op == Op::Refund => aside.map(|kept| held_by(kept, &intent.planned)),
             Ok(aside) => aside.map(Box::new),
             Err(why) => {
                 stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
@@ -174,7 +175,7 @@ async fn hand_to_recorder(
 
 type Loaded = (Vec<Box<DueRow>>, Vec<(i64, i32, String)>, Vec<AsideRow>);
 
-/// The subscriptions of a chunk of intents, and the own rows of charges whose period is not current any more.
+/// The subscriptions of a chunk of intents, and the own rows of charges that are refunded or not current any more.
 async fn load_chunk(
     shared: &Arc<Shared>,
     db: &mut DbLink,
@@ -188,16 +189,22 @@ async fn load_chunk(
     let current: HashMap<i64, Period> =
         rows.iter().map(|row| (row.sub.id.0, row.sub.progress.period)).collect();
     let key = |intent: &OpenIntent| (intent.subscription_id, intent.planned.period.number());
-    let earlier = |intent: &&OpenIntent| {
-        current.get(&intent.subscription_id).is_some_and(|period| *period != intent.planned.period)
+    let own_row = |intent: &&OpenIntent| {
+        let earlier = |period: &Period| *period != intent.planned.period;
+        intent.planned.op == Op::Refund || current.get(&intent.subscription_id).is_some_and(earlier)
     };
-    let keys: Vec<(i64, i32)> = chunk.iter().filter(earlier).map(key).collect();
+    let keys: Vec<(i64, i32)> = chunk.iter().filter(own_row).map(key).collect();
     if keys.is_empty() {
         return Ok((rows, poison, Vec::new()));
     }
     let conn = db.conn().await?;
     let own = load_asides(conn, &keys).await;
     Ok((rows, poison, db.checked(own)?))
+}
+
+/// The charge's own row as it was when the refund's intent was made: its last attempt is the one before it.
+fn held_by(kept: Aside, planned: &Planned) -> Box<Aside> {
+    Box::new(Aside { attempt_no: planned.attempt_no - 1, ..kept })
 }
 
 type Known = (Outcome, Option<String>, Option<String>);

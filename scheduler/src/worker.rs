@@ -219,6 +219,7 @@ impl Worker {
             lanes,
             guard,
             stats: Stats::default(),
+            balances: crate::probe::Balances::default(),
             stop_claiming: CancellationToken::new(),
             finish: CancellationToken::new(),
             renew: CancellationToken::new(),

@@ -54,10 +54,16 @@ CREATE TABLE public.attempt_intent (
     step smallint NOT NULL,
     currency smallint NOT NULL,
     rule_id smallint NOT NULL,
+    cap_day integer DEFAULT 0 NOT NULL,
+    parent_no smallint DEFAULT 0 NOT NULL,
     CONSTRAINT attempt_intent_amount_minor_check CHECK ((amount_minor > 0)),
     CONSTRAINT attempt_intent_attempt_no_check CHECK (((attempt_no >= 1) AND (attempt_no <= 1023)))
 )
 PARTITION BY RANGE (period);
+
+COMMENT ON COLUMN public.attempt_intent.cap_day IS 'the local day on which its amount was reserved in subscriber_usage; 0 where no caps are';
+
+COMMENT ON COLUMN public.attempt_intent.parent_no IS 'the attempt that a confirm, a cancel or a refund is about; 0 for none';
 
 CREATE TABLE public.attempt_open (
     subscription_id bigint NOT NULL,
@@ -390,6 +396,30 @@ CREATE TABLE public.subscriber (
 
 COMMENT ON TABLE public.subscriber IS 'one line at one carrier; the MSISDN exists only as ciphertext and keyed hash';
 
+CREATE TABLE public.subscriber_usage (
+    subscriber_id bigint NOT NULL,
+    day_minor bigint NOT NULL,
+    week_minor bigint NOT NULL,
+    month_minor bigint NOT NULL,
+    day integer NOT NULL,
+    week integer NOT NULL,
+    month integer NOT NULL,
+    day_requests integer NOT NULL,
+    week_requests integer NOT NULL,
+    month_requests integer NOT NULL,
+    scope smallint DEFAULT 1 NOT NULL,
+    currency smallint NOT NULL,
+    CONSTRAINT subscriber_usage_day_minor_check CHECK ((day_minor >= 0)),
+    CONSTRAINT subscriber_usage_day_requests_check CHECK ((day_requests >= 0)),
+    CONSTRAINT subscriber_usage_month_minor_check CHECK ((month_minor >= 0)),
+    CONSTRAINT subscriber_usage_month_requests_check CHECK ((month_requests >= 0)),
+    CONSTRAINT subscriber_usage_week_minor_check CHECK ((week_minor >= 0)),
+    CONSTRAINT subscriber_usage_week_requests_check CHECK ((week_requests >= 0))
+)
+WITH (fillfactor='50');
+
+COMMENT ON TABLE public.subscriber_usage IS 'only where caps exist: what is collected, on its way or unknown, over all plans of a subscriber (scope 1). Days count from 2000-01-01 in its own zone: the day, the Monday of its week, the first of its month; they never move back';
+
 CREATE TABLE public.subscription (
     id bigint NOT NULL,
     subscriber_id bigint NOT NULL,
@@ -423,9 +453,14 @@ CREATE TABLE public.subscription (
     tries smallint DEFAULT 0 NOT NULL,
     try_day smallint DEFAULT 0 NOT NULL,
     day_tries smallint DEFAULT 0 NOT NULL,
+    consent_until_ms bigint,
+    reserved_until_ms bigint,
+    reserved_minor bigint,
+    reserved_no smallint,
     CONSTRAINT subscription_anchor_minute_check CHECK (((anchor_minute >= 0) AND (anchor_minute <= 1439))),
     CONSTRAINT subscription_attempt_no_check CHECK (((attempt_no >= 0) AND (attempt_no <= 1023))),
     CONSTRAINT subscription_check CHECK (((collected_minor >= 0) AND (collected_minor <= due_minor))),
+    CONSTRAINT subscription_check1 CHECK ((((reserved_no IS NULL) = (reserved_minor IS NULL)) AND ((reserved_no IS NULL) = (reserved_until_ms IS NULL)))),
     CONSTRAINT subscription_due_minor_check CHECK ((due_minor > 0)),
     CONSTRAINT subscription_open_check CHECK (((open >= 0) AND (open <= 3))),
     CONSTRAINT subscription_state_check CHECK (((state >= 1) AND (state <= 10)))
@@ -439,6 +474,8 @@ COMMENT ON COLUMN public.subscription.book_version IS 'under which the charge of
 COMMENT ON COLUMN public.subscription.anchor_done IS 'periods that were counted under earlier anchors';
 
 COMMENT ON COLUMN public.subscription.tries IS 'requests of this charge that counted; day_tries of them on the local day try_day';
+
+COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: the same as a stop at that instant';
 
 CREATE TABLE public.subscription_ref (
     ref_seed bigint NOT NULL,
@@ -611,6 +648,9 @@ ALTER TABLE ONLY public.shard_progress
 
 ALTER TABLE ONLY public.subscriber
     ADD CONSTRAINT subscriber_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.subscriber_usage
+    ADD CONSTRAINT subscriber_usage_pkey PRIMARY KEY (subscriber_id, scope, currency);
 
 ALTER TABLE ONLY public.subscription
     ADD CONSTRAINT subscription_pkey PRIMARY KEY (id);

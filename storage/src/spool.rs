@@ -24,7 +24,7 @@ pub use self::reader::{SentLines, StoredLine, read_all};
 pub const APPEND_LINES_MAX: usize = 16_384;
 
 /// The sync follows a write after this long at most, plus the sync before it.
-const SYNC_DELAY: Duration = Duration::from_millis(2);
+const SYNC_DELAY: Duration = Duration::from_millis(3);
 
 /// How a [`SentLog`] divides and keeps its lines.
 #[derive(Clone, Copy, Debug)]

@@ -102,6 +102,41 @@ fn arrears_are_collected_later_beside_the_running_period_and_never_above_due() {
 }
 
 #[test]
+fn arrears_ask_within_the_limits_of_their_subscriber_and_wait_where_there_is_no_room() {
+    let world = poor("arrearscaps");
+    std::fs::create_dir_all(world.book.dir.join("countries")).unwrap();
+    let text = "name = \"Tunisia\"\ncurrency = { code = \"TND\", source = \"ISO 4217\" }\n\
+                zones = { names = [\"Africa/Tunis\"], source = \"IANA time zone database\" }\n\
+                [[attempts]]\nper = \"day\"\nmax = 1\nexample = true\n";
+    std::fs::write(world.book.dir.join("countries/tn.toml"), text).unwrap();
+    plan(&world, "owed", OWED);
+    world.import_rows("owed", 0, 12, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("12 charges in arrears", SOON, || {
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND next_kind = 8") == 12
+    });
+    // The day's only request is used: the arrears' round waits for the next day, and says so once.
+    world.mock.behave(RICH);
+    world.set_business("2026-12-01T10:30:00Z", 1);
+    wait_until("12 deferred arrears", SOON, || {
+        world.number("SELECT count(*) FROM charge_note n JOIN charge_aside a USING (subscription_id, period) WHERE n.kind = 2 AND n.until_ms = a.next_at_ms") == 12
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent"), 12);
+    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE kind = 2"), 12);
+    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND open = 0"), 12);
+    // One request a day, whichever charge it is for.
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("one more each", SOON, || approved(&world) == 12);
+    world.set_business("2026-12-03T09:00:00Z", 1);
+    wait_until("and one more", SOON, || approved(&world) == 24);
+    assert_eq!(
+        world.number("SELECT count(*) FROM (SELECT FROM attempt_intent GROUP BY subscription_id, cap_day HAVING count(*) > 1) x"),
+        0
+    );
+    settled(&world);
+}
+
+#[test]
 fn a_trial_turns_active_when_its_first_charge_falls_due() {
     let world = World::start("trial", &WorldOptions::default());
     let rest = "[lifecycle]\nlate_approved = \"past\"\n";

@@ -18,6 +18,7 @@ use crate::exit::{failed, usage};
 use crate::explain::state_name;
 use crate::out::{self, Paint, Table};
 use crate::reading::{Reading, subscription_id};
+use crate::refund::{RefundArgs, refund};
 use crate::shown::{Mask, Number, one_line};
 use crate::words::{self, Amount, Moment};
 
@@ -38,6 +39,8 @@ pub(crate) enum ChargeCommand {
     List(ListArgs),
     /// Show one charge in short; `toll explain` tells the whole story
     Show(ShowArgs),
+    /// Give money back: all of a charge or a part of it; says first what that does
+    Refund(RefundArgs),
 }
 
 /// What `toll charge list` takes.
@@ -148,6 +151,7 @@ pub(crate) async fn run(global: &Global, command: ChargeCommand) -> anyhow::Resu
         ChargeCommand::List(args) if args.unknown => list_unknown(global, &mut reading, &args).await,
         ChargeCommand::List(args) => list(global, &mut reading, &args).await,
         ChargeCommand::Show(args) => show(global, &mut reading, &args).await,
+        ChargeCommand::Refund(args) => refund(global, &mut reading, &args).await,
     };
     reading.close().await;
     done

@@ -19,6 +19,7 @@ mod ops;
 mod out;
 mod query;
 mod reading;
+mod refund;
 mod serve;
 mod shown;
 mod status;

@@ -54,6 +54,7 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_attempts_total", Kind::Counter, Unit::Count, "Attempts with a recorded outcome, by carrier, class and reason."),
     ("tollbook_recorded_total", Kind::Counter, Unit::Count, "Attempt outcomes made durable by this process."),
     ("tollbook_begin_verdicts_total", Kind::Counter, Unit::Count, "Intents that the database did not take, by its verdict."),
+    ("tollbook_balances_total", Kind::Counter, Unit::Count, "Balance checks, by whether anything was learned."),
     ("tollbook_quarantined_total", Kind::Counter, Unit::Count, "Subscriptions put aside for a person because they could not be decided or recorded."),
     ("tollbook_taken_over_total", Kind::Counter, Unit::Count, "Open intents of dead workers taken over, by whether evidence of their outcome was found."),
     ("tollbook_fenced_workers_total", Kind::Counter, Unit::Count, "Workers fenced by this process because their lease was not renewed."),

@@ -64,11 +64,11 @@
 use rust_decimal::Decimal;
 
 use super::CarrierSummary;
-use super::countries::CountryRules;
+use super::countries::{CountryRules, Per};
 use super::reader::{Place, Problems, Source, Spanned, Table, one_of_help};
 use super::values::excerpt;
 use crate::money::{Currency, Money, MoneyError};
-use crate::plan::PlanRules;
+use crate::plan::{CAP_SPANS, Caps, PlanRules};
 use crate::schedule::{PHASES_MAX, Phase};
 use crate::split::Shares;
 
@@ -164,6 +164,7 @@ fn rules(
         reserve: whole(reserve)?,
         lifecycle: life.rest,
         refund_access: life.refund_access,
+        caps: price.map_or(Caps::NONE, |price| caps_of(country, price.currency)),
     })
 }
 
@@ -345,6 +346,21 @@ fn within_caps(
         let help = format!("country {} allows {cap} for one charge", country.code);
         root.problem("price", format!("`price` is {price}"), help, problems);
     }
+}
+
+/// The caps of a country in the plan's currency; the smallest where it names several for one stretch of time.
+fn caps_of(country: Option<&CountryRules>, currency: Currency) -> Caps {
+    let Some(country) = country else { return Caps::NONE };
+    let smallest = |per: Per| {
+        let caps = country.caps.iter().filter(|cap| cap.per == per && cap.amount.currency == currency);
+        caps.map(|cap| cap.amount.minor).min().unwrap_or(0)
+    };
+    let fewest = |per: Per| {
+        let limits = country.attempts.iter().filter(|limit| limit.per == per);
+        limits.map(|limit| i32::try_from(limit.max).unwrap_or(i32::MAX)).min().unwrap_or(0)
+    };
+    const SPANS: [Per; CAP_SPANS] = [Per::Day, Per::Week, Per::Month];
+    Caps { charge_minor: smallest(Per::Charge), minor: SPANS.map(smallest), requests: SPANS.map(fewest) }
 }
 
 /// `[[phases]]`: introductory prices, in their sequence.

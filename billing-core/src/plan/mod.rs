@@ -4,10 +4,12 @@ use crate::money::Money;
 use crate::schedule::Schedule;
 use crate::split::Shares;
 
+mod caps;
 mod dunning;
 mod ladder;
 mod lifecycle;
 
+pub use caps::{CAP_SPANS, CapDays, Caps, OverCap, Usage};
 pub use dunning::{Budget, Dunning, GiveUp, Growth, ROUNDS_MAX, Rounds, RoundsOf};
 pub use ladder::{Choice, Delivers, LADDER_STEPS_MAX, Ladder, Restart, Settles};
 pub use lifecycle::{
@@ -58,6 +60,8 @@ pub struct PlanRules {
     pub lifecycle: Lifecycle,
     /// What a refund takes away.
     pub refund_access: RefundAccess,
+    /// What the carrier's country allows of one subscriber, over all plans.
+    pub caps: Caps,
 }
 
 impl PlanRules {

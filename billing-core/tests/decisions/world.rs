@@ -66,6 +66,7 @@ pub(crate) fn daily() -> PlanRules {
         reserve: None,
         lifecycle: Lifecycle::default(),
         refund_access: RefundAccess::Keep,
+        caps: billing_core::plan::Caps::NONE,
     }
 }
 

@@ -84,6 +84,7 @@ async fn work(shared: Arc<Shared>) {
     };
     shared.listen();
     while let Some(attempt) = line.next(&shared).await {
+        let _place = shared.adapter.in_flight.enter().await;
         let hand = InHand::new(&attempt, &shared.adapter, &line.recording, &*shared.sink);
         let reply = line.perform(&attempt).await;
         hand.deliver(reply);

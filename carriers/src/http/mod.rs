@@ -5,6 +5,7 @@
 
 mod connect;
 mod exchange;
+mod in_flight;
 mod lines;
 mod mask;
 mod request;
@@ -27,6 +28,7 @@ use crate::definition::{CarrierDefinition, For};
 use crate::dialect::Operation;
 use crate::dialect::template::BuildError;
 use connect::Dialer;
+use in_flight::InFlight;
 
 pub(crate) use mask::Mask;
 pub(crate) use request::{Prepared, is_reserved};
@@ -71,6 +73,7 @@ pub struct HttpAdapter {
     reply_timeout: Duration,
     idle_timeout: Duration,
     gauges: Gauges,
+    in_flight: InFlight,
 }
 
 impl HttpAdapter {
@@ -106,6 +109,7 @@ impl HttpAdapter {
             reply_timeout: ms(caps.reply_timeout_ms),
             idle_timeout: ms(caps.idle_timeout_ms),
             gauges: Gauges::default(),
+            in_flight: InFlight::new(caps.in_flight_max),
             caps: caps.clone(),
         })
     }
@@ -160,6 +164,10 @@ impl Adapter for HttpAdapter {
                 let _ = line.await;
             }
         })
+    }
+
+    fn limit_in_flight(&self, max: u32) {
+        self.in_flight.set_max(max.min(self.caps.in_flight_max));
     }
 
     fn link_state(&self) -> LinkState {

@@ -87,6 +87,10 @@ impl Ceiling {
         while stripes.len() < STRIPES {
             stripes.push(connect(url, "tollbook bench ceiling").await?);
         }
+        for stripe in &mut stripes {
+            // Only a superuser may; elsewhere the two functions' own times stay unknown.
+            let _ = sqlx::query("SET track_functions = 'pl'").execute(stripe).await;
+        }
         Ok(Self { lease, stripes, book_version, accounts: (accounts[0], accounts[1]), ids, sent: 0 })
     }
 
@@ -108,10 +112,19 @@ impl Ceiling {
             let ids: Vec<i64> = self.ids.iter().filter(mine).copied().collect();
             work.push(self.batches(cluster.ceiling_conn()?, &ids, rows, today, not_after).await?);
         }
+        let times_before = function_times(cluster.ceiling_conn()?).await?;
         let before = cluster.snapshot(&[]).await?;
         let driven = tokio::time::timeout(LEG_WITHIN, self.drive(work, now)).await;
         driven.with_context(|| format!("the ceiling took more than {} s", LEG_WITHIN.as_secs()))??;
         let spent = cluster.snapshot(&[]).await?.since(&before);
+        for stripe in &mut self.stripes {
+            sqlx::query("SELECT pg_stat_force_next_flush()").execute(stripe).await?;
+        }
+        let times = function_times(cluster.ceiling_conn()?).await?;
+        let us_per_row = |place: usize| {
+            let us = (times[place] - times_before[place]) * 1_000.0 / self.ids.len().max(1) as f64;
+            (us > 0.0).then_some(us)
+        };
         let facts = day_facts(cluster.ceiling_conn()?, today, self.ids.len() as u64).await?;
         Ok(Leg {
             charges: facts.approved,
@@ -126,6 +139,8 @@ impl Ceiling {
             stored_bytes: 0,
             others_share: spent.others_share,
             steal_share: spent.steal_share,
+            begin_us: us_per_row(0),
+            record_us: us_per_row(1),
         })
     }
 
@@ -198,6 +213,7 @@ impl Ceiling {
             digest,
             rule: Rule::DUE_SEND.number(),
             book_version: self.book_version,
+            cap: None,
         });
         self.sent += 1;
         let (debit, credit) = self.accounts;
@@ -242,6 +258,8 @@ impl Ceiling {
             asides: Vec::new(),
             more: None,
             inbox: None,
+            give_back: [None; 2],
+            refunded: None,
         };
         batch.record.push(&record, words);
         Ok(())
@@ -259,6 +277,16 @@ impl Ceiling {
         }
         Ok(())
     }
+}
+
+/// Milliseconds that the server spent inside of the two functions so far, without their commits.
+async fn function_times(conn: &mut PgConnection) -> anyhow::Result<[f64; 2]> {
+    let rows: Vec<(String, f64)> =
+        sqlx::query_as("SELECT funcname::text, total_time FROM pg_stat_user_functions")
+            .fetch_all(conn)
+            .await?;
+    Ok(["begin_attempts", "record_outcomes"]
+        .map(|name| rows.iter().filter(|(function, _)| function == name).map(|(_, ms)| ms).sum()))
 }
 
 async fn stripe_of(

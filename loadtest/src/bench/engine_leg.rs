@@ -196,6 +196,8 @@ impl Engine {
             stored_bytes,
             others_share: spent.others_share,
             steal_share: spent.steal_share,
+            begin_us: None,
+            record_us: None,
         })
     }
 

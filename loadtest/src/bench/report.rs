@@ -39,6 +39,10 @@ pub struct BenchReport {
     pub stored_bytes_per_charge: Measured,
     /// Updates of subscriptions that touched no index, 0 to 1.
     pub hot_share: Measured,
+    /// What the ceiling's legs spent inside of `begin_attempts`, microseconds per row; median.
+    pub begin_us_per_row: Measured,
+    /// The same of `record_outcomes`.
+    pub record_us_per_row: Measured,
     /// From due to durable at half the rate, milliseconds.
     pub p50_ms: Measured,
     /// 99 of 100 were faster, milliseconds.
@@ -140,6 +144,10 @@ pub struct Leg {
     pub others_share: f64,
     /// Share that the hypervisor took, 0 to 1.
     pub steal_share: f64,
+    /// A ceiling's leg: microseconds inside of `begin_attempts` per row, its commit not included.
+    pub begin_us: Option<f64>,
+    /// The same of `record_outcomes`.
+    pub record_us: Option<f64>,
 }
 
 /// The engine's books against the mock carrier's.
@@ -303,6 +311,8 @@ impl BenchReport {
                 600.0,
             ),
             hot_share: Measured::plain(hot_share, "of updates"),
+            begin_us_per_row: Measured::plain(over(|pair| pair.ceiling.begin_us.unwrap_or(0.0)), "µs"),
+            record_us_per_row: Measured::plain(over(|pair| pair.ceiling.record_us.unwrap_or(0.0)), "µs"),
             p50_ms: Measured::plain(latency.p50_ms, "ms"),
             p99_ms: Measured::at_most(latency.p99_ms, "ms", 1_000.0, 250.0).only_if(at_once),
             memory_mb_per_million: match memory {
@@ -334,6 +344,8 @@ impl BenchReport {
             ("wal_bytes_per_charge", &self.wal_bytes_per_charge),
             ("stored_bytes_per_charge", &self.stored_bytes_per_charge),
             ("hot_share", &self.hot_share),
+            ("begin_us_per_row", &self.begin_us_per_row),
+            ("record_us_per_row", &self.record_us_per_row),
             ("p50_ms", &self.p50_ms),
             ("p99_ms", &self.p99_ms),
             ("memory_mb_per_million", &self.memory_mb_per_million),

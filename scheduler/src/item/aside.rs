@@ -59,6 +59,8 @@ impl Item {
             event: decision.event.map_or(0, |event| event as i16),
             legs,
             more: self.more(&progress, None, rare, None, &[]),
+            // What is set aside belongs to the current charge.
+            give_back: [self.own_back(&facts.planned, decision.attempt, decision.moved_minor), None],
             ..self.aside_note_record(after, decision.rule)
         })
     }
@@ -98,6 +100,8 @@ impl Item {
             asides: vec![*after],
             more: None,
             inbox: self.inbox,
+            give_back: [None; 2],
+            refunded: None,
         }
     }
 }

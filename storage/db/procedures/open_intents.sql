@@ -3,10 +3,11 @@
 CREATE OR REPLACE FUNCTION open_intents(
     p_shard int, p_after_id bigint, p_after_period int, p_after_no int2, p_limit int
 ) RETURNS TABLE (subscription_id bigint, period int, attempt_no int2, op int2, amount_minor bigint, currency int2,
-                 round int2, step int2, not_before_ms bigint, not_after_ms bigint, incarnation bigint, book_version int)
+                 round int2, step int2, not_before_ms bigint, not_after_ms bigint, incarnation bigint, book_version int,
+                 parent_no int2)
 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
     SELECT i.subscription_id, i.period, i.attempt_no, i.op, i.amount_minor, i.currency, i.round, i.step,
-           i.not_before_ms, i.not_after_ms, i.incarnation, i.book_version
+           i.not_before_ms, i.not_after_ms, i.incarnation, i.book_version, i.parent_no
       FROM attempt_intent i
      WHERE i.intent_at >= (SELECT p.low_water FROM shard_progress p WHERE p.shard = p_shard)
        AND i.subscription_id BETWEEN p_shard::bigint << 32 AND (p_shard::bigint << 32) + 4294967295

@@ -31,6 +31,12 @@ CREATE OR REPLACE FUNCTION record_outcomes(
     a_periods int[], a_next_ats bigint[], a_next_kinds int2[], a_expires bigint[],
     -- inbox rows that this commit consumes
     i_shards int[], i_ids bigint[],
+    -- what carriers have set aside: the attempt (0 for none), how much, until when
+    n_reserved_nos int2[], n_reserved_minors bigint[], n_reserved_untils bigint[],
+    -- caps, sparse: attempts that give back what they had reserved, less what was collected
+    u_places int[], u_subscribers bigint[], u_attempt_nos int2[], u_kept bigint[], u_requests int[],
+    -- refunds, sparse: their charge's own row afterwards
+    r_places int[], r_refundeds bigint[], r_attempt_nos int2[], r_opens int2[], r_next_ats bigint[], r_next_kinds int2[],
     -- what is rarer still: see record_more; NULL for nothing
     p_more jsonb
 ) RETURNS int2[]
@@ -54,13 +60,17 @@ BEGIN
                    collected_minor = a.collected, attempt_no = a.attempt_no, round = a.round, step = a.step,
                    open = a.open, deferrals = a.deferrals, paid_until_ms = a.paid_until,
                    state_until_ms = a.state_until, retry_at_ms = a.retry_at, next_at_ms = a.next_at,
-                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version, tries = a.tries
+                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version, tries = a.tries,
+                   reserved_no = nullif(a.reserved_no, 0), reserved_minor = a.reserved_minor,
+                   reserved_until_ms = a.reserved_until
               FROM unnest(p_ids, p_revs, n_states, n_periods, n_dues, n_collecteds, n_attempt_nos, n_rounds,
                           n_steps, n_opens, n_deferrals, n_paid_untils, n_state_untils, n_retry_ats, n_next_ats,
-                          n_next_kinds, n_flags, n_book_versions, n_tries)
+                          n_next_kinds, n_flags, n_book_versions, n_tries, n_reserved_nos, n_reserved_minors,
+                          n_reserved_untils)
                    WITH ORDINALITY AS a (id, rev, state, period, due, collected, attempt_no, round,
                           step, open, deferrals, paid_until, state_until, retry_at, next_at,
-                          next_kind, flags, book_version, tries, place)
+                          next_kind, flags, book_version, tries, reserved_no, reserved_minor,
+                          reserved_until, place)
              WHERE s.id = a.id AND s.rev = a.rev AND (verdicts IS NULL OR verdicts[a.place] = 0);
             GET DIAGNOSTICS updated = ROW_COUNT;
             IF updated <> expected THEN
@@ -121,6 +131,18 @@ BEGIN
             IF p_more IS NOT NULL THEN
                 PERFORM record_more(p_business_at_ms, verdicts, p_ids, p_revs, p_periods, p_attempt_nos, p_rules,
                     e_merchants, p_more);
+            END IF;
+            IF cardinality(u_places) > 0 THEN
+                PERFORM give_back_usage(p_ids, p_periods, verdicts, u_places, u_subscribers, u_attempt_nos, u_kept, u_requests);
+            END IF;
+            IF cardinality(r_places) > 0 THEN
+                UPDATE charge_aside AS x
+                   SET refunded_minor = r.refunded, attempt_no = r.attempt_no, open = r.open, next_at_ms = r.next_at,
+                       next_kind = r.next_kind, rev = x.rev + 1
+                  FROM unnest(r_places, r_refundeds, r_attempt_nos, r_opens, r_next_ats, r_next_kinds)
+                       AS r (place, refunded, attempt_no, open, next_at, next_kind)
+                 WHERE x.subscription_id = p_ids[r.place] AND x.period = p_periods[r.place]
+                   AND (verdicts IS NULL OR verdicts[r.place] = 0);
             END IF;
             IF cardinality(i_ids) > 0 THEN
                 DELETE FROM attempt_open o

@@ -36,8 +36,16 @@ BEGIN
            AS a (place, due, collected, attempt_no, round, step, open, state, currency,
                  period, next_at, next_kind, expires)
      WHERE verdicts IS NULL OR verdicts[a.place] = 0
+        -- The row is there already when its own attempts change it, or when a refund made it while its period ran.
         ON CONFLICT (subscription_id, period) DO UPDATE
-       SET rev = c.rev + 1, collected_minor = EXCLUDED.collected_minor, attempt_no = EXCLUDED.attempt_no,
-           round = EXCLUDED.round, step = EXCLUDED.step, open = EXCLUDED.open, state = EXCLUDED.state,
-           next_at_ms = EXCLUDED.next_at_ms, next_kind = EXCLUDED.next_kind, expires_at_ms = EXCLUDED.expires_at_ms;
+       SET rev = c.rev + 1, due_minor = EXCLUDED.due_minor, collected_minor = EXCLUDED.collected_minor,
+           attempt_no = greatest(c.attempt_no, EXCLUDED.attempt_no), round = EXCLUDED.round, step = EXCLUDED.step,
+           state = EXCLUDED.state, next_at_ms = EXCLUDED.next_at_ms, next_kind = EXCLUDED.next_kind,
+           expires_at_ms = EXCLUDED.expires_at_ms,
+           -- Only what this commit says of the row's own last attempt may end what is open: a refund that is unknown
+           -- stays so, whatever became of the charge meanwhile.
+           open = CASE WHEN EXISTS (SELECT FROM unnest(p_ids, p_periods, p_attempt_nos) AS own (id, period, attempt_no)
+                                     WHERE own.id = c.subscription_id AND own.period = c.period
+                                       AND own.attempt_no = c.attempt_no)
+                       THEN EXCLUDED.open ELSE greatest(c.open, EXCLUDED.open) END;
 END $$;

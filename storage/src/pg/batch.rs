@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::more::{More, MoreRow};
+use super::refund::RefundColumns;
+use super::usage::{CapColumns, CapRow, GiveBack, GiveBackColumns};
 use super::workers::Lease;
 use super::{StoreError, Verdict};
 
@@ -28,6 +30,8 @@ pub struct BeginRow<'a> {
     pub rule: i16,
     /// The version of the book that it was decided under.
     pub book_version: i32,
+    /// What it counts against, where its subscriber has caps.
+    pub cap: Option<CapRow>,
 }
 
 /// A batch of intents for `begin_attempts`. At most `batch_max` rows; one row per subscription.
@@ -49,6 +53,9 @@ pub struct BeginBatch {
     not_afters: Vec<i64>,
     rules: Vec<i16>,
     book_versions: Vec<i32>,
+    parents: Vec<i16>,
+    cap_days: Vec<i32>,
+    caps: CapColumns,
 }
 
 /// What a row of `record_outcomes` is. The number is the SQL function's.
@@ -132,6 +139,10 @@ pub struct RecordRow {
     pub more: Option<Box<MoreRow>>,
     /// The inbox row that this consumes: (shard, id).
     pub inbox: Option<(i32, i64)>,
+    /// What goes back to the subscriber's caps: the attempt's own amount, and that of a reservation that is over.
+    pub give_back: [Option<GiveBack>; 2],
+    /// The row of a charge that was refunded, afterwards.
+    pub refunded: Option<Aside>,
 }
 
 /// What the carrier called an outcome: its own code, its own id. Borrowed where they live longer than the batch.
@@ -197,6 +208,11 @@ pub struct RecordBatch<'a> {
     a_expires: Vec<Option<i64>>,
     i_shards: Vec<i32>,
     i_ids: Vec<i64>,
+    n_reserved_nos: Vec<i16>,
+    n_reserved_minors: Vec<Option<i64>>,
+    n_reserved_untils: Vec<Option<i64>>,
+    give_backs: GiveBackColumns,
+    refunds: RefundColumns,
     more: More,
 }
 
@@ -233,6 +249,11 @@ impl BeginBatch {
         self.not_afters.push(planned.not_after.as_millisecond());
         self.rules.push(row.rule);
         self.book_versions.push(row.book_version);
+        self.parents.push(planned.parent_no);
+        self.cap_days.push(row.cap.map_or(0, |cap| cap.days.0[0]));
+        if let Some(cap) = &row.cap {
+            self.caps.push(i32::try_from(self.ids.len()).unwrap_or(i32::MAX), cap);
+        }
     }
 
     /// How many intents it holds.
@@ -259,7 +280,8 @@ impl BeginBatch {
         business_at_ms: i64,
     ) -> Result<Vec<Verdict>, StoreError> {
         let answer: Option<Vec<i16>> = sqlx::query_scalar(
-            "SELECT begin_attempts($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20)",
+            "SELECT begin_attempts($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
+             $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32)",
         )
         .bind(lease.slot)
         .bind(lease.incarnation)
@@ -281,6 +303,18 @@ impl BeginBatch {
         .bind(&self.not_afters)
         .bind(&self.rules)
         .bind(&self.book_versions)
+        .bind(&self.parents)
+        .bind(&self.cap_days)
+        .bind(&self.caps.places)
+        .bind(&self.caps.subscribers)
+        .bind(&self.caps.weeks)
+        .bind(&self.caps.months)
+        .bind(&self.caps.minors[0])
+        .bind(&self.caps.minors[1])
+        .bind(&self.caps.minors[2])
+        .bind(&self.caps.requests[0])
+        .bind(&self.caps.requests[1])
+        .bind(&self.caps.requests[2])
         .fetch_one(conn)
         .await?;
         Ok(Verdict::of_batch(answer, self.len()))
@@ -359,6 +393,13 @@ impl<'a> RecordBatch<'a> {
             self.i_shards.push(shard);
             self.i_ids.push(id);
         }
+        self.n_reserved_nos.push(next.reserved.map_or(0, |reserved| reserved.attempt_no));
+        self.n_reserved_minors.push(next.reserved.map(|reserved| reserved.amount_minor));
+        self.n_reserved_untils.push(ms(next.reserved.map(|reserved| reserved.until)));
+        row.give_back.iter().flatten().for_each(|back| self.give_backs.push(place, back));
+        if let Some(after) = &row.refunded {
+            self.refunds.push(place, after);
+        }
     }
 
     /// How many rows it holds.
@@ -390,7 +431,8 @@ impl<'a> RecordBatch<'a> {
         let answer: Option<Vec<i16>> = sqlx::query_scalar(
             "SELECT record_outcomes($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
              $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
-             $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,$61,$62,$63,$64::text::jsonb)",
+             $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,\
+             $61,$62,$63,$64,$65,$66,$67,$68,$69,$70,$71,$72,$73,$74,$75,$76,$77,$78::text::jsonb)",
         )
         .bind(lease.slot)
         .bind(lease.incarnation)
@@ -455,6 +497,20 @@ impl<'a> RecordBatch<'a> {
         .bind(&self.a_expires)
         .bind(&self.i_shards)
         .bind(&self.i_ids)
+        .bind(&self.n_reserved_nos)
+        .bind(&self.n_reserved_minors)
+        .bind(&self.n_reserved_untils)
+        .bind(&self.give_backs.places)
+        .bind(&self.give_backs.subscribers)
+        .bind(&self.give_backs.attempt_nos)
+        .bind(&self.give_backs.kept)
+        .bind(&self.give_backs.requests)
+        .bind(&self.refunds.places)
+        .bind(&self.refunds.refundeds)
+        .bind(&self.refunds.attempt_nos)
+        .bind(&self.refunds.opens)
+        .bind(&self.refunds.next_ats)
+        .bind(&self.refunds.next_kinds)
         .bind(self.more.document())
         .fetch_one(conn)
         .await?;

@@ -22,11 +22,13 @@ pub enum InboxKind {
     Resume = 5,
     /// The subscriber topped up: payload is when (business milliseconds, big-endian).
     TopUp = 6,
+    /// A refund is wanted: payload says of what.
+    Refund = 16,
 }
 
 impl InboxKind {
-    const ALL: [Self; 6] =
-        [Self::Created, Self::Stop, Self::Evidence, Self::Pause, Self::Resume, Self::TopUp];
+    const ALL: [Self; 7] =
+        [Self::Created, Self::Stop, Self::Evidence, Self::Pause, Self::Resume, Self::TopUp, Self::Refund];
 }
 
 /// A row of the inbox.

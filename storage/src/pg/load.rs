@@ -5,7 +5,7 @@ use billing_core::outcome::Op;
 use billing_core::period::{Period, date_of_days};
 use billing_core::schedule::Anchor;
 use billing_core::states::{SubscriptionState, from_number};
-use billing_core::subscription::{Held, NextKind, OpenAttempt, Planned, Progress, Subscription};
+use billing_core::subscription::{Held, NextKind, OpenAttempt, Planned, Progress, Reservation, Subscription};
 use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -42,6 +42,8 @@ pub struct DueRow {
     pub key_salt: [u8; 16],
     /// Which key-encryption key.
     pub kek_version: i16,
+    /// From when on nobody has agreed any more, where consent ends.
+    pub consent_until: Option<Timestamp>,
 }
 
 /// An intent with neither an outcome nor an open row.
@@ -106,7 +108,8 @@ pub async fn load(
                 s.paid_until_ms, s.state_until_ms, s.stop_at_ms, s.plan_no, s.merchant_no, s.anchor_day, s.period,
                 s.rev, s.flags, s.zone_no, s.anchor_minute, s.currency, s.state, s.attempt_no, s.round, s.step,
                 s.open, s.deferrals, s.next_kind, r.kek_version, r.key_salt, r.msisdn_ct,
-                s.book_version, s.notice_at_ms, s.anchor_done, s.tries, s.try_day, s.day_tries
+                s.book_version, s.notice_at_ms, s.anchor_done, s.tries, s.try_day, s.day_tries,
+                s.consent_until_ms, s.reserved_no, s.reserved_minor, s.reserved_until_ms
            FROM subscription s JOIN subscriber r ON r.id = s.subscriber_id
           WHERE s.id = ANY ($1) ORDER BY s.id",
     )
@@ -172,8 +175,7 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
                 tries: short(32)?,
                 try_day: short(33)?,
                 day_tries: short(34)?,
-                // Without columns of their own yet.
-                reserved: None,
+                reserved: reservation(row)?,
                 notice_at: instant(30)?,
             },
         },
@@ -185,7 +187,19 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
         msisdn_ct: ciphertext.to_vec(),
         key_salt: salt.try_into().map_err(|_| "key salt is not 16 bytes".to_owned())?,
         kek_version: short(26)?,
+        consent_until: instant(35)?,
     })
+}
+
+fn reservation(row: &PgRow) -> Result<Option<Reservation>, String> {
+    let text = |error: sqlx::Error| error.to_string();
+    let Some(attempt_no) = row.try_get_unchecked::<Option<i16>, _>(36).map_err(text)? else {
+        return Ok(None);
+    };
+    let amount_minor = row.try_get_unchecked(37).map_err(text)?;
+    let until_ms = row.try_get_unchecked(38).map_err(text)?;
+    let until = Timestamp::from_millisecond(until_ms).map_err(|error| error.to_string())?;
+    Ok(Some(Reservation { attempt_no, amount_minor, until }))
 }
 
 /// A chunk of what a dead worker left behind in a shard, in key order after the given key.
@@ -198,7 +212,7 @@ pub async fn open_intents(
     after: (i64, i32, i16),
     limit: i32,
 ) -> Result<Vec<OpenIntent>, StoreError> {
-    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64, i32);
+    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64, i32, i16);
     let rows: Vec<Row> = sqlx::query_as("SELECT * FROM open_intents($1, $2, $3, $4, $5)")
         .bind(shard.0)
         .bind(after.0)
@@ -223,17 +237,17 @@ pub async fn open_intents(
                 after,
                 incarnation,
                 book_version,
+                parent_no,
             )| {
-                if op != Op::Charge as i16 {
-                    return Err(broken(&format!("operation {op} is not one of this version")));
-                }
+                let op = Op::from_number(op)
+                    .ok_or_else(|| broken(&format!("operation {op} is not one of this version")))?;
                 Ok(OpenIntent {
                     subscription_id,
                     planned: Planned {
-                        op: Op::Charge,
+                        op,
                         period: Period::from_number(period).map_err(|e| broken(&e))?,
                         attempt_no,
-                        parent_no: 0,
+                        parent_no,
                         amount_minor,
                         round,
                         step,

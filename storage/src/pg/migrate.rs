@@ -12,6 +12,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../db/migrations/0001_start.sql")),
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
+    (4, "money", include_str!("../../db/migrations/0004_money.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -19,8 +20,12 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/ensure_partitions.sql"),
     include_str!("../../db/procedures/check_fence.sql"),
     include_str!("../../db/procedures/begin_aside.sql"),
+    include_str!("../../db/procedures/over_caps.sql"),
+    include_str!("../../db/procedures/reserve_usage.sql"),
+    include_str!("../../db/procedures/give_back_usage.sql"),
     include_str!("../../db/procedures/begin_verdicts.sql"),
     include_str!("../../db/procedures/begin_attempts.sql"),
+    include_str!("../../db/procedures/begin_refund.sql"),
     include_str!("../../db/procedures/record_verdicts.sql"),
     include_str!("../../db/procedures/record_rare.sql"),
     include_str!("../../db/procedures/record_more.sql"),

@@ -32,7 +32,9 @@ mod migrate;
 mod more;
 mod outbox;
 mod query;
+mod refund;
 mod stats;
+mod usage;
 mod verdict;
 mod versions;
 mod workers;
@@ -59,7 +61,9 @@ pub use migrate::{ensure_partitions, migrate};
 pub use more::{MoreRow, MovedRow};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
+pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
 pub use stats::{MinuteRow, append_minutes, trim_minutes};
+pub use usage::{CapRow, GiveBack, usage_of};
 pub use verdict::Verdict;
 pub use versions::{
     ApplyError, Applying, BookVersion, PlanCount, VersionLine, apply_book, book_history, book_names,

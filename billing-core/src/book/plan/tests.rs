@@ -126,6 +126,7 @@ fn every_key_is_read() {
         reserve: None,
         lifecycle: Lifecycle::default(),
         refund_access: RefundAccess::Keep,
+        caps: Caps::NONE,
     };
     assert_eq!(rules, Some(expected));
 }

@@ -56,6 +56,8 @@ pub struct AttemptRow {
     pub open_since_us: Option<i64>,
     /// An accepted attempt's deadline, business milliseconds.
     pub deadline_ms: Option<i64>,
+    /// The attempt that a confirm, a cancel or a refund is about; 0 for none.
+    pub parent_no: i16,
 }
 
 /// All attempts of a charge.
@@ -75,7 +77,7 @@ pub async fn attempts(
                 coalesce(o.carrier_code, n.carrier_code), coalesce(o.carrier_txn_id, n.carrier_txn_id),
                 i.op, i.not_before_ms, i.not_after_ms,
                 CASE WHEN o.class IS NULL THEN (extract(epoch FROM n.since) * 1000000)::bigint END,
-                CASE WHEN o.class IS NULL THEN n.deadline_at_ms END
+                CASE WHEN o.class IS NULL THEN n.deadline_at_ms END, i.parent_no
            FROM attempt_intent i
            LEFT JOIN attempt_outcome o
                   ON o.subscription_id = i.subscription_id AND o.period = i.period AND o.attempt_no = i.attempt_no
@@ -114,6 +116,7 @@ pub async fn attempts(
                 not_after_ms: row.try_get(21)?,
                 open_since_us: row.try_get(22)?,
                 deadline_ms: row.try_get(23)?,
+                parent_no: row.try_get(24)?,
             })
         })
         .collect()

@@ -327,7 +327,11 @@ pub async fn charges_by_key(
            LEFT JOIN attempt_intent first
                   ON first.subscription_id = k.subscription_id AND first.period = k.period AND first.attempt_no = 1
            LEFT JOIN LATERAL (
-                SELECT sum(o.moved_minor) AS moved FROM attempt_outcome o
+                -- What was given back does not count as collected.
+                SELECT sum(CASE WHEN i.op = 5 THEN -o.moved_minor ELSE o.moved_minor END) AS moved
+                  FROM attempt_outcome o
+                  JOIN attempt_intent i
+                    ON i.subscription_id = o.subscription_id AND i.period = o.period AND i.attempt_no = o.attempt_no
                  WHERE o.subscription_id = k.subscription_id AND o.period = k.period) AS got ON true
            LEFT JOIN LATERAL (
                 SELECT i.attempt_no, coalesce(o.class, n.kind + 1, 1)::int2 AS state,
