@@ -183,8 +183,6 @@ rules! {
     /// The carrier took it back.
     REVERSED = 73, "reversal.booked" v 1: "the carrier took the money back by itself";
 
-    /// A trial begins.
-    TRIAL_START = 80, "trial.start" v 1: "the plan begins with a free trial";
     /// A trial ends.
     TRIAL_END = 81, "trial.end" v 1: "the trial is over, so the first charge falls due";
     /// Parking ends.

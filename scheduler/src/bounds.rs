@@ -49,6 +49,7 @@ pub(crate) fn over(
     Ok(over.map_err(|error| error.to_string())?.map(|over| Conditions {
         cap_left_minor: Some(over.left_minor),
         cap_until: over.until,
+        held: row.held,
         ..Conditions::default()
     }))
 }

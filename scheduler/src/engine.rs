@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
+use billing_core::period::days_since_2000;
 use billing_core::plan::Missed;
 use billing_core::schedule::price_of;
-use billing_core::subscription::{CoreError, FLAG_QUARANTINED, Planned};
-use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage, triage_with};
+use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
+use billing_core::triage::{Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
 use storage::spool::SentLine;
 use storage::vault::SubscriberKey;
 
+use crate::asides;
 use crate::bounds;
 use crate::catalog::{Catalog, CatalogPlan};
 use crate::clock::Clock;
@@ -35,7 +37,7 @@ mod beside;
 /// Subscriptions on their way in one stripe: at most so many batches.
 const HELD_BATCHES_MAX: usize = 4;
 /// A row that waits for its version of the book is looked at again after so long, machine time.
-const BOOK_WAIT_MS: i64 = 250;
+pub(crate) const BOOK_WAIT_MS: i64 = 250;
 
 /// Claims, triages and sends for one stripe.
 pub(crate) struct Engine {
@@ -47,6 +49,8 @@ pub(crate) struct Engine {
 /// A row that will be sent: what its intent and its flight need.
 pub(crate) struct Ready {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row, when it is not the subscription's current one.
+    pub(crate) aside: Option<Box<Aside>>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) planned: Planned,
     rule: i16,
@@ -60,6 +64,12 @@ pub(crate) struct Ready {
     msisdn: Msisdn,
     amount: Money,
     text: Arc<str>,
+}
+
+impl Ready {
+    pub(crate) fn id(&self) -> i64 {
+        self.row.sub.id.0
+    }
 }
 
 impl Engine {
@@ -85,6 +95,7 @@ impl Engine {
             return Ok(0);
         }
         let now = shared.clock.business();
+        self.tick_asides(now).await?;
         let ids = self.due(now.as_millisecond());
         if ids.is_empty() {
             return Ok(0);
@@ -134,10 +145,15 @@ impl Engine {
         ids
     }
 
-    async fn load(&mut self, ids: &[i64]) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
+    pub(crate) async fn load(
+        &mut self,
+        ids: &[i64],
+    ) -> Result<(Vec<Box<DueRow>>, Vec<(i64, i32, String)>), StoreError> {
         let conn = self.db.conn().await?;
         let loaded = load(conn, ids).await;
-        self.db.checked(loaded)
+        let (mut rows, poison) = self.db.checked(loaded)?;
+        asides::read_held(&self.shared, &mut self.db, &mut rows).await?;
+        Ok((rows, poison))
     }
 
     /// Hop 4: pure decisions. What is not sent goes to the recorder or back into the wheel.
@@ -182,37 +198,6 @@ impl Engine {
         ready
     }
 
-    /// Triage with what is known of the balance. A carrier that is not asked at this point says nothing.
-    fn decided<'a>(
-        &self,
-        catalog: &'a Catalog,
-        row: &DueRow,
-        now: jiff::Timestamp,
-    ) -> Result<(Triage, &'a CatalogPlan), String> {
-        let mut known = Conditions::default();
-        let asks = catalog.plan(row.sub.plan_no).is_some_and(|plan| plan.rules.balance.is_some());
-        if asks {
-            let lane = self.shared.lanes.get(&carrier_of(row.sub.id.0));
-            let cap = lane.and_then(|lane| lane.adapter().caps().balance);
-            let now_ms = self.shared.clock.machine_ms();
-            known.balance = match cap.filter(|cap| probe::may_ask(Some(cap), &row.sub.progress)) {
-                Some(cap) => {
-                    self.shared.balances.of(row.sub.subscriber_id, i64::from(cap.valid_for_ms), now_ms)
-                }
-                None => Some(Balance { answer: BalanceAnswer::Unavailable, age_ms: 0 }),
-            };
-        }
-        let (decided, plan) = decide_row(catalog, row, now, &known)?;
-        // What one charge may ask for needs no counters.
-        match &decided {
-            Triage::Send { planned, .. } if bounds::above_charge_cap(&plan.rules.caps, planned) => {
-                known.cap_left_minor = Some(plan.rules.caps.charge_minor);
-                decide_row(catalog, row, now, &known)
-            }
-            _ => Ok((decided, plan)),
-        }
-    }
-
     pub(crate) fn prepare(
         &self,
         row: Box<DueRow>,
@@ -251,14 +236,14 @@ impl Engine {
             Ok((our_ref, digest, key, msisdn, amount, parent)) => {
                 let text = Arc::clone(&plan.text);
                 let planned = bounds::while_agreed(planned, row.consent_until);
-                let probe = false;
                 Ok(Ready {
                     row,
+                    aside: None,
                     catalog,
                     planned,
                     rule,
                     parent,
-                    probe,
+                    probe: false,
                     our_ref,
                     digest,
                     key,
@@ -272,7 +257,7 @@ impl Engine {
     }
 
     /// Hops 5 and 6: the intents durable, the sent lines written, then the lanes.
-    async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
+    pub(crate) async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
         let (probes, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| row.probe);
         self.ask_balances(probes, now);
         let mut ready = self.one_per_capped_subscriber(ready, now);
@@ -412,7 +397,7 @@ impl Engine {
             begun_ms,
             business_at_ms,
             row: row.row,
-            aside: None,
+            aside: row.aside,
             probe: false,
         };
         (attempt, flight)
@@ -452,6 +437,14 @@ impl Engine {
                     self.put_back(&[id], now_ms);
                 }
             }
+            // The business clock ran ahead of the partitions: they are made within seconds.
+            Verdict::NoPartition
+                if days_since_2000(row.planned.period.date())
+                    > self.shared.partitions_until_day.load(Ordering::SeqCst) =>
+            {
+                let second_ms = i64::from(self.shared.clock.scale().max(1)) * 1_000;
+                self.put_back(&[id], now_ms + second_ms);
+            }
             Verdict::NoPartition => {
                 self.stripe
                     .put(poison(&row.row, format!("no partition holds period {}", row.planned.period)));
@@ -462,7 +455,7 @@ impl Engine {
     }
 
     /// Whether a version has a row's plan and zone, or no version will: then it is poison.
-    fn knows(&self, catalog: &Catalog, row: &DueRow) -> bool {
+    pub(crate) fn knows(&self, catalog: &Catalog, row: &DueRow) -> bool {
         let known = catalog.plan(row.sub.plan_no).is_some() && catalog.zone(row.zone_no).is_some();
         known || !self.shared.books.may_come(row.sub.id.0, self.shared.clock.machine_ms())
     }
@@ -483,11 +476,12 @@ impl Engine {
         }
     }
 
-    fn put_back(&self, ids: &[i64], at_ms: i64) {
-        let mut wheel = self.stripe.wheel();
+    /// Whatever fired is looked at again: the subscription's own charge, and those with rows of their own.
+    pub(crate) fn put_back(&self, ids: &[i64], at_ms: i64) {
         for id in ids {
             self.stripe.release(*id);
-            wheel.insert(WheelEntry { id: *id, at_ms });
+            self.stripe.wheel().keep(WheelEntry { id: *id, at_ms });
+            self.stripe.asides().keep(WheelEntry { id: *id, at_ms });
         }
     }
 
@@ -507,21 +501,23 @@ fn price_new_charge(catalog: &Catalog, row: &mut DueRow) {
     let (anchor, at) = (row.sub.anchor, &mut row.sub.progress);
     if at.attempt_no == 0
         && at.collected_minor == 0
-        && let Some(plan) = catalog.plan(row.sub.plan_no)
+        && let (Some(plan), Some(zone)) = (catalog.plan(row.sub.plan_no), catalog.zone(row.zone_no))
         && Catalog::currency(plan, row.currency).is_some()
-        && let Some(zone) = catalog.zone(row.zone_no)
         && let Ok(price) = price_of(&plan.rules, anchor, at.period, zone)
     {
-        // A charge that missed periods became part of costs more than its own price.
-        let merged = matches!(plan.rules.missed, Missed::Merge { .. }) && at.due_minor > price.minor;
-        if !merged {
-            at.due_minor = price.minor;
-        }
+        let merged = match plan.rules.missed {
+            // Over so many missed periods besides its own: whole multiples of the price.
+            Missed::Merge { periods_max } if at.due_minor % price.minor.max(1) == 0 => {
+                (at.due_minor / price.minor.max(1)).clamp(1, i64::from(periods_max) + 1)
+            }
+            _ => 1,
+        };
+        at.due_minor = price.minor.saturating_mul(merged);
     }
 }
 
 /// Consent that has ended is a stop at that instant.
-fn end_of_consent(row: &mut DueRow, now: jiff::Timestamp) {
+pub(crate) fn end_of_consent(row: &mut DueRow, now: jiff::Timestamp) {
     if row.sub.stop_at.is_none() {
         row.sub.stop_at = row.consent_until.filter(|until| *until <= now);
     }
@@ -546,11 +542,11 @@ fn decide_row<'a>(
     Ok((decided.map_err(|error: CoreError| error.to_string())?, plan))
 }
 
-fn carrier_of(subscription_id: i64) -> i32 {
+pub(crate) fn carrier_of(subscription_id: i64) -> i32 {
     Shard((subscription_id >> 32) as i32).carrier_no()
 }
 
-fn poison(row: &DueRow, why: String) -> Work {
+pub(crate) fn poison(row: &DueRow, why: String) -> Work {
     Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use billing_core::ids::Shard;
-use storage::pg::{StoreError, refill};
+use storage::pg::{StoreError, refill, refill_asides};
 
 use crate::clock::Clock;
 use crate::link::DbLink;
@@ -47,7 +47,8 @@ impl Filler {
         for stripe in self.shared.stripes.clone() {
             let shards: Vec<Shard> = stripe.wheel().shards().collect();
             for shard in shards {
-                let loaded = stripe.wheel().loaded_until_ms(shard);
+                let asides = stripe.asides().loaded_until_ms(shard);
+                let loaded = stripe.wheel().loaded_until_ms(shard).min(asides);
                 if loaded.is_some_and(|until| until < now_ms.saturating_add(horizon_ms / 2)) {
                     self.fill(&stripe, shard, now_ms.saturating_add(horizon_ms)).await?;
                     filled += 1;
@@ -79,6 +80,23 @@ impl Filler {
             after = next;
         }
         stripe.wheel().end_fill(shard);
+        self.fill_asides(stripe, shard, until_ms).await
+    }
+
+    /// The same for charges with rows of their own: only those that fire at all are read.
+    async fn fill_asides(&mut self, stripe: &Stripe, shard: Shard, until_ms: i64) -> Result<(), StoreError> {
+        let from_ms = stripe.asides().loaded_until_ms(shard).unwrap_or(i64::MIN);
+        stripe.asides().begin_fill(shard, until_ms);
+        let mut after = Some(shard.id(0) - 1);
+        while let Some(at) = after {
+            let conn = self.db.conn().await?;
+            let chunk = refill_asides(conn, shard, at, until_ms, CHUNK).await;
+            let (entries, next) = self.db.checked(chunk)?;
+            let mut wheel = stripe.asides();
+            entries.into_iter().filter(|e| e.at_ms >= from_ms).for_each(|entry| wheel.insert(entry));
+            after = next;
+        }
+        stripe.asides().end_fill(shard);
         Ok(())
     }
 }

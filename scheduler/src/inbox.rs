@@ -8,13 +8,15 @@ use billing_core::ids::Shard;
 use billing_core::outcome::Op;
 use billing_core::period::Period;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Aside, OpenAttempt, Planned};
-use billing_core::triage::{Triage, triage};
+use billing_core::subscription::{Aside, FLAG_QUARANTINED, OpenAttempt, Planned};
+use billing_core::triage::{Triage, pause, resume, top_up, triage};
+use jiff::Timestamp;
 use storage::pg::{
-    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, attempts, drop_inbox, load, load_aside, open_case,
-    read_inbox, refill,
+    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry, attempts, drop_inbox, load, load_aside,
+    open_case, read_inbox, refill,
 };
 
+use crate::asides;
 use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
@@ -75,6 +77,9 @@ impl InboxReader {
                 Some(InboxKind::Created) => self.created(&stripe, &row).await?,
                 Some(InboxKind::Stop) => self.stop(&stripe, &row).await?,
                 Some(InboxKind::Evidence) => self.evidence(&stripe, &row).await?,
+                Some(kind @ (InboxKind::Pause | InboxKind::Resume | InboxKind::TopUp)) => {
+                    self.wish(&stripe, &row, kind).await?;
+                }
                 Some(InboxKind::Refund) => self.refund(&stripe, &row).await?,
                 None => tracing::warn!(
                     id = row.id,
@@ -132,6 +137,57 @@ impl InboxReader {
         }
     }
 
+    /// Pause, resume, top-up: applied when the subscription stands so that it changes something, else done with.
+    async fn wish(&mut self, stripe: &Stripe, row: &InboxRow, kind: InboxKind) -> Result<(), StoreError> {
+        let at_ms = row.payload.as_slice().try_into().ok().map(i64::from_be_bytes);
+        let at = at_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        if !stripe.hold(row.subscription_id) {
+            return Ok(()); // on its way: the next pass
+        }
+        let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
+            return self.drop_row(row).await;
+        };
+        let current = self.shared.books.current();
+        let catalog = self.shared.books.of(&due, &current).unwrap_or(current);
+        let known = catalog.plan(due.sub.plan_no).zip(catalog.zone(due.zone_no));
+        let now = self.shared.clock.business();
+        let decided = match (kind, known) {
+            _ if due.sub.flags & FLAG_QUARANTINED != 0 => Ok(None),
+            (InboxKind::Pause, _) => pause(&due.sub, at),
+            (InboxKind::Resume, Some((plan, zone))) => resume(&due.sub, &plan.rules, zone, now),
+            (InboxKind::TopUp, Some((plan, zone))) => {
+                top_up(&due.sub, &plan.rules, zone, now, at.unwrap_or(now))
+            }
+            _ => Ok(None),
+        };
+        match decided {
+            Ok(Some(note)) => {
+                let inbox = Some((row.shard.0, row.id));
+                stripe.put(Work::Note { row: due, note: Box::new(note), catalog, inbox });
+                Ok(())
+            }
+            Ok(None) => {
+                stripe.release(row.subscription_id);
+                self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
+                self.drop_row(row).await
+            }
+            Err(error) => {
+                let why = error.to_string();
+                stripe.put(Work::Poison { subscription_id: row.subscription_id, rev: due.sub.rev, why });
+                self.drop_row(row).await
+            }
+        }
+    }
+
+    /// What fired while it was held fell out of the wheel.
+    fn fires_again(&self, stripe: &Stripe, id: i64, next_at: Option<Timestamp>) {
+        let now_ms = self.shared.clock.business().as_millisecond();
+        let at_ms = next_at.map(Timestamp::as_millisecond);
+        if let Some(at_ms) = at_ms.filter(|at_ms| *at_ms <= now_ms) {
+            stripe.wheel().insert(WheelEntry { id, at_ms });
+        }
+    }
+
     async fn refund(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
         if !self.shared.may_claim() || !stripe.hold(row.subscription_id) {
             return Ok(()); // on its way: the next pass looks again
@@ -139,6 +195,7 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
+        let next_at = due.sub.progress.next_at;
         let loaded = match RefundRequest::period_of(&row.payload) {
             Some(period) => self.refund_rows(row.subscription_id, period).await,
             None => Ok((Vec::new(), None)),
@@ -147,11 +204,16 @@ impl InboxReader {
             Ok(loaded) => loaded,
             Err(error) => {
                 stripe.release(row.subscription_id);
+                self.fires_again(stripe, row.subscription_id, next_at);
                 return Err(error);
             }
         };
         let loaded = Loaded { row: due, attempts: &attempts, kept };
-        match begin(&self.shared, stripe, &mut self.db, row, loaded).await? {
+        let begun = begin(&self.shared, stripe, &mut self.db, row, loaded).await;
+        if !matches!(begun, Ok(Begun::Sent)) {
+            self.fires_again(stripe, row.subscription_id, next_at);
+        }
+        match begun? {
             Begun::Sent | Begun::Later => Ok(()),
             Begun::Refused(why) => {
                 let conn = self.db.conn().await?;
@@ -213,15 +275,27 @@ impl InboxReader {
             return Ok(());
         }
         let at = &due.sub.progress;
-        let current = at.period.number() == evidence.period && at.attempt_no == evidence.attempt_no;
-        if !current || at.open != OpenAttempt::Unknown {
+        let current = at.period.number() == evidence.period;
+        let aside = match current {
+            true => None,
+            false => asides::aside_of(&mut self.db, row.subscription_id, evidence.period)
+                .await
+                .inspect_err(|_| stripe.release(row.subscription_id))?
+                .and_then(Result::ok),
+        };
+        let (attempt_no, open) =
+            aside.as_ref().map_or((at.attempt_no, at.open), |aside| (aside.attempt_no, aside.open));
+        let same = (current || aside.is_some()) && attempt_no == evidence.attempt_no;
+        if !same || open != OpenAttempt::Unknown {
             stripe.release(row.subscription_id);
+            self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
             let attempt = Some((evidence.period, evidence.attempt_no));
             let state = self.attempt_state(row.subscription_id, evidence.period, evidence.attempt_no).await?;
             if state.is_some_and(|state| state >= AttemptState::Approved as i16) {
                 return self.drop_row(row).await; // final already
             }
-            let what = format!("late evidence for an attempt of an earlier period: {outcome:?}");
+            let what =
+                format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
             return self.make_case(row, attempt, &what).await;
         }
         let Some(planned) = self.intent(row.subscription_id, &evidence).await? else {
@@ -234,6 +308,7 @@ impl InboxReader {
         stripe.put(Work::Found(Box::new(Found {
             catalog: self.shared.books.for_answer(due.book_version),
             row: due,
+            aside,
             planned,
             from: AttemptState::Unknown,
             why: 0,
@@ -242,7 +317,6 @@ impl InboxReader {
             carrier_txn_id: evidence.carrier_txn_id,
             floor,
             inbox: Some((row.shard.0, row.id)),
-            aside: None,
         })));
         Ok(())
     }
@@ -310,7 +384,8 @@ impl InboxReader {
         if !matches!(&loaded, Ok((rows, _)) if !rows.is_empty()) {
             stripe.release(id);
         }
-        let (rows, poison) = loaded?;
+        let (mut rows, poison) = loaded?;
+        asides::read_held(&self.shared, &mut self.db, &mut rows).await.inspect_err(|_| stripe.release(id))?;
         for (subscription_id, rev, why) in poison {
             stripe.put(Work::Poison { subscription_id, rev, why });
         }

@@ -1,23 +1,26 @@
 //! One piece of the recorder's batch: from what came back to the row that is recorded and the row that is kept.
 
+mod aside;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use billing_core::decide::{Decision, Event, Facts, LaneHint, decide};
+use billing_core::decide::{Decision, Event, Facts, Grant, LaneHint, decide};
 use billing_core::ids::OurRef;
 use billing_core::ledger::Leg;
 use billing_core::outcome::Op;
 use billing_core::outcome::Outcome;
-use billing_core::reason::Inputs;
+use billing_core::reason::{Inputs, Rule};
+use billing_core::schedule::Anchor;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Aside, Held, NextKind, Planned, Progress};
-use billing_core::triage::Note;
+use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress};
+use billing_core::triage::{Note, Passed};
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryKey, SealedRow};
-use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, PostedLeg, RecordRow, RowKind};
+use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, MoreRow, MovedRow, PostedLeg, RecordRow, RowKind};
 use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
 use storage::vault::{SubscriberKey, Vault};
 
@@ -40,6 +43,8 @@ const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row: when it is not the subscription's current one, and for a refund.
+    aside: Option<Box<Aside>>,
     /// The version of the book that decides.
     catalog: Arc<Catalog>,
     what: What,
@@ -52,6 +57,8 @@ pub(crate) struct Item {
 #[derive(Debug)]
 enum What {
     Note(Box<Note>),
+    /// A charge with a row of its own, as it shall be.
+    Aside(Box<Aside>, Rule),
     Attempt(Box<AttemptFacts>),
 }
 
@@ -67,8 +74,6 @@ struct AttemptFacts {
     carrier_txn_id: Option<Box<str>>,
     latency_us: i32,
     exchange: Option<(OurRef, Reply)>,
-    /// The charge's own row with what is held in it, for a refund.
-    aside: Option<Box<Aside>>,
 }
 
 /// The rows that an item becomes.
@@ -77,6 +82,8 @@ pub(crate) struct Prepared {
     pub(crate) record: Box<RecordRow>,
     pub(crate) history: Option<SealedRow>,
     pub(crate) lane: LaneHint,
+    /// What people are asked to give back, minor units.
+    pub(crate) propose_refund_minor: i64,
 }
 
 impl Item {
@@ -99,10 +106,10 @@ impl Item {
                     carrier_txn_id: reply.carrier_txn_id.take(),
                     latency_us: i32::try_from(reply.latency_us).unwrap_or(i32::MAX),
                     exchange: Some((flight.our_ref, reply)),
-                    aside: flight.aside,
                 };
                 Some(Self {
                     row: flight.row,
+                    aside: flight.aside,
                     catalog: flight.catalog,
                     what: What::Attempt(Box::new(facts)),
                     key: Some(flight.key),
@@ -113,15 +120,21 @@ impl Item {
             }
             Work::Note { row, note, catalog, inbox } => {
                 let what = What::Note(note);
-                Some(Self { row, catalog, what, key: None, floor: None, inbox, tries: 0 })
+                Some(Self { row, aside: None, catalog, what, key: None, floor: None, inbox, tries: 0 })
+            }
+            Work::Aside { row, after, rule, catalog } => {
+                let what = What::Aside(after, rule);
+                Some(Self { row, aside: None, catalog, what, key: None, floor: None, inbox: None, tries: 0 })
             }
             Work::Found(found) => Some(Self::found(*found)),
-            Work::Poison { .. } => None,
+            Work::AsideDoubt { .. } | Work::Poison { .. } => None,
         }
     }
 
     fn found(mut found: Found) -> Self {
-        price_first_attempt(&mut found.row, &found.planned);
+        if found.aside.is_none() {
+            price_first_attempt(&mut found.row, &found.planned);
+        }
         let late = found.from != AttemptState::Intent;
         let facts = AttemptFacts {
             planned: found.planned,
@@ -134,10 +147,10 @@ impl Item {
             carrier_txn_id: found.carrier_txn_id.map(String::into_boxed_str),
             latency_us: 0,
             exchange: None,
-            aside: found.aside,
         };
         Self {
             row: found.row,
+            aside: found.aside,
             catalog: found.catalog,
             what: What::Attempt(Box::new(facts)),
             key: None,
@@ -148,16 +161,33 @@ impl Item {
     }
 
     /// The row was loaded again, because it changed under us.
-    pub(crate) fn reloaded(&mut self, row: Box<DueRow>) {
+    pub(crate) fn reloaded(&mut self, row: Box<DueRow>, aside: Option<Box<Aside>>) {
         self.row = row;
+        // Nobody but its holder changes what a refund holds.
+        if !self.refunds() {
+            self.aside = aside;
+        }
         self.tries += 1;
-        if let What::Attempt(facts) = &self.what {
+        if let (What::Attempt(facts), None) = (&self.what, &self.aside) {
             price_first_attempt(&mut self.row, &facts.planned);
         }
     }
 
     pub(crate) fn is_note(&self) -> bool {
-        matches!(self.what, What::Note(_))
+        !matches!(self.what, What::Attempt(_))
+    }
+
+    /// The period of a charge with a row of its own that is loaded again when the subscription changed.
+    pub(crate) fn aside_period(&self) -> Option<i32> {
+        match &self.what {
+            _ if self.refunds() => None,
+            What::Aside(after, _) => Some(after.charge.period.number()),
+            _ => self.aside.as_ref().map(|aside| aside.charge.period.number()),
+        }
+    }
+
+    fn refunds(&self) -> bool {
+        matches!(&self.what, What::Attempt(facts) if facts.planned.op == Op::Refund)
     }
 
     /// Whether it is an attempt at money, not one to give some back.
@@ -171,7 +201,7 @@ impl Item {
 
     pub(crate) fn attempt_key(&self) -> Option<(i32, i16)> {
         match &self.what {
-            What::Note(_) => None,
+            What::Note(_) | What::Aside(..) => None,
             What::Attempt(facts) => Some((facts.planned.period.number(), facts.planned.attempt_no)),
         }
     }
@@ -179,7 +209,7 @@ impl Item {
     /// The carrier's words, for the batch.
     pub(crate) fn words(&self) -> CarrierWords<'_> {
         match &self.what {
-            What::Note(_) => [None, None],
+            What::Note(_) | What::Aside(..) => [None, None],
             What::Attempt(facts) => [&facts.carrier_code, &facts.carrier_txn_id]
                 .map(|word| word.as_deref().map(std::borrow::Cow::Borrowed)),
         }
@@ -188,7 +218,7 @@ impl Item {
     /// What is known of the attempt, for whoever owns its shard now.
     pub(crate) fn outcome(&self) -> Option<(Outcome, Option<String>, Option<String>)> {
         match &self.what {
-            What::Note(_) => None,
+            What::Note(_) | What::Aside(..) => None,
             What::Attempt(facts) => {
                 let owned = |word: &Option<Box<str>>| word.as_deref().map(str::to_owned);
                 Some((facts.outcome, owned(&facts.carrier_code), owned(&facts.carrier_txn_id)))
@@ -204,22 +234,42 @@ impl Item {
         lease: &Lease,
         now: Timestamp,
     ) -> Result<Prepared, String> {
+        let mut propose_refund_minor = 0;
         let (record, story, history_key, lane) = match &self.what {
             What::Note(note) => {
-                storable(note)?;
                 let record = self.note_record(note);
                 let why = note.rule.number();
                 let story = self.story(lease, now.as_millisecond(), why, None, (&record, note.inputs));
                 let key = self.history_key(note.charge.period, 0, i64::from(self.row.sub.rev));
                 (record, story, key, LaneHint::None)
             }
+            What::Aside(after, rule) => {
+                let record = self.aside_note_record(after, *rule);
+                let story = self.story(
+                    lease,
+                    now.as_millisecond(),
+                    rule.number(),
+                    None,
+                    (&record, Inputs::default()),
+                );
+                let key = self.history_key(after.charge.period, 0, i64::from(self.row.sub.rev));
+                (record, story, key, LaneHint::None)
+            }
             What::Attempt(facts) => {
-                let (record, lane, inputs) = if facts.planned.op == Op::Refund {
-                    let (record, lane) = self.refund_record(facts, now)?;
-                    (record, lane, Inputs::default())
-                } else {
-                    let decision = self.decide(facts, now)?;
-                    (self.attempt_record(facts, &decision)?, decision.lane, decision.inputs)
+                let (record, lane, inputs) = match &self.aside {
+                    _ if facts.planned.op == Op::Refund => {
+                        let (record, lane) = self.refund_record(facts, now)?;
+                        (record, lane, Inputs::default())
+                    }
+                    Some(aside) => {
+                        let decision = self.decide_aside(facts, aside, now)?;
+                        propose_refund_minor = decision.propose_refund_minor;
+                        (self.aside_record(facts, &decision, now)?, decision.lane, decision.inputs)
+                    }
+                    None => {
+                        let decision = self.decide(facts, now)?;
+                        (self.attempt_record(facts, &decision, now)?, decision.lane, decision.inputs)
+                    }
                 };
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
@@ -232,7 +282,7 @@ impl Item {
             }
         };
         let history = self.seal(vault, sealers, &history_key, &story)?;
-        Ok(Prepared { record: Box::new(record), history: Some(history), lane })
+        Ok(Prepared { record: Box::new(record), history: Some(history), lane, propose_refund_minor })
     }
 
     fn decide(&self, facts: &AttemptFacts, now: Timestamp) -> Result<Decision, String> {
@@ -253,14 +303,9 @@ impl Item {
             outcome: facts.outcome,
             now,
             answer_within: ANSWER_WITHIN,
-            // Known once the rows of charges put aside are read here.
-            held: Held::default(),
+            held: self.row.held,
         };
-        let decision = decide(&core).map_err(|error| error.to_string())?;
-        if decision.aside.is_some() || decision.anchor.is_some() {
-            return Err("arrears and a moved billing cycle cannot be recorded by this version".into());
-        }
-        Ok(decision)
+        decide(&core).map_err(|error| error.to_string())
     }
 
     fn note_record(&self, note: &Note) -> RecordRow {
@@ -282,20 +327,70 @@ impl Item {
             progress: note.progress,
             flags: self.row.sub.flags,
             book_version: self.catalog.names.book_version,
-            grant_until_ms: note.grant.map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
-            event: note.state_event.or(note.event).map_or(0, |event| event as i16),
+            grant_until_ms: 0,
+            event: note.event.or(note.state_event).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs: [None; LEGS_MAX],
-            aside: note.aside.map(|aside| (aside, self.row.currency)),
+            currency: self.row.currency,
+            asides: note.aside.iter().chain(&note.arrears).copied().collect(),
+            more: self.more(
+                &note.progress,
+                note.anchor,
+                None,
+                second(note.event, note.state_event),
+                &note.passed,
+            ),
             inbox: self.inbox,
-            give_back: [None, self.reservation_back(note.progress.reserved, 0)],
+            give_back: match note.aside.is_some_and(|aside| aside.open != OpenAttempt::None) {
+                // Its confirm may still collect it.
+                true => [None; 2],
+                false => [None, self.reservation_back(note.progress.reserved, 0)],
+            },
             refunded: None,
         }
     }
 
-    fn attempt_record(&self, facts: &AttemptFacts, decision: &Decision) -> Result<RecordRow, String> {
+    /// What few rows have.
+    fn more(
+        &self,
+        after: &Progress,
+        anchor: Option<Anchor>,
+        grant: Option<Grant>,
+        event: Option<Event>,
+        passed: &[Passed],
+    ) -> Option<Box<MoreRow>> {
+        let moves = MovedRow::of(&self.row.sub, anchor, after);
+        let event = event.map_or(0, |event| event as i16);
+        MoreRow { moves, grant, event, passed: passed.to_vec() }.boxed()
+    }
+
+    /// The transfers of a decision, in their parts, with their accounts.
+    fn posted(&self, decided: &[Option<Leg>]) -> Result<[Option<PostedLeg>; LEGS_MAX], String> {
+        let carrier_no = self.row.sub.id.shard().carrier_no();
+        let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
+        let parts = decided.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
+        let mut legs = [None; LEGS_MAX];
+        for (slot, leg) in legs.iter_mut().zip(parts) {
+            let (debit, credit) = self
+                .catalog
+                .names
+                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
+                .ok_or("no account for its transfer")?;
+            let amount_minor = leg.amount_minor;
+            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
+        }
+        Ok(legs)
+    }
+
+    fn attempt_record(
+        &self,
+        facts: &AttemptFacts,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Result<RecordRow, String> {
         let legs = self.posted(&decision.legs)?;
         let open = !decision.attempt.is_final();
+        let (plain, rare) = grant_of(decision.grant, now);
         Ok(RecordRow {
             subscription_id: self.row.sub.id.0,
             rev: self.row.sub.rev,
@@ -313,35 +408,23 @@ impl Item {
             progress: decision.progress,
             flags: self.row.sub.flags,
             book_version: self.catalog.names.book_version,
-            grant_until_ms: decision
-                .grant
-                .map_or(0, |grant| grant.until.map_or(-1, Timestamp::as_millisecond)),
-            event: told(decision).map_or(0, |event| event as i16),
+            grant_until_ms: plain,
+            event: decision.event.or(decision.state_event).map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs,
-            aside: None,
+            currency: self.row.currency,
+            asides: decision.aside.into_iter().collect(),
+            more: self.more(
+                &decision.progress,
+                decision.anchor,
+                rare,
+                second(decision.event, decision.state_event),
+                &[],
+            ),
             inbox: self.inbox,
             give_back: self.give_back(&facts.planned, decision),
             refunded: None,
         })
-    }
-
-    /// The transfers of a decision, with their accounts.
-    fn posted(&self, legs: &[Option<Leg>; 2]) -> Result<[Option<PostedLeg>; LEGS_MAX], String> {
-        let carrier_no = self.row.sub.id.shard().carrier_no();
-        let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
-        let parts = legs.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
-        let mut posted = [None; LEGS_MAX];
-        for (slot, leg) in posted.iter_mut().zip(parts) {
-            let (debit, credit) = self
-                .catalog
-                .names
-                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
-                .ok_or("no account for its transfer")?;
-            let amount_minor = leg.amount_minor;
-            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
-        }
-        Ok(posted)
     }
 
     fn exchange<'a>(
@@ -441,24 +524,20 @@ fn price_first_attempt(row: &mut DueRow, planned: &Planned) {
     }
 }
 
-/// One event fits into a record: the end of a subscription says more than that of its last charge.
-fn told(decision: &Decision) -> Option<Event> {
-    let ends =
-        matches!(decision.state_event, Some(Event::SubscriptionSuspended | Event::SubscriptionCancelled));
-    if ends && decision.moved_minor == 0 {
-        decision.state_event
-    } else {
-        decision.event.or(decision.state_event)
-    }
+/// What is told besides the event of the charge.
+fn second(event: Option<Event>, state_event: Option<Event>) -> Option<Event> {
+    event.and(state_event)
 }
 
-/// What a note may say that a record has no place for yet: its subscription is looked at by people instead.
-fn storable(note: &Note) -> Result<(), String> {
-    let owed = note.aside.is_some_and(|aside| aside.expires_at.is_some());
-    if owed || !note.arrears.is_empty() || note.anchor.is_some() || note.grant.is_some() {
-        return Err("arrears, trials and a moved billing cycle cannot be recorded by this version".into());
+/// A grant of everything from the decision's instant on is a column of the row (0 for none, -1 for good); any other is
+/// rare, and told apart.
+fn grant_of(grant: Option<Grant>, now: Timestamp) -> (i64, Option<Grant>) {
+    match grant {
+        Some(grant) if grant.from == now && grant.variant == 0 => {
+            (grant.until.map_or(-1, Timestamp::as_millisecond), None)
+        }
+        other => (0, other),
     }
-    Ok(())
 }
 
 fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {

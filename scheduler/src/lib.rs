@@ -15,6 +15,7 @@ mod guard;
 mod lane;
 mod wheel;
 
+mod asides;
 mod bookkeeper;
 mod bounds;
 mod filler;

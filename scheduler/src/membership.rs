@@ -184,6 +184,7 @@ impl Steward {
         let made = ensure_partitions(conn, today - 7, today + PARTITION_DAYS).await;
         self.db.checked(made)?;
         self.partitions_until_day = today + PARTITION_DAYS;
+        self.shared.partitions_until_day.store(today + PARTITION_DAYS, Ordering::SeqCst);
         self.shared.partitions_ready.store(true, Ordering::SeqCst);
         Ok(())
     }
@@ -278,6 +279,7 @@ impl Steward {
                 "took over a shard with intents whose outcome is not known"
             );
         }
+        stripe.asides().add_shard(shard);
         stripe.wheel().add_shard(shard);
         tracing::debug!(shard = shard.0, "shard taken");
         Ok(())
@@ -307,6 +309,7 @@ impl Steward {
             self.leaving.remove(&shard);
             if let Some(stripe) = stripe_of(&self.shared.stripes, Shard(shard).id(0)) {
                 stripe.wheel().remove_shard(Shard(shard));
+                stripe.asides().remove_shard(Shard(shard));
             }
         }
         Ok(())
@@ -319,6 +322,7 @@ impl Steward {
     fn set_draining(&self, shard: Shard, draining: bool) {
         if let Some(stripe) = stripe_of(&self.shared.stripes, shard.id(0)) {
             stripe.wheel().set_draining(shard, draining);
+            stripe.asides().set_draining(shard, draining);
         }
     }
 

@@ -9,19 +9,20 @@ use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::days_since_2000;
 use billing_core::reason::Rule;
 use billing_core::states::AttemptState;
-use billing_core::subscription::Planned;
+use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::{BalanceAnswer, NoteKind};
 use carriers::Reply;
 use jiff::tz::TimeZone;
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
 use storage::pg::{
-    DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, open_case,
-    post_evidence, quarantine,
+    AsideRow, DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, load_asides,
+    open_case, post_evidence, quarantine,
 };
 
 use tokio::sync::mpsc;
 
+use crate::asides;
 use crate::clock::Clock;
 use crate::item::{Item, Prepared};
 use crate::link::{DbLink, RETRY_PAUSE};
@@ -150,7 +151,12 @@ impl Recorder {
                     self.poison(subscription_id, rev, None, &why).await?;
                 }
                 Work::Note { row, note, .. } if note.kind == NoteKind::Doubt => {
-                    if let Some(found) = self.doubted(row).await? {
+                    if let Some(found) = self.doubted(row, None).await? {
+                        items.extend(Item::of(&self.stripe, Work::Found(Box::new(found))));
+                    }
+                }
+                Work::AsideDoubt { row, aside } => {
+                    if let Some(found) = self.doubted(row, Some(aside)).await? {
                         items.extend(Item::of(&self.stripe, Work::Found(Box::new(found))));
                     }
                 }
@@ -200,10 +206,18 @@ impl Recorder {
     }
 
     /// An accepted attempt whose answer did not come in time: unknown, with its suspense.
-    async fn doubted(&mut self, row: Box<DueRow>) -> Result<Option<Found>, StoreError> {
-        let (id, period) = (row.sub.id.0, row.sub.progress.period);
+    async fn doubted(
+        &mut self,
+        row: Box<DueRow>,
+        aside: Option<Box<Aside>>,
+    ) -> Result<Option<Found>, StoreError> {
+        let id = row.sub.id.0;
+        let at = &row.sub.progress;
+        let (period, attempt_no) = aside
+            .as_ref()
+            .map_or((at.period, at.attempt_no), |aside| (aside.charge.period, aside.attempt_no));
         let kept = insist!(self, "loading an intent", |conn| attempts(conn, id, period.number()))?;
-        let kept = kept.into_iter().find(|kept| kept.attempt_no == row.sub.progress.attempt_no);
+        let kept = kept.into_iter().find(|kept| kept.attempt_no == attempt_no);
         let Some(kept) = kept else {
             self.poison(id, row.sub.rev, None, "an accepted attempt has no intent").await?;
             return Ok(None);
@@ -226,6 +240,7 @@ impl Recorder {
         let catalog = self.shared.books.for_answer(row.book_version);
         Ok(Some(Found {
             row,
+            aside,
             catalog,
             planned,
             from,
@@ -235,7 +250,6 @@ impl Recorder {
             carrier_txn_id,
             floor,
             inbox: None,
-            aside: None,
         }))
     }
 
@@ -365,11 +379,25 @@ impl Recorder {
                         lane.hint(ready.lane);
                     }
                     self.done(&item, &ready.record);
+                    if ready.propose_refund_minor > 0 {
+                        let what = format!("{} minor units came late", ready.propose_refund_minor);
+                        let attempt = item.attempt_key();
+                        insist!(self, "proposing a refund", |conn| open_case(
+                            conn,
+                            id,
+                            attempt,
+                            "refund_proposed",
+                            &what
+                        ))?;
+                    }
                 }
                 Verdict::StaleRev if item.is_note() => {
                     self.release(&item);
                     let at_ms = durable_at.as_millisecond();
-                    self.stripe.wheel().insert(WheelEntry { id, at_ms });
+                    self.stripe.wheel().keep(WheelEntry { id, at_ms });
+                    if item.aside_period().is_some() {
+                        self.stripe.asides().keep(WheelEntry { id, at_ms });
+                    }
                 }
                 Verdict::StaleRev if item.tries >= TRIES_MAX => given_up.push(item),
                 Verdict::StaleRev => stale.push(item),
@@ -436,6 +464,10 @@ impl Recorder {
             let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
             self.stripe.wheel().insert(entry);
         }
+        for next in record.asides.iter().chain(&record.refunded).filter_map(|aside| aside.next_at) {
+            let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
+            self.stripe.asides().insert(entry);
+        }
     }
 
     fn release(&self, item: &Item) {
@@ -451,15 +483,31 @@ impl Recorder {
             return Ok(stale);
         }
         let ids: Vec<i64> = stale.iter().map(|item| item.row.sub.id.0).collect();
-        let (rows, poison) = insist!(self, "loading rows again", |conn| load(conn, &ids))?;
+        let (mut rows, poison) = insist!(self, "loading rows again", |conn| load(conn, &ids))?;
+        while let Err(error) = asides::read_held(&self.shared, &mut self.db, &mut rows).await {
+            if !error.is_transient() || self.shared.is_halted() {
+                return Err(error);
+            }
+            self.shared.trouble("loading arrears again", &error);
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        let keys: Vec<(i64, i32)> =
+            stale.iter().filter_map(|item| Some((item.row.sub.id.0, item.aside_period()?))).collect();
+        let own = match keys.is_empty() {
+            true => Vec::new(),
+            false => insist!(self, "loading charges again", |conn| load_asides(conn, &keys))?,
+        };
         let mut rows: HashMap<i64, _> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
         let mut again = Vec::with_capacity(stale.len());
         for mut item in stale {
             match rows.remove(&item.row.sub.id.0) {
-                Some(row) => {
-                    item.reloaded(row);
-                    again.push(item);
-                }
+                Some(row) => match aside_again(&item, &own) {
+                    Ok(aside) => {
+                        item.reloaded(row, aside);
+                        again.push(item);
+                    }
+                    Err(why) => self.poison_item(&item, &why).await?,
+                },
                 None => {
                     let why = poison
                         .iter()
@@ -504,6 +552,14 @@ impl Recorder {
         self.stripe.release(subscription_id);
         Ok(aside)
     }
+}
+
+/// The charge's own row as it was loaded again; it cannot have gone.
+fn aside_again(item: &Item, loaded: &[AsideRow]) -> Result<Option<Box<Aside>>, String> {
+    let Some(period) = item.aside_period() else { return Ok(None) };
+    let same = |row: &&AsideRow| row.subscription_id == item.row.sub.id.0 && row.period == period;
+    let row = loaded.iter().find(same).ok_or("the charge's own row is gone")?;
+    Ok(Some(Box::new(row.aside()?)))
 }
 
 /// Balances are striped by database connection, so that no two commits contend.

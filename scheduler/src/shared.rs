@@ -1,7 +1,7 @@
 //! What all parts of a worker share: its lease, its book, its lanes, and what it tells of itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use carriers::{Attempt, Reply};
@@ -46,6 +46,8 @@ pub struct Shared {
     /// A new book needs new lanes: drain and start again.
     pub(crate) renew: CancellationToken,
     pub(crate) partitions_ready: AtomicBool,
+    /// The last day, since 2000-01-01, whose periods have a partition.
+    pub(crate) partitions_until_day: AtomicI32,
     /// The database's clock as last read, microseconds: never ahead of any later intent.
     pub(crate) database_us: AtomicI64,
     pub(crate) url: String,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use billing_core::ids::{OurRef, Shard};
 use billing_core::outcome::Outcome;
+use billing_core::reason::Rule;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::Note;
@@ -24,6 +25,8 @@ use crate::wheel::Wheel;
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row: when it is not the subscription's current one, and for a refund.
+    pub(crate) aside: Option<Box<Aside>>,
     pub(crate) planned: Planned,
     pub(crate) rule: i16,
     /// The version of the book that it was decided under, and that its outcome is decided under.
@@ -35,8 +38,6 @@ pub(crate) struct Flight {
     pub(crate) begun_ms: i64,
     /// Business time of the intent.
     pub(crate) business_at_ms: i64,
-    /// The charge's own row with what is held in it, for a refund.
-    pub(crate) aside: Option<Box<Aside>>,
     /// A question about the balance: no attempt, no intent.
     pub(crate) probe: bool,
 }
@@ -48,6 +49,10 @@ pub(crate) enum Work {
     Reply(Reply),
     /// Triage decided something without an attempt.
     Note { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: Option<(i32, i64)> },
+    /// A charge with a row of its own changes without an attempt.
+    Aside { row: Box<DueRow>, after: Box<Aside>, rule: Rule, catalog: Arc<Catalog> },
+    /// The deadline of an accepted attempt of a charge with a row of its own passed.
+    AsideDoubt { row: Box<DueRow>, aside: Box<Aside> },
     /// An attempt that was found open, with what is known of it.
     Found(Box<Found>),
     /// The row cannot be decided: quarantine, with a case.
@@ -58,6 +63,8 @@ pub(crate) enum Work {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) row: Box<DueRow>,
+    /// The charge's own row: when it is not the subscription's current one, and for a refund.
+    pub(crate) aside: Option<Box<Aside>>,
     /// The version of the book that it was decided under.
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) planned: Planned,
@@ -69,8 +76,6 @@ pub(crate) struct Found {
     pub(crate) carrier_txn_id: Option<String>,
     pub(crate) floor: u64,
     pub(crate) inbox: Option<(i32, i64)>,
-    /// The charge's own row with what is held in it, for a refund.
-    pub(crate) aside: Option<Box<Aside>>,
 }
 
 /// Values by subscription id. The ids are ours, dense per shard: nobody can choose them so that they collide.
@@ -102,6 +107,7 @@ impl Hasher for IdHasher {
 pub(crate) struct Stripe {
     pub(crate) no: i16,
     wheel: Mutex<Wheel>,
+    asides: Mutex<Wheel>,
     flights: Mutex<ById<Box<Flight>>>,
     held: Mutex<HashSet<i64, BuildHasherDefault<IdHasher>>>,
     desk: Mutex<Vec<Work>>,
@@ -130,6 +136,7 @@ impl Stripe {
         Self {
             no,
             wheel: Mutex::new(Wheel::new(bucket_ms)),
+            asides: Mutex::new(Wheel::new(bucket_ms)),
             flights: Mutex::default(),
             held: Mutex::default(),
             desk: Mutex::default(),
@@ -141,6 +148,11 @@ impl Stripe {
 
     pub(crate) fn wheel(&self) -> MutexGuard<'_, Wheel> {
         locked(&self.wheel)
+    }
+
+    /// When charges with rows of their own fire: subscriptions, apart from when they fire themselves.
+    pub(crate) fn asides(&self) -> MutexGuard<'_, Wheel> {
+        locked(&self.asides)
     }
 
     pub(crate) fn flights(&self) -> MutexGuard<'_, ById<Box<Flight>>> {

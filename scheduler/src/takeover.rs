@@ -12,12 +12,13 @@ use billing_core::subscription::{Aside, Planned};
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
 use storage::pg::{
-    DueRow, OpenIntent, StoreError, WheelEntry, load, load_aside, open_intents, own_open_attempts,
+    AsideRow, DueRow, OpenIntent, StoreError, WheelEntry, load, load_asides, open_intents, own_open_attempts,
     post_evidence,
 };
 use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;
 
+use crate::asides;
 use crate::clock::Clock;
 use crate::item::{Item, SEQ_EXCHANGE};
 use crate::link::DbLink;
@@ -119,9 +120,7 @@ async fn hand_to_recorder(
     // The low water must not pass these until each has its row.
     let floor = stripe.open_floor(i64::MIN, chunk.len());
     let ids: Vec<i64> = chunk.iter().map(|intent| intent.subscription_id).collect();
-    let conn = db.conn().await?;
-    let loaded = load(conn, &ids).await;
-    let (rows, poison) = match db.checked(loaded) {
+    let (rows, poison, own) = match load_chunk(shared, db, &chunk).await {
         Ok(loaded) => loaded,
         Err(error) => {
             ids.iter().for_each(|id| stripe.release(*id));
@@ -141,13 +140,16 @@ async fn hand_to_recorder(
             stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
             continue;
         }
-        let aside = match intent.planned.op {
-            Op::Refund => {
-                let conn = db.conn().await?;
-                let kept = load_aside(conn, intent.subscription_id, intent.planned.period).await;
-                db.checked(kept)?.map(|kept| held_by(kept, &intent.planned))
+        let own = own
+            .iter()
+            .find(|own| own.subscription_id == row.sub.id.0 && own.period == intent.planned.period.number());
+        let aside = match own.map(AsideRow::aside).transpose() {
+            Ok(aside) if intent.planned.op == Op::Refund => aside.map(|kept| held_by(kept, &intent.planned)),
+            Ok(aside) => aside.map(Box::new),
+            Err(why) => {
+                stripe.put(Work::Poison { subscription_id: row.sub.id.0, rev: row.sub.rev, why });
+                continue;
             }
-            _ => None,
         };
         let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
         let (outcome, carrier_code, carrier_txn_id) =
@@ -156,6 +158,7 @@ async fn hand_to_recorder(
             .increment(1);
         stripe.put(Work::Found(Box::new(Found {
             row,
+            aside,
             catalog: shared.books.for_answer(intent.book_version),
             planned: intent.planned,
             from: AttemptState::Intent,
@@ -165,13 +168,41 @@ async fn hand_to_recorder(
             carrier_txn_id,
             floor,
             inbox: None,
-            aside,
         })));
     }
     Ok(())
 }
 
-/// The charge's own row as it was when the refund's intent was made: its last attempt is that one, and open.
+type Loaded = (Vec<Box<DueRow>>, Vec<(i64, i32, String)>, Vec<AsideRow>);
+
+/// The subscriptions of a chunk of intents, and the own rows of charges that are refunded or not current any more.
+async fn load_chunk(
+    shared: &Arc<Shared>,
+    db: &mut DbLink,
+    chunk: &[OpenIntent],
+) -> Result<Loaded, StoreError> {
+    let ids: Vec<i64> = chunk.iter().map(|intent| intent.subscription_id).collect();
+    let conn = db.conn().await?;
+    let loaded = load(conn, &ids).await;
+    let (mut rows, poison) = db.checked(loaded)?;
+    asides::read_held(shared, db, &mut rows).await?;
+    let current: HashMap<i64, Period> =
+        rows.iter().map(|row| (row.sub.id.0, row.sub.progress.period)).collect();
+    let key = |intent: &OpenIntent| (intent.subscription_id, intent.planned.period.number());
+    let own_row = |intent: &&OpenIntent| {
+        let earlier = |period: &Period| *period != intent.planned.period;
+        intent.planned.op == Op::Refund || current.get(&intent.subscription_id).is_some_and(earlier)
+    };
+    let keys: Vec<(i64, i32)> = chunk.iter().filter(own_row).map(key).collect();
+    if keys.is_empty() {
+        return Ok((rows, poison, Vec::new()));
+    }
+    let conn = db.conn().await?;
+    let own = load_asides(conn, &keys).await;
+    Ok((rows, poison, db.checked(own)?))
+}
+
+/// The charge's own row as it was when the refund's intent was made: its last attempt is the one before it.
 fn held_by(kept: Aside, planned: &Planned) -> Box<Aside> {
     Box::new(Aside { attempt_no: planned.attempt_no - 1, ..kept })
 }

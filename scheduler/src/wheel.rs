@@ -90,6 +90,14 @@ impl Wheel {
         }
     }
 
+    /// Puts an entry in that fires at another instant than its row says: the filler would not find it.
+    pub(crate) fn keep(&mut self, entry: WheelEntry) {
+        let bucket = entry.at_ms.div_euclid(self.bucket_ms);
+        if let Some(wheel) = self.shards.get_mut(&((entry.id >> 32) as i32)) {
+            wheel.buckets.entry(bucket).or_default().push(entry);
+        }
+    }
+
     /// Takes out up to `max` subscriptions that are due at `now_ms`, sorted by id, never more of a carrier than it has
     /// room for. Shards take turns, so that a busy one starves nobody.
     pub(crate) fn due(&mut self, now_ms: i64, max: usize, room: &mut dyn FnMut(i32) -> usize) -> Vec<i64> {
@@ -209,10 +217,13 @@ mod tests {
         wheel.insert(entry(shard, 2, 1_000));
         wheel.insert(entry(Shard(9 << 12), 1, 10));
         assert_eq!(wheel.len(), 1);
+        wheel.keep(entry(Shard(9 << 12), 1, 10));
+        wheel.keep(entry(shard, 3, 5_000));
+        assert_eq!(wheel.len(), 2, "what is put back is kept beyond the horizon too");
         wheel.set_draining(shard, true);
         assert!(wheel.due(5_000, 10, &mut |_| 10).is_empty());
         wheel.set_draining(shard, false);
-        assert_eq!(wheel.due(5_000, 10, &mut |_| 10).len(), 1);
+        assert_eq!(wheel.due(5_000, 10, &mut |_| 10).len(), 2);
         wheel.end_fill(shard);
         assert_eq!(wheel.loaded_until_ms(shard), Some(1_000));
     }

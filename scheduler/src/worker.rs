@@ -1,7 +1,7 @@
 //! A worker: one process' share of the engine. Registers, owns shards, runs its stripes, drains, leaves.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -224,6 +224,7 @@ impl Worker {
             finish: CancellationToken::new(),
             renew: CancellationToken::new(),
             partitions_ready: AtomicBool::new(false),
+            partitions_until_day: AtomicI32::new(i32::MIN),
             database_us: AtomicI64::new(database_us),
             url: parts.database_url,
             halted: AtomicBool::new(false),

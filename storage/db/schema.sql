@@ -187,6 +187,8 @@ CREATE TABLE public.charge_aside (
     currency smallint NOT NULL
 );
 
+COMMENT ON TABLE public.charge_aside IS 'charges that left the subscription''s row unfinished: blocked by an open attempt, or in arrears';
+
 CREATE TABLE public.charge_minute (
     minute_ms bigint NOT NULL,
     count bigint NOT NULL,
@@ -211,11 +213,14 @@ CREATE TABLE public.charge_note (
     rev integer NOT NULL,
     kind smallint NOT NULL,
     charge_state smallint NOT NULL,
-    rule_id smallint NOT NULL
+    rule_id smallint NOT NULL,
+    before_period integer
 )
 PARTITION BY RANGE (period);
 
 COMMENT ON TABLE public.charge_note IS 'what happened to a charge without an attempt; rev is the subscription''s before the change';
+
+COMMENT ON COLUMN public.charge_note.before_period IS 'the note is about a range: from period up to this one, without it';
 
 CREATE TABLE public.day_seal (
     business_date integer NOT NULL,
@@ -232,9 +237,12 @@ CREATE TABLE public.entitlement_grant (
     from_ms bigint NOT NULL,
     until_ms bigint,
     period integer NOT NULL,
-    attempt_no smallint NOT NULL
+    attempt_no smallint NOT NULL,
+    variant smallint DEFAULT 0 NOT NULL
 )
 PARTITION BY RANGE (period);
+
+COMMENT ON COLUMN public.entitlement_grant.variant IS 'what was bought: 0 everything, else the step of the ladder';
 
 CREATE TABLE public.key_check (
     kek_version smallint NOT NULL,
@@ -440,6 +448,11 @@ CREATE TABLE public.subscription (
     open smallint DEFAULT 0 NOT NULL,
     deferrals smallint DEFAULT 0 NOT NULL,
     next_kind smallint NOT NULL,
+    notice_at_ms bigint,
+    anchor_done integer DEFAULT 0 NOT NULL,
+    tries smallint DEFAULT 0 NOT NULL,
+    try_day smallint DEFAULT 0 NOT NULL,
+    day_tries smallint DEFAULT 0 NOT NULL,
     consent_until_ms bigint,
     reserved_until_ms bigint,
     reserved_minor bigint,
@@ -458,6 +471,10 @@ COMMENT ON TABLE public.subscription IS 'the only row updated per charge, and HO
 
 COMMENT ON COLUMN public.subscription.book_version IS 'under which the charge of the current period is decided, once it has an attempt';
 
+COMMENT ON COLUMN public.subscription.anchor_done IS 'periods that were counted under earlier anchors';
+
+COMMENT ON COLUMN public.subscription.tries IS 'requests of this charge that counted; day_tries of them on the local day try_day';
+
 COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: the same as a stop at that instant';
 
 CREATE TABLE public.subscription_ref (
@@ -469,6 +486,15 @@ CREATE TABLE public.subscription_ref (
 );
 
 COMMENT ON TABLE public.subscription_ref IS 'the merchant''s own reference; apart from subscription, whose row is rewritten per charge';
+
+CREATE TABLE public.top_up_notice (
+    subscription_id bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    notice text NOT NULL,
+    CONSTRAINT top_up_notice_notice_check CHECK (((length(notice) >= 1) AND (length(notice) <= 64)))
+);
+
+COMMENT ON TABLE public.top_up_notice IS 'ids of notices that were taken, so that none counts twice; kept for 30 days';
 
 CREATE TABLE public.transfer (
     source_id bigint NOT NULL,
@@ -632,6 +658,9 @@ ALTER TABLE ONLY public.subscription
 ALTER TABLE ONLY public.subscription_ref
     ADD CONSTRAINT subscription_ref_pkey PRIMARY KEY (ref_seed);
 
+ALTER TABLE ONLY public.top_up_notice
+    ADD CONSTRAINT top_up_notice_pkey PRIMARY KEY (subscription_id, notice);
+
 ALTER TABLE ONLY public.transfer
     ADD CONSTRAINT transfer_pkey PRIMARY KEY (source_id, period, attempt_no, leg);
 
@@ -654,6 +683,8 @@ ALTER TABLE ONLY public.zone
     ADD CONSTRAINT zone_pkey PRIMARY KEY (zone_no);
 
 CREATE INDEX attempt_intent_at ON ONLY public.attempt_intent USING brin (intent_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription_id) WHERE (next_at_ms IS NOT NULL);
 
 CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
 

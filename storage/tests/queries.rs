@@ -125,6 +125,30 @@ impl Base {
             .unwrap();
         });
     }
+
+    /// Records what an attempt (0 for none) leaves of a charge with a row of its own: its last attempt, none open. The
+    /// row afterwards: last attempt, what is open, what is given back.
+    fn charge_aside(&mut self, attempt_no: i16, last_no: i16) -> (i16, i16, i64) {
+        self.runtime.block_on(async {
+            sqlx::query(
+                "SELECT record_rare($1, NULL, ARRAY[$2], ARRAY[1], ARRAY[1::int2], ARRAY[$3], ARRAY[$4], ARRAY[6::int2],
+                     ARRAY[0::int2], ARRAY[6::int2], ARRAY[30::int2], ARRAY[NULL], ARRAY[NULL], ARRAY[NULL]::bigint[],
+                     ARRAY[1], ARRAY[1500::bigint], ARRAY[1000::bigint], ARRAY[$5], ARRAY[0::int2], ARRAY[0::int2],
+                     ARRAY[0::int2], ARRAY[6::int2], ARRAY[788::int2], ARRAY[$3], ARRAY[NULL]::bigint[],
+                     ARRAY[0::int2], ARRAY[NULL]::bigint[])",
+            )
+            .bind(BUSINESS_MS)
+            .bind(id(1))
+            .bind(period(1).number())
+            .bind(attempt_no)
+            .bind(last_no)
+            .execute(&mut self.conn)
+            .await
+            .unwrap();
+            let row = sqlx::query_as("SELECT attempt_no, open, refunded_minor FROM charge_aside");
+            row.fetch_one(&mut self.conn).await.unwrap()
+        })
+    }
 }
 
 fn id(no: u32) -> i64 {
@@ -167,6 +191,8 @@ fn subscription(no: u32, line: u32) -> NewSubscription {
         anchor_minute: 420,
         currency: TND,
         state: 4,
+        next_kind: 1,
+        state_until_ms: None,
     }
 }
 
@@ -364,4 +390,14 @@ fn counting_is_given_up_in_time() {
         let counts = subscription_counts(conn, 0, 60_000).await.unwrap().unwrap();
         assert_eq!(counts.iter().map(|count| count.count).sum::<i64>(), 300_003, "the connection goes on");
     });
+}
+
+#[test]
+fn an_open_refund_stays_open_whatever_its_charge_does_until_its_own_outcome() {
+    let mut base = Base::start();
+    assert_eq!(base.charge_aside(0, 1), (1, 0, 0), "it left the subscription's row");
+    base.run("UPDATE charge_aside SET attempt_no = 2, open = 2, refunded_minor = 700");
+    assert_eq!(base.charge_aside(0, 1), (2, 2, 700), "a change without an attempt");
+    assert_eq!(base.charge_aside(1, 1), (2, 2, 700), "an earlier attempt's outcome");
+    assert_eq!(base.charge_aside(2, 2), (2, 0, 700), "its own");
 }

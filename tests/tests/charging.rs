@@ -26,9 +26,9 @@ fn everybody_due_is_charged_once_and_both_books_agree() {
         world.number("SELECT sum(b.posted)::int8 FROM account_balance b JOIN account a ON a.id = b.account_id WHERE a.purpose = 1"),
         world.number("SELECT sum(moved_minor)::int8 FROM attempt_outcome")
     );
-    // Access was granted, merchants are told once per change.
+    // Access was granted; merchants are told of each charge and of each subscription that began (or ended) with it.
     assert_eq!(world.number("SELECT count(*) FROM entitlement_grant"), 500);
-    assert_eq!(world.number("SELECT sum(cardinality(events))::int8 FROM outbox"), 500);
+    assert_eq!(world.number("SELECT sum(cardinality(events))::int8 FROM outbox"), 1_000);
     // The daily ones wait for tomorrow, the single ones ended.
     assert_eq!(
         world.number("SELECT count(*) FROM subscription WHERE state = 4 AND next_at_ms IS NOT NULL"),

@@ -17,6 +17,7 @@ use crate::query::QueryCommand;
 use crate::serve::ServeArgs;
 use crate::status::StatusArgs;
 use crate::sub;
+use crate::wish;
 
 /// Carrier billing: charges mobile subscribers through their carriers, on time in their own time zone, never twice, and
 /// can say why.
@@ -90,4 +91,10 @@ pub(crate) enum SubCommand {
     Preview(PreviewArgs),
     /// Stop a subscription for good; says first what that does
     Cancel(sub::CancelArgs),
+    /// Rest an active subscription, until a date or until it is resumed
+    Pause(wish::PauseArgs),
+    /// Go on with a paused or suspended subscription
+    Resume(wish::ResumeArgs),
+    /// Tell that the subscriber topped up: what the plan says follows, once per notice
+    TopUp(wish::TopUpArgs),
 }

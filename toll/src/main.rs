@@ -25,6 +25,7 @@ mod serve;
 mod shown;
 mod status;
 mod sub;
+mod wish;
 mod words;
 
 use std::process::ExitCode;
@@ -92,6 +93,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sub(SubCommand::Show(args)) => sub::show(&global, args).await,
         Command::Sub(SubCommand::Cancel(args)) => sub::cancel(&global, args).await,
         Command::Sub(SubCommand::Preview(args)) => preview::run(&global, args).await,
+        Command::Sub(SubCommand::Pause(args)) => wish::pause(&global, args).await,
+        Command::Sub(SubCommand::Resume(args)) => wish::resume(&global, args).await,
+        Command::Sub(SubCommand::TopUp(args)) => wish::top_up(&global, args).await,
         Command::Book(command) => book::run(&global, command).await,
         Command::Query(command) => query::run(&global, &command).await,
         Command::Ops(command) => ops::run(&global, &command).await,

@@ -9,7 +9,7 @@ use billing_core::states::{State, SubscriptionState};
 use billing_core::subscription::{FLAG_QUARANTINED, OpenAttempt};
 use carriers::Msisdn;
 use serde::Serialize;
-use storage::pg::{self, GrantOf, KeyRange};
+use storage::pg::{self, AsideRow, GrantOf, KeyRange};
 use storage::vault::mask_msisdn;
 
 use crate::charge::{self, Line};
@@ -104,8 +104,23 @@ struct Shown {
     /// Rows about it in the shard's inbox.
     inbox: i64,
     charges: Vec<Line>,
+    /// Charges with rows of their own: blocked by an open attempt, in arrears, or closed; the latest first.
+    asides: Vec<Own>,
     /// The latest first.
     grants: Vec<Grant>,
+}
+
+/// A charge with a row of its own.
+#[derive(Debug, Serialize)]
+struct Own {
+    charge: String,
+    state: &'static str,
+    due: Amount,
+    collected: Amount,
+    attempts: i16,
+    open: &'static str,
+    next_at: Option<Moment>,
+    expires_at: Option<Moment>,
 }
 
 /// Access that was granted.
@@ -151,7 +166,9 @@ async fn find_and_show(reading: &mut Reading, args: &ShowArgs) -> anyhow::Result
         let grants = grants.iter().map(|row| grant(row, &loaded)).collect::<anyhow::Result<_>>()?;
         let number = reading.vault().and_then(|vault| loaded.msisdn(&loaded.key(&vault)?));
         let masked = number.ok().map(|number| mask_msisdn(&number));
-        shown.push(Shown { charges, grants, ..of(&loaded, masked) });
+        let asides = pg::asides_of(&mut reading.conn, id.0, CHARGES_MAX).await?;
+        let asides = asides.iter().map(|row| own(row, &loaded)).collect::<anyhow::Result<_>>()?;
+        shown.push(Shown { charges, asides, grants, ..of(&loaded, masked) });
     }
     Ok(shown)
 }
@@ -179,6 +196,21 @@ async fn find(reading: &mut Reading, args: &ShowArgs) -> anyhow::Result<Vec<Subs
         return Err(failed(format!("no subscription belongs to {}", mask_msisdn(number.digits()))));
     }
     Ok(found.into_iter().map(SubscriptionId).collect())
+}
+
+fn own(row: &AsideRow, loaded: &Loaded) -> anyhow::Result<Own> {
+    let aside = row.aside().map_err(failed)?;
+    let moment = |at: Option<jiff::Timestamp>| at.map(|at| Moment::new(at.as_millisecond(), &loaded.zone));
+    Ok(Own {
+        charge: aside.charge.to_string(),
+        state: aside.state.name(),
+        due: Amount::new(aside.due_minor, row.currency),
+        collected: Amount::new(aside.collected_minor, row.currency),
+        attempts: aside.attempt_no,
+        open: open_words(aside.open),
+        next_at: moment(aside.next_at),
+        expires_at: moment(aside.expires_at),
+    })
 }
 
 fn grant(row: &GrantOf, loaded: &Loaded) -> anyhow::Result<Grant> {
@@ -226,6 +258,7 @@ fn of(loaded: &Loaded, msisdn: Option<String>) -> Shown {
         worker: place.owner_slot,
         inbox: place.waiting,
         charges: Vec::new(),
+        asides: Vec::new(),
         grants: Vec::new(),
     }
 }
@@ -280,6 +313,19 @@ fn text(shown: &Shown, paint: Paint) -> String {
     field("worker", worker + &inbox);
     if !shown.charges.is_empty() {
         text += &format!("\n{}", charge::table(&shown.charges, paint));
+    }
+    if !shown.asides.is_empty() {
+        let mut table =
+            Table::new(&["PUT ASIDE", "STATE", ">DUE", ">COLLECTED", ">ATTEMPTS", "OPEN", "NEXT", "UNTIL"]);
+        for own in &shown.asides {
+            let at = |at: &Option<Moment>| at.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+            let (due, collected) = (own.due.to_string(), own.collected.to_string());
+            let (state, open) = (own.state.to_owned(), own.open.to_owned());
+            let attempts = own.attempts.to_string();
+            let cells = vec![own.charge.clone(), state, due, collected, attempts, open];
+            table.row([cells, vec![at(&own.next_at), at(&own.expires_at)]].concat());
+        }
+        text += &format!("\n{}", table.render(2, paint));
     }
     if !shown.grants.is_empty() {
         let mut table = Table::new(&["ACCESS FROM", "UNTIL", ">PAID", "VARIANT", "FOR"]);

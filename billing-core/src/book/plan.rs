@@ -46,7 +46,6 @@
 //! grace = "0s"
 //! first_failure = "retry"             # retry or cancel
 //! missed = "once_late"                # once_late, skip, merge (with merge_periods) or collect_late (with [arrears])
-//! trial = "0s"
 //! pause_keeps_access = false
 //! top_up_due = false                  # a top-up makes an overdue charge due at once
 //! top_up_resumes = false              # a top-up resumes a suspended subscription

@@ -114,11 +114,9 @@ pub struct Reserve {
     pub expired: Expired,
 }
 
-/// Trials, pauses, top-ups, the billing cycle.
+/// Pauses, top-ups, the billing cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Lifecycle {
-    /// Free access before the first charge, seconds (0: none).
-    pub trial_s: i64,
     /// Whether a paused subscription keeps its access to what is paid.
     pub pause_keeps_access: bool,
     /// Whether a top-up makes an overdue charge due at once.

@@ -4,35 +4,26 @@ use jiff::Timestamp;
 
 use super::missed::latest_due;
 use super::{Conditions, Next, Note, NoteKind, Passed, Scene, Triage, advance, note_of};
-use crate::entitlement::{Grant, later};
-use crate::period::days_since_2000;
+use crate::period::{Period, days_since_2000};
 use crate::plan::PlanRules;
 use crate::reason::{Input, Rule};
-use crate::schedule::Anchor;
+use crate::schedule::{Anchor, Wait};
 use crate::states::{ChargeState, SubscriptionState, step};
 use crate::subscription::{CoreError, FLAG_QUARANTINED, NextKind, OpenAttempt, Progress, Subscription};
 use crate::zone::Zone;
 
-/// Whether nothing has happened yet.
-pub(super) fn begins_with_trial(at: &Progress) -> bool {
-    at.state == SubscriptionState::Pending && at.attempt_no == 0 && at.state_until.is_none()
-}
-
-/// The plan begins with free access.
-pub(super) fn trial(scene: &Scene<'_>) -> Result<Triage, CoreError> {
-    let at = &scene.sub.progress;
-    let until = later(scene.now, scene.rules.lifecycle.trial_s);
-    let progress = Progress {
-        state: step(at.state, SubscriptionState::Trial)?,
-        state_until: Some(until),
-        next_at: Some(until),
-        next_kind: NextKind::StateEnd,
-        ..*at
+/// A subscription as it is signed up: a trial or a parking lasts until its first charge falls due, at `due_at`.
+#[must_use]
+pub fn signed_up(rules: &PlanRules, period: Period, due_minor: i64, due_at: Timestamp) -> Progress {
+    let state = match rules.schedule.wait {
+        Wait::None | Wait::Trial(0) | Wait::Parked(0) => {
+            return Progress::fresh(SubscriptionState::Pending, period, due_minor, Some(due_at));
+        }
+        Wait::Trial(_) => SubscriptionState::Trial,
+        Wait::Parked(_) => SubscriptionState::Parked,
     };
-    let mut note = note_of(scene.sub, NoteKind::State, ChargeState::Open, progress, Rule::TRIAL_START)?;
-    note.grant = Some(Grant { from: scene.now, until: Some(until), variant: 0 });
-    note.until = Some(until);
-    Ok(Triage::Note(Box::new(note)))
+    let fresh = Progress::fresh(state, period, due_minor, Some(due_at));
+    Progress { state_until: Some(due_at), next_kind: NextKind::StateEnd, ..fresh }
 }
 
 /// A trial or a parking is over and the first charge falls due; a pause is over and collecting goes on.

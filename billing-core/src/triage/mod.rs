@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 
 use crate::decide::Event;
-use crate::entitlement::Grant;
 use crate::ids::{ATTEMPT_NO_MAX, ChargeId, SubscriptionId};
 use crate::outcome::Op;
 use crate::period::Period;
@@ -25,7 +24,7 @@ mod reserve;
 
 pub use arrears::{AsideTriage, triage_aside};
 pub use conditions::{Balance, BalanceAnswer, Conditions};
-pub use lifecycle::{pause, resume, top_up};
+pub use lifecycle::{pause, resume, signed_up, top_up};
 
 /// What to do with one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +73,6 @@ pub struct Note {
     pub passed: Vec<Passed>,
     /// Until when, for a deferral.
     pub until: Option<Timestamp>,
-    /// Access that it gives: a trial.
-    pub grant: Option<Grant>,
     /// What merchants are told of the charge.
     pub event: Option<Event>,
     /// What merchants are told of the subscription: exactly one per change of its state.
@@ -248,9 +245,6 @@ pub fn triage_with(
     }
     if let Some(reserved) = at.reserved {
         return reserve::act(&scene, reserved);
-    }
-    if rules.lifecycle.trial_s > 0 && lifecycle::begins_with_trial(at) {
-        return lifecycle::trial(&scene);
     }
     due(&scene)
 }
@@ -459,7 +453,6 @@ fn note_of(
         arrears: Vec::new(),
         passed: Vec::new(),
         until: None,
-        grant: None,
         event,
         state_event: Event::of_state(at.state, progress.state),
         rule,

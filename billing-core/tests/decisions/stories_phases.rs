@@ -8,7 +8,7 @@ use billing_core::plan::{
     Restart, Settles,
 };
 use billing_core::reason::{Input, Rule};
-use billing_core::schedule::{Cadence, Schedule};
+use billing_core::schedule::{Cadence, Schedule, Wait};
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
 use billing_core::subscription::{NextKind, OpenAttempt};
 use billing_core::triage::{Balance, BalanceAnswer, Conditions, NoteKind, Triage};
@@ -292,10 +292,12 @@ fn living(lifecycle: Lifecycle) -> PlanRules {
 
 #[test]
 fn a_trial_gives_access_and_the_first_charge_falls_due_when_it_ends() {
-    let rules = living(Lifecycle { trial_s: 7 * 86_400, ..Lifecycle::default() });
-    let mut world = World::new(rules, MADRID, date(2026, 11, 20));
-    let Triage::Note(note) = world.tick() else { panic!("a trial begins") };
-    assert_eq!((note.rule, note.state_event), (Rule::TRIAL_START, Some(Event::TrialStarted)));
+    let mut rules = daily();
+    rules.schedule.wait = Wait::Trial(7);
+    let mut world = World::new(rules, MADRID, date(2026, 11, 27));
+    let due_at = world.at().next_at.unwrap();
+    world.now = due_at - HOUR * 24 * 7;
+    assert_eq!((world.at().state, world.at().state_until), (SubscriptionState::Trial, Some(due_at)));
     assert!(has_access(world.at(), &world.rules, world.now));
     assert_eq!(world.tick(), Triage::Rest { rule: Rule::NOT_COLLECTING });
     let (planned, rule) = world.next_send();

@@ -9,7 +9,7 @@ use billing_core::plan::{
     Growth, Ladder, LateApproved, Lifecycle, Missed, Payday, PlanRules, RefundAccess, Reserve, Restart,
     Rounds, Settles,
 };
-use billing_core::schedule::{Cadence, Schedule, Weekdays, Window};
+use billing_core::schedule::{Cadence, Schedule, Wait, Weekdays, Window};
 use billing_core::states::{AttemptState, SubscriptionState};
 use billing_core::subscription::OpenAttempt;
 use billing_core::triage::{Balance, BalanceAnswer, Triage};
@@ -156,15 +156,12 @@ fn richer_plans() -> impl Strategy<Value = PlanRules> {
             payday: payday.then_some(Payday { days: 1 | 1 << 15, within_days: 9 }),
         },
     );
-    let lifecycle = (prop_oneof![3 => Just(0), 1 => 1..900_000_i64], 0..4_i16, any::<bool>()).prop_map(
-        |(trial_s, reset_from_round, snap)| Lifecycle {
-            trial_s,
-            reset_from_round,
-            snap,
-            top_up_resumes: snap,
-            pause_keeps_access: snap,
-        },
-    );
+    let lifecycle = (0..4_i16, any::<bool>()).prop_map(|(reset_from_round, snap)| Lifecycle {
+        reset_from_round,
+        snap,
+        top_up_resumes: snap,
+        pause_keeps_access: snap,
+    });
     let budget = (0..3_i16, 0..6_i16).prop_map(|(day_max, period_max)| Budget {
         day_max,
         period_max,
@@ -185,6 +182,8 @@ fn richer_plans() -> impl Strategy<Value = PlanRules> {
             if let (Some(ladder), true) = (plan.ladder.as_mut(), defer.max % 2 == 0) {
                 ladder.choice = Choice::Balance;
             }
+            let wait = if budget.day_max == 1 { Wait::Trial(7) } else { Wait::None };
+            plan.schedule.wait = wait;
             let tables = PlanRules { arrears, reserve, balance, defer, lifecycle, ..plan };
             let refund_access = RefundAccess::Share;
             PlanRules { dunning, late_approved, missed, refund_access, ..tables }

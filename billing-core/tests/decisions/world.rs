@@ -20,7 +20,7 @@ use billing_core::states::{AttemptState, ChargeState, State, SubscriptionState};
 use billing_core::subscription::{
     Aside, CoreError, Held, NextKind, OpenAttempt, Planned, Progress, Subscription,
 };
-use billing_core::triage::{Conditions, Note, NoteKind, Triage, triage_with};
+use billing_core::triage::{Conditions, Note, NoteKind, Triage, signed_up, triage_with};
 use billing_core::zone::Zone;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -89,7 +89,7 @@ pub(crate) fn subscription(rules: &PlanRules, zone: &Zone, from: Date, id: Subsc
         rev: 0,
         flags: 0,
         anchor,
-        progress: Progress::fresh(SubscriptionState::Pending, period, rules.price.minor, Some(due_at)),
+        progress: signed_up(rules, period, rules.price.minor, due_at),
     }
 }
 
@@ -377,7 +377,6 @@ impl World {
         assert!(after.period >= before.period, "periods grow");
         let trial = note.rule == Rule::TRIAL_END;
         assert!(trial || after.paid_until == before.paid_until, "a note neither gives nor takes access");
-        assert_eq!(note.grant.is_some(), note.rule == Rule::TRIAL_START);
         assert_eq!(note.state_event.is_some(), before.state != after.state, "one event per change");
         if let Some(book) = self.charges.get_mut(&before.period)
             && before.state.collects()

@@ -3,16 +3,49 @@
 use std::collections::{HashMap, HashSet};
 
 use billing_core::plan::Usage;
-use billing_core::triage::Triage;
+use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage};
 use carriers::ExchangeKind;
-use storage::pg::{StoreError, carrier_txn_id, usage_of};
+use storage::pg::{DueRow, StoreError, carrier_txn_id, usage_of};
 
 use super::{Engine, Ready, carrier_of, decide_row, poison};
 use crate::bounds;
+use crate::catalog::{Catalog, CatalogPlan};
 use crate::clock::Clock;
+use crate::probe;
 use crate::stripe::Work;
 
 impl Engine {
+    /// Triage with what is known of the balance. A carrier that is not asked at this point says nothing.
+    pub(super) fn decided<'a>(
+        &self,
+        catalog: &'a Catalog,
+        row: &DueRow,
+        now: jiff::Timestamp,
+    ) -> Result<(Triage, &'a CatalogPlan), String> {
+        let mut known = Conditions { held: row.held, ..Conditions::default() };
+        let asks = catalog.plan(row.sub.plan_no).is_some_and(|plan| plan.rules.balance.is_some());
+        if asks {
+            let lane = self.shared.lanes.get(&carrier_of(row.sub.id.0));
+            let cap = lane.and_then(|lane| lane.adapter().caps().balance);
+            let now_ms = self.shared.clock.machine_ms();
+            known.balance = match cap.filter(|cap| probe::may_ask(Some(cap), &row.sub.progress)) {
+                Some(cap) => {
+                    self.shared.balances.of(row.sub.subscriber_id, i64::from(cap.valid_for_ms), now_ms)
+                }
+                None => Some(Balance { answer: BalanceAnswer::Unavailable, age_ms: 0 }),
+            };
+        }
+        let (decided, plan) = decide_row(catalog, row, now, &known)?;
+        // What one charge may ask for needs no counters.
+        match &decided {
+            Triage::Send { planned, .. } if bounds::above_charge_cap(&plan.rules.caps, planned) => {
+                known.cap_left_minor = Some(plan.rules.caps.charge_minor);
+                decide_row(catalog, row, now, &known)
+            }
+            _ => Ok((decided, plan)),
+        }
+    }
+
     /// Questions about balances go out at once: they move nothing, so nothing has to be durable before.
     pub(super) fn ask_balances(&self, probes: Vec<Ready>, now: jiff::Timestamp) {
         let (begun_ms, at) = (self.shared.clock.machine_ms(), self.shared.clock.wall());
@@ -76,7 +109,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        for Ready { row, catalog, planned, .. } in over {
+        for Ready { row, aside, catalog, planned, .. } in over {
             let usage = counted.get(&(row.sub.subscriber_id, row.currency)).copied().unwrap_or_default();
             let known = match bounds::over(&catalog, &row, &planned, &usage, now) {
                 Ok(Some(known)) => known,
@@ -90,6 +123,12 @@ impl Engine {
                     continue;
                 }
             };
+            if let Some(aside) = aside {
+                if let Some(ready) = self.triage_one(row, *aside, &catalog, now, &known) {
+                    self.put_back(&[ready.id()], now.as_millisecond());
+                }
+                continue;
+            }
             match decide_row(&catalog, &row, now, &known).map(|(decided, _)| decided) {
                 Ok(Triage::Note(note)) => self.stripe.put(Work::Note { row, note, catalog, inbox: None }),
                 Ok(_) => self.put_back(&[row.sub.id.0], now.as_millisecond()),

@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use billing_core::ids::{Shard, SubscriptionId};
 use billing_core::period::{Period, date_of_days, days_since_2000};
-use billing_core::schedule::{Anchor, price_of};
-use billing_core::states::{State, SubscriptionState};
+use billing_core::schedule::{Anchor, Wait, price_of};
+use billing_core::states::State;
+use billing_core::triage::signed_up;
+use jiff::Timestamp;
 use jiff::civil::Date;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -173,7 +175,9 @@ impl Importer<'_> {
                 }),
             };
             if let Some((digest, taken)) = taken {
-                placed.fates.push(compare(row, digest, taken, line.map(|(subscriber, _)| subscriber)));
+                let anchors = self.anchors(row);
+                let subscriber = line.map(|(subscriber, _)| subscriber);
+                placed.fates.push(compare(row, digest, taken, subscriber, anchors));
                 continue;
             }
             let (zone_no, start, period) = match self.begin(row, line.map(|(_, zone_no)| zone_no)) {
@@ -201,6 +205,14 @@ impl Importer<'_> {
             placed.fates.push(Fate::Created);
         }
         placed
+    }
+
+    /// The date that a line's start is kept as, and whether the plan may move it to a later one.
+    fn anchors(&self, row: &Row) -> Option<(Date, bool)> {
+        let rules = &self.catalog.plan(row.plan_no)?.rules;
+        let start = rules.schedule.anchor_date(row.start?).ok()?;
+        let moves = rules.lifecycle.reset_from_round > 0 || rules.schedule.wait != Wait::None;
+        Some((start, moves))
     }
 
     /// The zone, the start and the first period of a new subscription; a subscriber lives in one zone.
@@ -281,13 +293,15 @@ impl Importer<'_> {
         let period = period.unwrap_or(new.period);
         let due_at = rules.schedule.due_at(anchor, period, day.zone, SubscriptionId(id)).map_err(wrong)?;
         let price = price_of(rules, anchor, period, day.zone).map_err(wrong)?;
+        let at = signed_up(rules, period, price.minor, due_at);
         Ok(NewSubscription {
             id,
             subscriber_id,
             ref_seed: row.ref_seed,
             digest: row.digest.to_vec(),
-            due_minor: price.minor,
-            next_at_ms: Some(due_at.as_millisecond()),
+            due_minor: at.due_minor,
+            next_at_ms: at.next_at.map(Timestamp::as_millisecond),
+            state_until_ms: at.state_until.map(Timestamp::as_millisecond),
             plan_no: row.plan_no,
             merchant_no: row.merchant_no,
             anchor_day: days_since_2000(new.start),
@@ -295,7 +309,8 @@ impl Importer<'_> {
             zone_no: new.zone_no,
             anchor_minute: i16::try_from(minute).unwrap_or(i16::MAX),
             currency: price.currency.numeric(),
-            state: SubscriptionState::Pending.number(),
+            state: at.state.number(),
+            next_kind: at.next_kind as i16,
         })
     }
 }
@@ -308,7 +323,13 @@ fn kept_line(row: &Row, kept: &Kept) -> Option<(Subscriber, i16)> {
 
 /// A line whose reference exists: the same again changes nothing, another one is refused. What the line leaves
 /// open (zone, start) cannot differ.
-fn compare(row: &Row, digest: &[u8], taken: Option<Taken>, subscriber: Option<Subscriber>) -> Fate {
+fn compare(
+    row: &Row,
+    digest: &[u8],
+    taken: Option<Taken>,
+    subscriber: Option<Subscriber>,
+    anchors: Option<(Date, bool)>,
+) -> Fate {
     let differs = |what: &str| Fate::Rejected(format!("the reference exists already, {what}"));
     if digest != row.digest {
         return Fate::Rejected("the reference collides with another one: choose another".to_owned());
@@ -325,8 +346,10 @@ fn compare(row: &Row, digest: &[u8], taken: Option<Taken>, subscriber: Option<Su
     if row.zone_no.is_some_and(|zone_no| zone_no != taken.zone_no) {
         return differs("in another zone");
     }
-    match row.start {
-        Some(start) if days_since_2000(start) != taken.anchor_day => {
+    let kept = taken.anchor_day;
+    match anchors.map(|(start, moves)| (days_since_2000(start), moves)) {
+        // Where the plan moves the billing cycle, a later date may be the same line's.
+        Some((start, moves)) if start != kept && !(moves && kept > start) => {
             differs(&format!("with the start {}", date_of_days(taken.anchor_day)))
         }
         _ => Fate::Existing,

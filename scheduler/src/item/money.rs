@@ -18,7 +18,7 @@ impl Item {
     ) -> Result<(RecordRow, LaneHint), String> {
         let plan = self.catalog.plan(self.row.sub.plan_no).ok_or("the plan is not in the book")?;
         let zone = self.catalog.zone(self.row.zone_no).ok_or("the zone is not known")?;
-        let aside = facts.aside.as_deref().ok_or("a refund without the row of its charge")?;
+        let aside = self.aside.as_deref().ok_or("a refund without the row of its charge")?;
         let core = RefundFacts {
             sub: &self.row.sub,
             aside,
@@ -61,7 +61,9 @@ impl Item {
             event: decision.event.map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
             legs: self.posted(&decision.legs)?,
-            aside: None,
+            currency: self.row.currency,
+            asides: Vec::new(),
+            more: None,
             inbox: self.inbox,
             give_back: [None; 2],
             refunded: Some(decision.aside),
@@ -71,21 +73,31 @@ impl Item {
 
     /// What goes back to the subscriber's caps: only what is proven not to have been collected. UNKNOWN keeps it.
     pub(super) fn give_back(&self, planned: &Planned, decision: &Decision) -> [Option<GiveBack>; 2] {
+        let own = self.own_back(planned, decision.attempt, decision.moved_minor);
+        let over = decision.attempt.is_final().then_some(decision.progress.reserved);
+        [own, over.and_then(|after| self.reservation_back(after, decision.moved_minor))]
+    }
+
+    /// What the attempt itself gives back.
+    pub(super) fn own_back(
+        &self,
+        planned: &Planned,
+        attempt: AttemptState,
+        moved_minor: i64,
+    ) -> Option<GiveBack> {
         let own = GiveBack {
             subscriber_id: self.row.sub.subscriber_id,
             attempt_no: planned.attempt_no,
-            kept_minor: decision.moved_minor,
-            request: decision.attempt == AttemptState::NotSent,
+            kept_minor: moved_minor,
+            request: attempt == AttemptState::NotSent,
         };
         let reserves = matches!(planned.op, Op::Charge | Op::Reserve);
-        let less = match decision.attempt {
+        let less = match attempt {
             AttemptState::Declined | AttemptState::NotSent | AttemptState::NotApplied => true,
-            AttemptState::Approved => decision.moved_minor < planned.amount_minor,
+            AttemptState::Approved => moved_minor < planned.amount_minor,
             _ => false,
         };
-        let own = (reserves && less && self.has_caps()).then_some(own);
-        let over = decision.attempt.is_final().then_some(decision.progress.reserved);
-        [own, over.and_then(|after| self.reservation_back(after, decision.moved_minor))]
+        (reserves && less && self.has_caps()).then_some(own)
     }
 
     /// What a reservation that is over gives back, less what was collected of it.

@@ -52,8 +52,11 @@ BEGIN
                           currency, digest_hi, digest_lo, not_before, not_after, rule, book_version, parent, cap_day,
                           place)
               JOIN subscription s ON s.id = a.id
-             WHERE s.rev = a.rev AND s.open = 0 AND s.period = a.period AND s.attempt_no + 1 = a.attempt_no
-               AND s.flags = 0
+             WHERE s.rev = a.rev AND s.flags = 0
+               -- The attempt counter of a charge lives in one row: the subscription's while its period is current,
+               -- else its own.
+               AND (s.period = a.period AND s.open = 0 AND s.attempt_no + 1 = a.attempt_no
+                    OR s.period <> a.period AND begin_aside(a.id, a.period, a.attempt_no))
                AND (a.op NOT IN (1, 2, 3)
                     OR s.stop_at_ms IS NULL AND (s.consent_until_ms IS NULL OR p_business_at_ms < s.consent_until_ms)
                    AND a.not_before <= p_business_at_ms AND p_business_at_ms < a.not_after)

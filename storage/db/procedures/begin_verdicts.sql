@@ -12,8 +12,9 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
                     CASE WHEN i.digest_hi <> a.digest_hi OR i.digest_lo <> a.digest_lo THEN 2  -- exists_different
                          WHEN i.incarnation = p_incarnation THEN 12                    -- exists_mine
                          ELSE 1 END                                                    -- exists_same
-               WHEN s.rev <> a.rev OR s.open <> 0 OR s.period <> a.period
-                    OR s.attempt_no + 1 <> a.attempt_no OR s.flags <> 0 THEN 3         -- stale_rev
+               WHEN s.rev <> a.rev OR s.flags <> 0
+                    OR s.period = a.period AND (s.open <> 0 OR s.attempt_no + 1 <> a.attempt_no)
+                    OR s.period <> a.period AND NOT begin_aside(a.id, a.period, a.attempt_no) THEN 3  -- stale_rev
                WHEN a.op IN (1, 2, 3) AND (s.stop_at_ms IS NOT NULL OR s.consent_until_ms <= p_business_at_ms)
                     THEN 4                                                             -- stopped
                WHEN a.op IN (1, 2, 3) AND NOT (a.not_before <= p_business_at_ms AND p_business_at_ms < a.not_after)

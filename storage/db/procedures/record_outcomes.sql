@@ -17,15 +17,18 @@ CREATE OR REPLACE FUNCTION record_outcomes(
     n_state_untils bigint[], n_retry_ats bigint[], n_next_ats bigint[], n_next_kinds int2[], n_flags int[],
     -- under which version of the book its charge is decided
     n_book_versions int[],
+    -- requests that counted
+    n_tries int2[],
     -- grants: until; 0 for none, -1 for good
     g_untils bigint[],
     -- events: 0 for none
     e_events int2[], e_merchants int[],
     -- transfers, sparse: place of their row above
     t_places int[], t_legs int2[], t_debits int[], t_credits int[], t_amounts bigint[], t_assets int2[],
-    -- charges put aside, sparse
+    -- charges with rows of their own as they shall be, sparse
     a_places int[], a_dues bigint[], a_collecteds bigint[], a_attempt_nos int2[], a_rounds int2[],
     a_steps int2[], a_opens int2[], a_states int2[], a_currencies int2[],
+    a_periods int[], a_next_ats bigint[], a_next_kinds int2[], a_expires bigint[],
     -- inbox rows that this commit consumes
     i_shards int[], i_ids bigint[],
     -- what carriers have set aside: the attempt (0 for none), how much, until when
@@ -33,7 +36,9 @@ CREATE OR REPLACE FUNCTION record_outcomes(
     -- caps, sparse: attempts that give back what they had reserved, less what was collected
     u_places int[], u_subscribers bigint[], u_attempt_nos int2[], u_kept bigint[], u_requests int[],
     -- refunds, sparse: their charge's own row afterwards
-    r_places int[], r_refundeds bigint[], r_attempt_nos int2[], r_opens int2[], r_next_ats bigint[], r_next_kinds int2[]
+    r_places int[], r_refundeds bigint[], r_attempt_nos int2[], r_opens int2[], r_next_ats bigint[], r_next_kinds int2[],
+    -- what is rarer still: see record_more; NULL for nothing
+    p_more jsonb
 ) RETURNS int2[]
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
@@ -55,15 +60,17 @@ BEGIN
                    collected_minor = a.collected, attempt_no = a.attempt_no, round = a.round, step = a.step,
                    open = a.open, deferrals = a.deferrals, paid_until_ms = a.paid_until,
                    state_until_ms = a.state_until, retry_at_ms = a.retry_at, next_at_ms = a.next_at,
-                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version,
+                   next_kind = a.next_kind, flags = a.flags, book_version = a.book_version, tries = a.tries,
                    reserved_no = nullif(a.reserved_no, 0), reserved_minor = a.reserved_minor,
                    reserved_until_ms = a.reserved_until
               FROM unnest(p_ids, p_revs, n_states, n_periods, n_dues, n_collecteds, n_attempt_nos, n_rounds,
                           n_steps, n_opens, n_deferrals, n_paid_untils, n_state_untils, n_retry_ats, n_next_ats,
-                          n_next_kinds, n_flags, n_book_versions, n_reserved_nos, n_reserved_minors, n_reserved_untils)
+                          n_next_kinds, n_flags, n_book_versions, n_tries, n_reserved_nos, n_reserved_minors,
+                          n_reserved_untils)
                    WITH ORDINALITY AS a (id, rev, state, period, due, collected, attempt_no, round,
                           step, open, deferrals, paid_until, state_until, retry_at, next_at,
-                          next_kind, flags, book_version, reserved_no, reserved_minor, reserved_until, place)
+                          next_kind, flags, book_version, tries, reserved_no, reserved_minor,
+                          reserved_until, place)
              WHERE s.id = a.id AND s.rev = a.rev AND (verdicts IS NULL OR verdicts[a.place] = 0);
             GET DIAGNOSTICS updated = ROW_COUNT;
             IF updated <> expected THEN
@@ -115,10 +122,15 @@ BEGIN
              GROUP BY a.merchant;
 
             -- The rest is rare: attempts that opened or closed, notes, asides, inbox rows.
-            IF 2 = ANY (p_kinds) OR 3 = ANY (p_kinds) THEN
+            IF 2 = ANY (p_kinds) OR 3 = ANY (p_kinds) OR cardinality(a_places) > 0 THEN
                 PERFORM record_rare(p_business_at_ms, verdicts, p_ids, p_revs, p_kinds, p_periods, p_attempt_nos,
-                    p_reasons, p_charge_states, p_rules, p_codes, p_txn_ids, p_untils, p_classes,
-                    a_places, a_dues, a_collecteds, a_attempt_nos, a_rounds, a_steps, a_opens, a_states, a_currencies);
+                    p_classes, p_reasons, p_charge_states, p_rules, p_codes, p_txn_ids, p_untils,
+                    a_places, a_dues, a_collecteds, a_attempt_nos, a_rounds, a_steps, a_opens, a_states, a_currencies,
+                    a_periods, a_next_ats, a_next_kinds, a_expires);
+            END IF;
+            IF p_more IS NOT NULL THEN
+                PERFORM record_more(p_business_at_ms, verdicts, p_ids, p_revs, p_periods, p_attempt_nos, p_rules,
+                    e_merchants, p_more);
             END IF;
             IF cardinality(u_places) > 0 THEN
                 PERFORM give_back_usage(p_ids, p_periods, verdicts, u_places, u_subscribers, u_attempt_nos, u_kept, u_requests);

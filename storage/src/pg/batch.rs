@@ -7,6 +7,7 @@ use billing_core::subscription::{Aside, Planned, Progress};
 use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
+use super::more::{More, MoreRow};
 use super::refund::RefundColumns;
 use super::usage::{CapColumns, CapRow, GiveBack, GiveBackColumns};
 use super::workers::Lease;
@@ -130,8 +131,12 @@ pub struct RecordRow {
     pub merchant_no: i32,
     /// Transfers.
     pub legs: [Option<PostedLeg>; LEGS_MAX],
-    /// The unfinished charge that leaves the row, with its currency.
-    pub aside: Option<(Aside, i16)>,
+    /// ISO 4217 numeric.
+    pub currency: i16,
+    /// Charges with rows of their own as they shall be: those that leave the row, or the one that the attempt was for.
+    pub asides: Vec<Aside>,
+    /// What is rarer still.
+    pub more: Option<Box<MoreRow>>,
     /// The inbox row that this consumes: (shard, id).
     pub inbox: Option<(i32, i64)>,
     /// What goes back to the subscriber's caps: the attempt's own amount, and that of a reservation that is over.
@@ -178,6 +183,7 @@ pub struct RecordBatch<'a> {
     n_next_kinds: Vec<i16>,
     n_flags: Vec<i32>,
     n_book_versions: Vec<i32>,
+    n_tries: Vec<i16>,
     g_untils: Vec<i64>,
     e_events: Vec<i16>,
     e_merchants: Vec<i32>,
@@ -196,6 +202,10 @@ pub struct RecordBatch<'a> {
     a_opens: Vec<i16>,
     a_states: Vec<i16>,
     a_currencies: Vec<i16>,
+    a_periods: Vec<i32>,
+    a_next_ats: Vec<Option<i64>>,
+    a_next_kinds: Vec<i16>,
+    a_expires: Vec<Option<i64>>,
     i_shards: Vec<i32>,
     i_ids: Vec<i64>,
     n_reserved_nos: Vec<i16>,
@@ -203,6 +213,7 @@ pub struct RecordBatch<'a> {
     n_reserved_untils: Vec<Option<i64>>,
     give_backs: GiveBackColumns,
     refunds: RefundColumns,
+    more: More,
 }
 
 fn ms(at: Option<Timestamp>) -> Option<i64> {
@@ -347,6 +358,7 @@ impl<'a> RecordBatch<'a> {
         self.n_next_kinds.push(next.next_kind as i16);
         self.n_flags.push(row.flags);
         self.n_book_versions.push(row.book_version);
+        self.n_tries.push(next.tries);
         self.g_untils.push(row.grant_until_ms);
         self.e_events.push(row.event);
         self.e_merchants.push(row.merchant_no);
@@ -359,7 +371,7 @@ impl<'a> RecordBatch<'a> {
             self.t_amounts.push(leg.amount_minor);
             self.t_assets.push(leg.asset);
         }
-        if let Some((aside, currency)) = &row.aside {
+        for aside in &row.asides {
             self.a_places.push(place);
             self.a_dues.push(aside.due_minor);
             self.a_collecteds.push(aside.collected_minor);
@@ -367,8 +379,15 @@ impl<'a> RecordBatch<'a> {
             self.a_rounds.push(aside.round);
             self.a_steps.push(aside.step);
             self.a_opens.push(aside.open as i16);
-            self.a_states.push(row.charge_state);
-            self.a_currencies.push(*currency);
+            self.a_states.push(aside.state as i16);
+            self.a_currencies.push(row.currency);
+            self.a_periods.push(aside.charge.period.number());
+            self.a_next_ats.push(ms(aside.next_at));
+            self.a_next_kinds.push(aside.next_kind as i16);
+            self.a_expires.push(ms(aside.expires_at));
+        }
+        if let Some(more) = &row.more {
+            self.more.push(place, more);
         }
         if let Some((shard, id)) = row.inbox {
             self.i_shards.push(shard);
@@ -413,7 +432,7 @@ impl<'a> RecordBatch<'a> {
             "SELECT record_outcomes($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,\
              $21,$22,$23,$24,$25,$26,$27,$28,$29,$30,$31,$32,$33,$34,$35,$36,$37,$38,$39,$40,\
              $41,$42,$43,$44,$45,$46,$47,$48,$49,$50,$51,$52,$53,$54,$55,$56,$57,$58,$59,$60,\
-             $61,$62,$63,$64,$65,$66,$67,$68,$69,$70,$71,$72)",
+             $61,$62,$63,$64,$65,$66,$67,$68,$69,$70,$71,$72,$73,$74,$75,$76,$77,$78::text::jsonb)",
         )
         .bind(lease.slot)
         .bind(lease.incarnation)
@@ -453,6 +472,7 @@ impl<'a> RecordBatch<'a> {
         .bind(&self.n_next_kinds)
         .bind(&self.n_flags)
         .bind(&self.n_book_versions)
+        .bind(&self.n_tries)
         .bind(&self.g_untils)
         .bind(&self.e_events)
         .bind(&self.e_merchants)
@@ -471,6 +491,10 @@ impl<'a> RecordBatch<'a> {
         .bind(&self.a_opens)
         .bind(&self.a_states)
         .bind(&self.a_currencies)
+        .bind(&self.a_periods)
+        .bind(&self.a_next_ats)
+        .bind(&self.a_next_kinds)
+        .bind(&self.a_expires)
         .bind(&self.i_shards)
         .bind(&self.i_ids)
         .bind(&self.n_reserved_nos)
@@ -487,6 +511,7 @@ impl<'a> RecordBatch<'a> {
         .bind(&self.refunds.opens)
         .bind(&self.refunds.next_ats)
         .bind(&self.refunds.next_kinds)
+        .bind(self.more.document())
         .fetch_one(conn)
         .await?;
         Ok(Verdict::of_batch(answer, self.len()))

@@ -38,6 +38,8 @@ pub struct NewSubscription {
     pub due_minor: i64,
     /// When it fires first, business milliseconds.
     pub next_at_ms: Option<i64>,
+    /// Until when its first state lasts, business milliseconds: a trial, a parking.
+    pub state_until_ms: Option<i64>,
     /// The plan.
     pub plan_no: i32,
     /// Who sells.
@@ -54,6 +56,8 @@ pub struct NewSubscription {
     pub currency: i16,
     /// The first state.
     pub state: i16,
+    /// Why it fires first.
+    pub next_kind: i16,
 }
 
 /// What exists already.
@@ -137,7 +141,7 @@ pub async fn insert_subscriptions(
         };
     }
     sqlx::query(
-        "SELECT insert_subscriptions($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22)",
+        "SELECT insert_subscriptions($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24)",
     )
     .bind(column!(subscribers, id))
     .bind(column!(subscribers, zone_no))
@@ -161,6 +165,8 @@ pub async fn insert_subscriptions(
     .bind(column!(subscriptions, anchor_minute))
     .bind(column!(subscriptions, currency))
     .bind(column!(subscriptions, state))
+    .bind(column!(subscriptions, next_kind))
+    .bind(column!(subscriptions, state_until_ms))
     .execute(conn)
     .await?;
     Ok(())

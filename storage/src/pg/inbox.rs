@@ -16,8 +16,19 @@ pub enum InboxKind {
     Stop = 2,
     /// Evidence on an attempt: payload is what the sender knows.
     Evidence = 3,
+    /// Pause: payload is until when (business milliseconds, big-endian), or empty.
+    Pause = 4,
+    /// Resume what is paused or suspended.
+    Resume = 5,
+    /// The subscriber topped up: payload is when (business milliseconds, big-endian).
+    TopUp = 6,
     /// A refund is wanted: payload says of what.
     Refund = 16,
+}
+
+impl InboxKind {
+    const ALL: [Self; 7] =
+        [Self::Created, Self::Stop, Self::Evidence, Self::Pause, Self::Resume, Self::TopUp, Self::Refund];
 }
 
 /// A row of the inbox.
@@ -57,9 +68,7 @@ pub async fn read_inbox(
             Ok(InboxRow {
                 id: row.try_get(0)?,
                 shard: Shard(row.try_get(1)?),
-                kind: [InboxKind::Created, InboxKind::Stop, InboxKind::Evidence, InboxKind::Refund]
-                    .into_iter()
-                    .find(|k| *k as i16 == kind),
+                kind: InboxKind::ALL.into_iter().find(|k| *k as i16 == kind),
                 subscription_id: row.try_get(3)?,
                 payload: row.try_get(4)?,
             })
@@ -111,4 +120,42 @@ pub async fn stop_subscription(
 ) -> Result<Option<i64>, StoreError> {
     let stopped = sqlx::query_scalar("SELECT stop_subscription($1, $2)");
     Ok(stopped.bind(subscription_id).bind(business_at_ms).fetch_one(conn).await?)
+}
+
+/// Asks the owner of a subscription's shard to pause it (until an instant in business milliseconds, or until it is
+/// resumed) or to resume it.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn post_wish(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    kind: InboxKind,
+    at_ms: Option<i64>,
+) -> Result<(), StoreError> {
+    let payload = at_ms.map(i64::to_be_bytes);
+    sqlx::query("INSERT INTO shard_inbox (shard, kind, subscription_id, payload) VALUES ($1, $2, $3, $4)")
+        .bind((subscription_id >> 32) as i32)
+        .bind(kind as i16)
+        .bind(subscription_id)
+        .bind(payload.as_ref().map_or(&[][..], |bytes| bytes.as_slice()))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Tells the owner of a subscription's shard that the subscriber topped up at an instant (business milliseconds). A
+/// notice with an id (1 to 64 characters) counts once: `Some(false)` when it was there already; `None` when there is
+/// no such subscription.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn post_top_up(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    notice: Option<&str>,
+    at_ms: i64,
+) -> Result<Option<bool>, StoreError> {
+    let posted = sqlx::query_scalar("SELECT post_top_up($1, $2, $3)");
+    Ok(posted.bind(subscription_id).bind(notice).bind(at_ms.to_be_bytes().as_slice()).fetch_one(conn).await?)
 }

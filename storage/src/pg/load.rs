@@ -5,7 +5,7 @@ use billing_core::outcome::Op;
 use billing_core::period::{Period, date_of_days};
 use billing_core::schedule::Anchor;
 use billing_core::states::{SubscriptionState, from_number};
-use billing_core::subscription::{NextKind, OpenAttempt, Planned, Progress, Reservation, Subscription};
+use billing_core::subscription::{Held, NextKind, OpenAttempt, Planned, Progress, Reservation, Subscription};
 use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -34,6 +34,8 @@ pub struct DueRow {
     pub currency: i16,
     /// The version of the book that the current charge is decided under, once it has an attempt.
     pub book_version: i32,
+    /// What it owes in arrears: read apart, and only for plans that have some.
+    pub held: Held,
     /// The line's number, sealed under the subscriber's key.
     pub msisdn_ct: Vec<u8>,
     /// What the subscriber's key is derived from.
@@ -106,7 +108,8 @@ pub async fn load(
                 s.paid_until_ms, s.state_until_ms, s.stop_at_ms, s.plan_no, s.merchant_no, s.anchor_day, s.period,
                 s.rev, s.flags, s.zone_no, s.anchor_minute, s.currency, s.state, s.attempt_no, s.round, s.step,
                 s.open, s.deferrals, s.next_kind, r.kek_version, r.key_salt, r.msisdn_ct,
-                s.book_version, s.consent_until_ms, s.reserved_no, s.reserved_minor, s.reserved_until_ms
+                s.book_version, s.notice_at_ms, s.anchor_done, s.tries, s.try_day, s.day_tries,
+                s.consent_until_ms, s.reserved_no, s.reserved_minor, s.reserved_until_ms
            FROM subscription s JOIN subscriber r ON r.id = s.subscriber_id
           WHERE s.id = ANY ($1) ORDER BY s.id",
     )
@@ -151,7 +154,7 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
             anchor: Anchor {
                 date: date_of_days(int(12)?),
                 minute: u16::try_from(short(17)?).map_err(|e| e.to_string())?,
-                done: 0,
+                done: int(31)?,
             },
             progress: Progress {
                 state: from_number::<SubscriptionState>(state).ok_or_else(|| format!("no state {state}"))?,
@@ -169,32 +172,32 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
                 next_at: instant(5)?,
                 next_kind: NextKind::from_number(next_kind)
                     .ok_or_else(|| format!("no kind of next instant {next_kind}"))?,
-                // Without columns of their own yet.
-                tries: short(20)?,
-                try_day: 0,
-                day_tries: 0,
+                tries: short(32)?,
+                try_day: short(33)?,
+                day_tries: short(34)?,
                 reserved: reservation(row)?,
-                notice_at: None,
+                notice_at: instant(30)?,
             },
         },
         merchant_no: int(11)?,
         zone_no: short(16)?,
         currency: short(18)?,
         book_version: int(29)?,
+        held: Held::default(),
         msisdn_ct: ciphertext.to_vec(),
         key_salt: salt.try_into().map_err(|_| "key salt is not 16 bytes".to_owned())?,
         kek_version: short(26)?,
-        consent_until: instant(30)?,
+        consent_until: instant(35)?,
     })
 }
 
 fn reservation(row: &PgRow) -> Result<Option<Reservation>, String> {
     let text = |error: sqlx::Error| error.to_string();
-    let Some(attempt_no) = row.try_get_unchecked::<Option<i16>, _>(31).map_err(text)? else {
+    let Some(attempt_no) = row.try_get_unchecked::<Option<i16>, _>(36).map_err(text)? else {
         return Ok(None);
     };
-    let amount_minor = row.try_get_unchecked(32).map_err(text)?;
-    let until_ms = row.try_get_unchecked(33).map_err(text)?;
+    let amount_minor = row.try_get_unchecked(37).map_err(text)?;
+    let until_ms = row.try_get_unchecked(38).map_err(text)?;
     let until = Timestamp::from_millisecond(until_ms).map_err(|error| error.to_string())?;
     Ok(Some(Reservation { attempt_no, amount_minor, until }))
 }

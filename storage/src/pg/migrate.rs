@@ -11,6 +11,7 @@ use super::StoreError;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../db/migrations/0001_start.sql")),
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
+    (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
 ];
 
@@ -18,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/ensure_partitions.sql"),
     include_str!("../../db/procedures/check_fence.sql"),
+    include_str!("../../db/procedures/begin_aside.sql"),
     include_str!("../../db/procedures/over_caps.sql"),
     include_str!("../../db/procedures/reserve_usage.sql"),
     include_str!("../../db/procedures/give_back_usage.sql"),
@@ -26,6 +28,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/begin_refund.sql"),
     include_str!("../../db/procedures/record_verdicts.sql"),
     include_str!("../../db/procedures/record_rare.sql"),
+    include_str!("../../db/procedures/record_more.sql"),
     include_str!("../../db/procedures/open_date.sql"),
     include_str!("../../db/procedures/record_outcomes.sql"),
     include_str!("../../db/procedures/register_worker.sql"),
@@ -37,6 +40,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/allocate_ids.sql"),
     include_str!("../../db/procedures/insert_subscriptions.sql"),
     include_str!("../../db/procedures/stop_subscription.sql"),
+    include_str!("../../db/procedures/post_top_up.sql"),
     include_str!("../../db/procedures/quarantine.sql"),
     include_str!("../../db/procedures/apply_book.sql"),
     include_str!("../../db/procedures/day_digest.sql"),

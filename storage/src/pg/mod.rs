@@ -17,6 +17,7 @@ macro_rules! row {
     };
 }
 
+mod asides;
 mod batch;
 mod book;
 mod cases;
@@ -28,6 +29,7 @@ mod keys;
 mod ledger;
 mod load;
 mod migrate;
+mod more;
 mod outbox;
 mod query;
 mod refund;
@@ -37,6 +39,7 @@ mod verdict;
 mod versions;
 mod workers;
 
+pub use asides::{AsideRow, asides_of, due_asides, load_asides, load_held, refill_asides};
 pub use batch::{BeginBatch, BeginRow, CarrierWords, LEGS_MAX, PostedLeg, RecordBatch, RecordRow, RowKind};
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
@@ -45,7 +48,9 @@ pub use connect::{StoreError, connect};
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,
 };
-pub use inbox::{InboxKind, InboxRow, drop_inbox, post_evidence, read_inbox, stop_subscription};
+pub use inbox::{
+    InboxKind, InboxRow, drop_inbox, post_evidence, post_top_up, post_wish, read_inbox, stop_subscription,
+};
 pub use keys::check_keys;
 pub use ledger::{
     AccountRow, Difference, SealState, close_month, seal_state, seal_until, trial_balance, verify_ledger,
@@ -53,6 +58,7 @@ pub use ledger::{
 pub use load::{DueRow, load, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
+pub use more::{MoreRow, MovedRow};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};

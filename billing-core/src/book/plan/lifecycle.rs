@@ -42,7 +42,6 @@ pub(super) fn lifecycle(
         [("extend", LateApproved::Extend), ("past", LateApproved::Past), ("refund", LateApproved::Refund)];
     let late = table.one_of("late_approved", &late, problems);
     let missed = missed(&mut table, price, carrier, has_arrears, problems);
-    let trial = table.opt_duration_s("trial", 0..=YEAR_S, problems);
     let mut flag = |key| table.opt_bool(key, problems).is_some_and(|flag| flag.value);
     let (pause_keeps_access, snap, top_up_resumes) =
         (flag("pause_keeps_access"), flag("top_up_due"), flag("top_up_resumes"));
@@ -55,13 +54,7 @@ pub(super) fn lifecycle(
         first_failure: first_failure.map_or(FirstFailure::Retry, |choice| choice.value),
         missed: missed?,
         late_approved: late?.value,
-        rest: Lifecycle {
-            trial_s: trial.map_or(0, |trial| trial.value),
-            pause_keeps_access,
-            snap,
-            top_up_resumes,
-            reset_from_round: short(reset),
-        },
+        rest: Lifecycle { pause_keeps_access, snap, top_up_resumes, reset_from_round: short(reset) },
         refund_access: access.map_or(RefundAccess::Keep, |access| access.value),
     })
 }

@@ -53,7 +53,6 @@ rounds = ["1d", "7d"]
 late_approved = "refund"
 missed = "merge"
 merge_periods = 2
-trial = "7d"
 pause_keeps_access = true
 top_up_due = true
 top_up_resumes = true
@@ -104,13 +103,8 @@ fn every_table_is_read() {
     };
     assert_eq!(rules.arrears, Some(arrears));
     assert_eq!(rules.missed, Missed::Merge { periods_max: 2 });
-    let lifecycle = Lifecycle {
-        trial_s: 604_800,
-        pause_keeps_access: true,
-        snap: true,
-        top_up_resumes: true,
-        reset_from_round: 2,
-    };
+    let lifecycle =
+        Lifecycle { pause_keeps_access: true, snap: true, top_up_resumes: true, reset_from_round: 2 };
     assert_eq!((rules.lifecycle, rules.refund_access), (lifecycle, RefundAccess::Share));
     assert_eq!(rules.late_approved, LateApproved::Refund);
 }

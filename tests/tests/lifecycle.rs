@@ -1,0 +1,398 @@
+//! The life of a subscription beyond one charge, end to end on real parts: arrears, late evidence, trials, pauses,
+//! top-ups, outages. The carrier's own ledger is the second opinion every time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use billing_core::ids::SubscriptionId;
+use tests::{Engine, World, WorldOptions, wait_until};
+
+const SOON: Duration = Duration::from_secs(60);
+/// The carrier refuses everything above this as over its limit.
+const POOR: &str = r#"{"max_amount_minor":100}"#;
+const RICH: &str = r#"{"max_amount_minor":null}"#;
+
+/// A plan of 0.500 at six in the morning; `more` is the rest of its file, beginning inside `[schedule]`.
+fn plan(world: &World, id: &str, more: &str) {
+    let head = "merchant = \"demo\"\nservice = \"kids\"\ncarrier = \"medina\"\ntext = \"Kids stories\"\n\
+                price = \"0.500 TND\"\n[schedule]\nat = \"06:00\"\nwindow = [\"06:00\", \"22:00\"]\n";
+    world.book.write_plan(id, &format!("{head}{more}"));
+}
+
+fn poor(name: &str) -> World {
+    World::start(name, &WorldOptions { behaviour: POOR, ..WorldOptions::default() })
+}
+
+fn approved(world: &World) -> i64 {
+    world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5")
+}
+
+/// The id of the n-th subscription.
+fn subscription(world: &World, place: i64) -> String {
+    let ids: Vec<i64> = world.block(async {
+        sqlx::query_scalar("SELECT id FROM subscription ORDER BY ref_seed")
+            .fetch_all(&mut world.conn().await)
+            .await
+            .unwrap()
+    });
+    SubscriptionId(ids[usize::try_from(place).unwrap()]).to_string()
+}
+
+fn toll(world: &World, args: &[&str]) -> serde_json::Value {
+    let output = world.run(&[args, &["--json"]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Nothing is quarantined, no charge collected more than was due, and both books agree.
+fn settled(world: &World) {
+    let why = world.block(async {
+        sqlx::query_scalar::<_, String>("SELECT what FROM case_file")
+            .fetch_all(&mut world.conn().await)
+            .await
+            .unwrap()
+    });
+    assert_eq!(why, Vec::<String>::new(), "there are cases");
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE flags <> 0"), 0);
+    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE collected_minor > due_minor"), 0);
+    assert_eq!(world.number("SELECT coalesce(sum(posted), 0)::int8 FROM account_balance"), 0);
+    world.compare();
+}
+
+const OWED: &str = "every = \"day\"\n[dunning]\nlimit = { rounds = [], then = \"next_period\" }\n\
+                    [arrears]\ncount = 3\nage = \"30d\"\namount = \"1.500\"\nrounds = [\"1h\", \"2h\"]\n\
+                    [lifecycle]\nlate_approved = \"past\"\n";
+
+#[test]
+fn arrears_are_collected_later_beside_the_running_period_and_never_above_due() {
+    let world = poor("arrears");
+    plan(&world, "owed", OWED);
+    world.import_rows("owed", 0, 12, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("12 charges in arrears", SOON, || {
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND next_kind = 8") == 12
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_outcome WHERE charge_state = 6"), 12);
+    // The first round of the arrears is refused too, the second is paid.
+    world.set_business("2026-12-01T10:30:00Z", 1);
+    wait_until("the arrears' first round", SOON, || {
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND round = 1 AND attempt_no = 2")
+            == 12
+    });
+    world.mock.behave(RICH);
+    world.set_business("2026-12-01T13:00:00Z", 1);
+    wait_until("12 settled arrears", SOON, || {
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 4 AND collected_minor = 500") == 12
+    });
+    assert_eq!(approved(&world), 12);
+    // The running period is charged as ever.
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("the next day's charges", SOON, || approved(&world) == 24);
+    assert_eq!(
+        world.number("SELECT count(*) FROM (SELECT FROM attempt_outcome GROUP BY subscription_id, period HAVING sum(moved_minor) <> 500) x"),
+        0
+    );
+    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE next_at_ms IS NOT NULL"), 0);
+    settled(&world);
+    // People see it.
+    let shown = toll(&world, &["sub", "show", &subscription(&world, 0)]);
+    assert_eq!(shown["subscriptions"][0]["asides"][0]["state"], "settled");
+    assert_eq!(shown["subscriptions"][0]["asides"][0]["attempts"], 3);
+}
+
+#[test]
+fn arrears_ask_within_the_limits_of_their_subscriber_and_wait_where_there_is_no_room() {
+    let world = poor("arrearscaps");
+    std::fs::create_dir_all(world.book.dir.join("countries")).unwrap();
+    let text = "name = \"Tunisia\"\ncurrency = { code = \"TND\", source = \"ISO 4217\" }\n\
+                zones = { names = [\"Africa/Tunis\"], source = \"IANA time zone database\" }\n\
+                [[attempts]]\nper = \"day\"\nmax = 1\nexample = true\n";
+    std::fs::write(world.book.dir.join("countries/tn.toml"), text).unwrap();
+    plan(&world, "owed", OWED);
+    world.import_rows("owed", 0, 12, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("12 charges in arrears", SOON, || {
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND next_kind = 8") == 12
+    });
+    // The day's only request is used: the arrears' round waits for the next day, and says so once.
+    world.mock.behave(RICH);
+    world.set_business("2026-12-01T10:30:00Z", 1);
+    wait_until("12 deferred arrears", SOON, || {
+        world.number("SELECT count(*) FROM charge_note n JOIN charge_aside a USING (subscription_id, period) WHERE n.kind = 2 AND n.until_ms = a.next_at_ms") == 12
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent"), 12);
+    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE kind = 2"), 12);
+    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE state = 6 AND open = 0"), 12);
+    // One request a day, whichever charge it is for.
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("one more each", SOON, || approved(&world) == 12);
+    world.set_business("2026-12-03T09:00:00Z", 1);
+    wait_until("and one more", SOON, || approved(&world) == 24);
+    assert_eq!(
+        world.number("SELECT count(*) FROM (SELECT FROM attempt_intent GROUP BY subscription_id, cap_day HAVING count(*) > 1) x"),
+        0
+    );
+    settled(&world);
+}
+
+#[test]
+fn a_trial_turns_active_when_its_first_charge_falls_due() {
+    let world = World::start("trial", &WorldOptions::default());
+    let rest = "[lifecycle]\nlate_approved = \"past\"\n";
+    plan(&world, "tried", &format!("every = \"day\"\ntrial = \"1d\"\n{rest}"));
+    plan(&world, "parked", &format!("every = \"day\"\nparked = \"1d\"\n{rest}"));
+    world.import_rows("tried", 0, 5, "2026-12-01");
+    world.import_rows("parked", 100, 5, "2026-12-01");
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE state = 2 AND next_kind = 7 AND state_until_ms = next_at_ms"), 5);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE state = 3 AND next_kind = 7"), 5);
+    let engine = world.serve("engine");
+    world.set_business("2026-12-02T04:30:00Z", 1);
+    wait_until("it is ready", SOON, || engine.get("/readyz").starts_with("HTTP/1.1 200"));
+    assert_eq!(world.mock.stats()["requests"].as_u64(), Some(0), "a trial is free");
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("10 charges", SOON, || approved(&world) == 10);
+    // The access of the trial ends where that of the first charge begins; two notes tell why it was due.
+    assert_eq!(
+        world.number("SELECT count(*) FROM subscription WHERE state = 4 AND paid_until_ms IS NOT NULL"),
+        10
+    );
+    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE kind = 8 AND rule_id IN (81, 82)"), 10);
+    assert_eq!(
+        world.number("SELECT count(*) FROM outbox o, unnest(o.events) AS e (event) WHERE e.event = 18"),
+        10
+    );
+    // The same file again changes nothing, though their anchors are not the dates in it.
+    world.import_rows("tried", 0, 5, "2026-12-01");
+    assert_eq!(world.number("SELECT count(*) FROM subscription"), 10);
+    settled(&world);
+}
+
+#[test]
+fn a_pause_charges_nothing_and_goes_on_with_the_period_that_runs() {
+    let world = World::start("pause", &WorldOptions::default());
+    plan(&world, "daily", "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\n");
+    world.import_rows("daily", 0, 4, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("4 charges", SOON, || approved(&world) == 4);
+    let (dated, open) = (subscription(&world, 0), subscription(&world, 1));
+    let paused = toll(&world, &["sub", "pause", &dated, "--until", "2026-12-04"]);
+    assert_eq!((&paused["carried_out"], &paused["state"]), (&true.into(), &"paused".into()), "{paused}");
+    assert_eq!(toll(&world, &["sub", "pause", &open])["state"], "paused");
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("the other two", SOON, || approved(&world) == 6);
+    let resumed = toll(&world, &["sub", "resume", &open]);
+    assert_eq!(resumed["state"], "active", "{resumed}");
+    wait_until("the period that runs", SOON, || approved(&world) == 7);
+    world.set_business("2026-12-03T09:00:00Z", 1);
+    wait_until("the third day", SOON, || approved(&world) == 10);
+    world.set_business("2026-12-04T09:00:00Z", 1);
+    wait_until("the fourth day", SOON, || approved(&world) == 14);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE state <> 4"), 0);
+    // Nothing of a pause was charged: the dated one has the first and the fourth day only.
+    let id = dated.parse::<SubscriptionId>().unwrap().0;
+    let periods: Vec<i32> = world.block(async {
+        sqlx::query_scalar("SELECT period FROM attempt_intent WHERE subscription_id = $1 ORDER BY period")
+            .bind(id)
+            .fetch_all(&mut world.conn().await)
+            .await
+            .unwrap()
+    });
+    let days: Vec<String> = periods
+        .iter()
+        .map(|period| billing_core::period::Period::from_number(*period).unwrap().to_string())
+        .collect();
+    assert_eq!(days, ["20261201", "20261204"]);
+    settled(&world);
+}
+
+#[test]
+fn a_top_up_makes_an_overdue_charge_due_at_once_and_resumes_what_is_suspended() {
+    let world = poor("topup");
+    let life = "[lifecycle]\nlate_approved = \"past\"\ntop_up_due = true\ntop_up_resumes = true\n";
+    plan(
+        &world,
+        "later",
+        &format!(
+            "every = \"week\"\n[dunning]\nlimit = {{ rounds = [\"8h\", \"8h\"], then = \"next_period\" }}\n{life}"
+        ),
+    );
+    plan(
+        &world,
+        "gone",
+        &format!("every = \"day\"\n[dunning]\nlimit = {{ rounds = [], then = \"suspend\" }}\n{life}"),
+    );
+    world.import_rows("later", 0, 2, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("two refusals", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE round = 1 AND next_kind = 2 AND tries = 1") == 2
+    });
+    let first = subscription(&world, 0);
+    // Still poor: the notice counts, and the charge is refused once more.
+    let told = toll(&world, &["sub", "top-up", &first, "--notice", "n-1"]);
+    assert_eq!((&told["told"], &told["carried_out"]), (&true.into(), &true.into()), "{told}");
+    wait_until("a third attempt", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 3);
+    world.mock.behave(RICH);
+    let again = toll(&world, &["sub", "top-up", &first, "--notice", "n-1"]);
+    assert_eq!(again["told"], false, "{again}");
+    let early = toll(&world, &["sub", "top-up", &first, "--at", "2026-12-01T08:00:00Z"]);
+    assert_eq!(early["carried_out"], true, "{early}");
+    assert_eq!(
+        (world.number("SELECT count(*) FROM attempt_intent"), approved(&world)),
+        (3, 0),
+        "no notice counts twice"
+    );
+    toll(&world, &["sub", "top-up", &first, "--notice", "n-2"]);
+    wait_until("it is paid at once", SOON, || approved(&world) == 1);
+    // Suspended: goes on with the next period, what was given up stays so.
+    world.mock.behave(POOR);
+    world.import_rows("gone", 100, 1, "2026-12-01");
+    wait_until("it is suspended", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE state = 7") == 1
+    });
+    world.mock.behave(RICH);
+    let id = world.number("SELECT id FROM subscription WHERE state = 7");
+    let resumed = toll(&world, &["sub", "top-up", &SubscriptionId(id).to_string(), "--notice", "n-1"]);
+    assert_eq!(resumed["state"], "active", "{resumed}");
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("it is charged again", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE state = 4 AND paid_until_ms IS NOT NULL") == 3
+    });
+    settled(&world);
+}
+
+#[test]
+fn after_an_outage_missed_days_are_merged_or_owed() {
+    let world = World::start("outage", &WorldOptions::default());
+    plan(
+        &world,
+        "merged",
+        "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\nmissed = \"merge\"\nmerge_periods = 2\n",
+    );
+    let late =
+        OWED.replace("late_approved = \"past\"\n", "late_approved = \"past\"\nmissed = \"collect_late\"\n");
+    plan(&world, "late", &late);
+    world.import_rows("merged", 0, 5, "2026-12-01");
+    world.import_rows("late", 100, 5, "2026-12-01");
+    world.set_business("2026-12-04T09:00:00Z", 1);
+    let _engine = world.serve("engine");
+    wait_until("10 charges", SOON, || approved(&world) == 10);
+    // Two missed days of three in one charge, the third is skipped, and both ranges are told.
+    assert_eq!(
+        world.number("SELECT count(*) FROM attempt_outcome WHERE moved_minor = 1500 AND charge_state = 4"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9 AND before_period IS NULL"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9 AND before_period > period"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 10 AND before_period > period"),
+        5
+    );
+    assert_eq!(
+        world.number("SELECT count(*) FROM charge_aside WHERE state = 6"),
+        15,
+        "three days each are owed"
+    );
+    world.set_business("2026-12-04T11:00:00Z", 1);
+    wait_until("what was owed", SOON, || approved(&world) == 25);
+    assert_eq!(world.number("SELECT count(*) FROM charge_aside WHERE state = 4"), 15);
+    settled(&world);
+}
+
+#[test]
+fn deferrals_are_bounded_and_the_days_budget_holds() {
+    let world = poor("deferral");
+    plan(
+        &world,
+        "weekly",
+        "every = \"week\"\n[dunning]\nlimit = { rounds = [\"1h\", \"1h\", \"1h\"], then = \"next_period\" }\n\
+         budget = { day = 1 }\n[defer]\nmax = 1\n[lifecycle]\nlate_approved = \"past\"\n",
+    );
+    world.import_rows("weekly", 0, 6, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("6 refusals", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE day_tries = 1") == 6
+    });
+    world.set_business("2026-12-01T10:30:00Z", 1);
+    wait_until("moved to the next day", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE deferrals = 1 AND next_kind = 3") == 6
+    });
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("one more a day", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 12);
+    world.set_business("2026-12-02T10:30:00Z", 1);
+    wait_until("no second deferral", SOON, || {
+        world.number("SELECT count(*) FROM charge_note WHERE kind = 3 AND charge_state = 8") == 6
+    });
+    assert_eq!(
+        world.number("SELECT max(deferrals)::int8 FROM subscription"),
+        0,
+        "the next charge begins anew"
+    );
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent"), 12);
+    settled(&world);
+}
+
+#[test]
+fn late_evidence_settles_the_charge_of_an_earlier_period() {
+    let options = WorldOptions { behaviour: r#"{"latency_ms":300}"#, ..WorldOptions::default() };
+    let mut world = World::start("evidence", &options);
+    plan(&world, "daily", "every = \"day\"\n[lifecycle]\nlate_approved = \"extend\"\n");
+    world.import_rows("daily", 0, 30, "2026-12-01");
+    let first = world.serve("first");
+    wait_until("all requests left", SOON, || world.mock.stats()["requests"].as_u64().unwrap() >= 30);
+    world.postgres.kill9();
+    wait_until("their answers arrived", SOON, || {
+        first.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0)
+    });
+    // The answers are durable in the first one's spool before anything is recorded.
+    std::thread::sleep(Duration::from_millis(500));
+    first.kill9();
+    world.postgres.restart().unwrap();
+    let left = world.number("SELECT count(*) FROM attempt_intent i WHERE NOT EXISTS (SELECT FROM attempt_outcome o WHERE o.subscription_id = i.subscription_id)");
+    assert!(left > 0, "nothing was left behind");
+    // Another machine takes over: it has no answers. The next day begins beside the unknown ones.
+    let secrets = world.dir.join("data2/secrets");
+    std::fs::create_dir_all(&secrets).unwrap();
+    for file in std::fs::read_dir(world.dir.join("data/secrets")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), secrets.join(file.file_name())).unwrap();
+    }
+    let second = serve_on(&world, "data2", "second");
+    wait_until("they are unknown", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") == left
+    });
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("the next day", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 60 - left
+            && world.number("SELECT count(*) FROM charge_aside WHERE open = 2 AND state = 2") == left
+    });
+    // The first machine comes back with its spool.
+    let third = world.serve("third");
+    wait_until("its answers settle the earlier charges", SOON, || {
+        world.number(
+            "SELECT count(*) FROM charge_aside WHERE open = 0 AND state = 4 AND collected_minor = 500",
+        ) == left
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0);
+    assert_eq!(approved(&world), 60);
+    assert_eq!(world.mock.applied(), 60);
+    // The money of the earlier day buys time after what is paid already.
+    let from_later = world.number("SELECT count(*) FROM entitlement_grant g JOIN attempt_outcome o USING (subscription_id, period, attempt_no) WHERE g.from_ms > o.business_at_ms");
+    assert_eq!(from_later, left);
+    settled(&world);
+    assert!(second.terminate().1 && third.terminate().1);
+}
+
+fn serve_on(world: &World, data: &str, name: &str) -> Engine {
+    let mut command = world.toll(data);
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--carrier-base"])
+        .arg(format!("medina=http://{}", world.mock.address));
+    Engine::start(&mut command, &world.dir.join(format!("{name}.log")))
+}

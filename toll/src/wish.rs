@@ -1,0 +1,210 @@
+//! `toll sub pause`, `resume` and `top-up`: wishes for the owner of a subscription's shard, which alone writes its row.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use billing_core::ids::SubscriptionId;
+use billing_core::states::State;
+use billing_core::subscription::OpenAttempt;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::Serialize;
+use storage::pg::{self, InboxKind};
+
+use crate::cli::Global;
+use crate::exit::{failed, usage};
+use crate::out::{self, Paint};
+use crate::reading::{Loaded, Reading, subscription_id};
+use crate::words::Moment;
+
+/// How long a command waits for a living worker to carry the wish out.
+const CARRIED_OUT_MAX: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The longest id of a notice, in characters.
+const NOTICE_CHARS_MAX: usize = 64;
+
+/// What `toll sub pause` takes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Only an active subscription without an open attempt can be paused. Periods that pass meanwhile \
+are not charged.
+
+Examples:
+  toll sub pause sub_0008000000003
+  toll sub pause sub_0008000000003 --until 2027-01-15"
+)]
+pub(crate) struct PauseArgs {
+    /// The subscription (sub_…)
+    #[arg(value_parser = subscription_id)]
+    subscription: SubscriptionId,
+    /// Goes on by itself when this date begins in the subscriber's zone; without it, when it is resumed
+    #[arg(long, value_name = "DATE")]
+    until: Option<Date>,
+}
+
+/// What `toll sub resume` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Charging goes on with the period that runs now; what passed is not charged.
+
+Example:
+  toll sub resume sub_0008000000003")]
+pub(crate) struct ResumeArgs {
+    /// The subscription (sub_…)
+    #[arg(value_parser = subscription_id)]
+    subscription: SubscriptionId,
+}
+
+/// What `toll sub top-up` takes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Where the plan says so ([lifecycle] top_up_due, top_up_resumes), a charge that waits for its \
+next round is due at once, inside its charging window, and a suspended subscription goes on. A notice counts once.
+
+Examples:
+  toll sub top-up sub_0008000000003 --notice carrier-event-4711
+  toll sub top-up sub_0008000000003 --at 2026-12-01T12:30:00Z"
+)]
+pub(crate) struct TopUpArgs {
+    /// The subscription (sub_…)
+    #[arg(value_parser = subscription_id)]
+    subscription: SubscriptionId,
+    #[command(flatten)]
+    which: Notice,
+}
+
+/// Which notice it is.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Notice {
+    /// The notice's own id, 1 to 64 characters: the same id again changes nothing
+    #[arg(long, value_name = "ID")]
+    notice: Option<String>,
+    /// When the subscriber topped up, in business time: one that is not later than the last changes nothing
+    #[arg(long, value_name = "INSTANT")]
+    at: Option<Timestamp>,
+}
+
+/// What became of a wish.
+#[derive(Debug, Serialize)]
+struct Wished {
+    subscription: String,
+    /// Whether it was handed to the owner: `false` for a notice that was told before.
+    told: bool,
+    /// Whether the owner has dealt with it.
+    carried_out: bool,
+    state: &'static str,
+    state_until: Option<Moment>,
+    next_at: Option<Moment>,
+    what: Vec<String>,
+}
+
+/// Pauses a subscription.
+pub(crate) async fn pause(global: &Global, args: PauseArgs) -> anyhow::Result<()> {
+    let wish = |loaded: &Loaded, now_ms: i64| -> anyhow::Result<Wish> {
+        let until = args.until.map(|date| loaded.zone.instant(date, 0)).transpose()?;
+        let until_ms = until.map(Timestamp::as_millisecond);
+        if until_ms.is_some_and(|until_ms| until_ms <= now_ms) {
+            return Err(usage("--until must be a date that has not begun yet in the subscriber's zone"));
+        }
+        Ok(Wish::Row(InboxKind::Pause, until_ms))
+    };
+    run(global, args.subscription, &wish).await
+}
+
+/// Resumes a subscription.
+pub(crate) async fn resume(global: &Global, args: ResumeArgs) -> anyhow::Result<()> {
+    run(global, args.subscription, &|_, _| Ok(Wish::Row(InboxKind::Resume, None))).await
+}
+
+/// Tells of a top-up.
+pub(crate) async fn top_up(global: &Global, args: TopUpArgs) -> anyhow::Result<()> {
+    let Notice { notice, at } = args.which;
+    if let Some(notice) = &notice
+        && !(1..=NOTICE_CHARS_MAX).contains(&notice.chars().count())
+    {
+        return Err(usage("a notice's id has 1 to 64 characters"));
+    }
+    let wish = |_: &Loaded, now_ms: i64| -> anyhow::Result<Wish> {
+        Ok(Wish::TopUp(notice.clone(), at.map_or(now_ms, Timestamp::as_millisecond)))
+    };
+    run(global, args.subscription, &wish).await
+}
+
+/// What is handed to the owner.
+enum Wish {
+    Row(InboxKind, Option<i64>),
+    TopUp(Option<String>, i64),
+}
+
+type MakeWish<'a> = &'a dyn Fn(&Loaded, i64) -> anyhow::Result<Wish>;
+
+async fn run(global: &Global, id: SubscriptionId, make: MakeWish<'_>) -> anyhow::Result<()> {
+    let mut reading = Reading::open(global).await?;
+    let wished = tell(&mut reading, id, make).await;
+    reading.close().await;
+    let wished = wished?;
+    if global.json {
+        return out::json(&wished);
+    }
+    let until = wished.state_until.as_ref().map_or(String::new(), |at| format!(" until {at}"));
+    let head = format!("{} is {}{until}", wished.subscription, wished.state);
+    let mut text = format!("{}\n", Paint::of_stdout().bold(&head));
+    wished.what.iter().for_each(|line| text += &format!("  {line}\n"));
+    out::print(&text)
+}
+
+async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> anyhow::Result<Wished> {
+    let before = reading.subscription(id).await?;
+    let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
+    let now = pg::business_now(&mut conn).await?;
+    let told = match make(&before, now.business_ms)? {
+        Wish::Row(kind, at_ms) => {
+            pg::post_wish(&mut conn, id.0, kind, at_ms).await?;
+            true
+        }
+        Wish::TopUp(notice, at_ms) => pg::post_top_up(&mut conn, id.0, notice.as_deref(), at_ms)
+            .await?
+            .ok_or_else(|| failed(format!("{id} is gone")))?,
+    };
+    let (after, carried_out) = carried_out(reading, id).await?;
+    let (was, is) = (&before.row.sub.progress, &after.row.sub.progress);
+    let mut what = Vec::new();
+    if !told {
+        what.push("this notice was told before: it counts once".to_owned());
+    } else if !carried_out && after.place.owner_slot.is_none() {
+        what.push("no worker owns its shard just now: the first to come carries it out".to_owned());
+    } else if !carried_out {
+        what.push("its worker has not dealt with it yet; it waits in the shard's inbox".to_owned());
+    } else if (was.state, was.next_at) == (is.state, is.next_at) {
+        what.push(match was.open {
+            OpenAttempt::None => "nothing changed: there was nothing to do".to_owned(),
+            _ => "nothing changed: an attempt is open; ask again when its result is known".to_owned(),
+        });
+    }
+    let moment = |at: Option<Timestamp>| at.map(|at| Moment::new(at.as_millisecond(), &after.zone));
+    if let Some(next_at) = moment(is.next_at) {
+        what.push(format!("it fires next at {next_at}"));
+    }
+    Ok(Wished {
+        subscription: id.to_string(),
+        told,
+        carried_out,
+        state: is.state.name(),
+        state_until: moment(is.state_until),
+        next_at: moment(is.next_at),
+        what,
+    })
+}
+
+/// The subscription, as soon as its worker has dealt with what is in its inbox or the wait is over.
+async fn carried_out(reading: &mut Reading, id: SubscriptionId) -> anyhow::Result<(Loaded, bool)> {
+    let deadline = Instant::now() + CARRIED_OUT_MAX;
+    loop {
+        let loaded = reading.subscription(id).await?;
+        let waits = loaded.place.waiting > 0;
+        if !waits || loaded.place.owner_slot.is_none() || Instant::now() > deadline {
+            return Ok((loaded, !waits));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
