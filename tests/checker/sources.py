@@ -2,6 +2,7 @@
 
 import bisect
 import csv
+import functools
 import glob
 import json
 import os
@@ -90,12 +91,18 @@ def run_sql(url, script):
     return done.stdout
 
 
+@functools.lru_cache
+def table_names(url):
+    """Every table, partitions as part of theirs."""
+    return run_sql(url, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+                        " AND NOT relispartition ORDER BY 1").split()
+
+
 def read_database(url, planted=None):
     """Every table that the invariants speak of, as one snapshot; and the text of all tables, for I21. What the self-test
     plants (SQL) is rolled back afterwards."""
     with tempfile.TemporaryDirectory(prefix="tollbook-check-") as folder:
-        names = run_sql(url, "SELECT c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND"
-                             " c.relkind IN ('r', 'p') AND NOT c.relispartition ORDER BY 1").split()
+        names = table_names(url)
         script = [f"BEGIN ISOLATION LEVEL REPEATABLE READ; {planted};" if planted
                   else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"]
         for name, query in TABLES.items():

@@ -9,7 +9,7 @@ use tests::{World, WorldOptions, told, wait_until};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Days of 20 seconds. Some lines are short of money, some answers get lost, some come as nonsense.
+/// Some lines are short of money, some answers get lost, some come as nonsense.
 const BEHAVIOUR: &str = r#"{"latency_ms":2,"latency_jitter_ms":6,"reset_applied_ppm":20000,"silent_not_applied_ppm":5000,"busy_ppm":20000,
     "balance":{"classes":[{"share_ppm":200000,"min_minor":120,"max_minor":350},{"share_ppm":800000,"min_minor":900000,"max_minor":900000}]}}"#;
 
@@ -32,7 +32,13 @@ const NOT_CHECKED: [&str; 11] = [
 fn a_world_with_kills_passes_and_every_planted_violation_is_found() {
     let world = World::start(
         "checker",
-        &WorldOptions { scale: 4_320, business_at: "2026-12-01T04:55:00Z", behaviour: BEHAVIOUR, ..WorldOptions::default() },
+        // Days of six seconds.
+        &WorldOptions {
+            scale: 14_400,
+            business_at: "2026-12-01T04:55:00Z",
+            behaviour: BEHAVIOUR,
+            ..WorldOptions::default()
+        },
     );
     lived(&world);
     let exports = world.dir.join("exports.ndjson");
@@ -45,14 +51,18 @@ fn a_world_with_kills_passes_and_every_planted_violation_is_found() {
         .arg(world.dir.join("data/spool"))
         .output()
         .unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(&output)));
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(&output)));
     assert_eq!(report["holds"], true, "{report:#}");
     let invariants = report["invariants"].as_array().unwrap();
     assert_eq!(invariants.len(), 21);
     for invariant in invariants {
         let name = invariant["invariant"].as_str().unwrap();
         let looked = invariant["rows_looked_at"].as_u64().unwrap();
-        assert!(looked > 0 || ["I12", "I19", "I20"].contains(&name), "{name} looked at nothing: {invariant:#}");
+        assert!(
+            looked > 0 || ["I12", "I19", "I20"].contains(&name),
+            "{name} looked at nothing: {invariant:#}"
+        );
         for reason in invariant["not_checked"].as_array().unwrap() {
             let reason = format!("{name}: {}", reason.as_str().unwrap());
             assert!(NOT_CHECKED.iter().any(|known| reason.starts_with(known)), "{reason}");
@@ -94,9 +104,7 @@ fn lived(world: &World) {
     world.freeze();
     wait_until("nothing is on its way", LONG, || last.status()["worker"]["in_flight"].as_u64() == Some(0));
     wait_until("every intent has its outcome or is listed", LONG, || {
-        world.number(
-            "SELECT count(*) FROM shard_inbox",
-        ) + world.number(
+        world.number("SELECT count(*) FROM shard_inbox") + world.number(
             "SELECT count(*) FROM attempt_intent i
               WHERE NOT EXISTS (SELECT FROM attempt_outcome o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no))
                 AND NOT EXISTS (SELECT FROM attempt_open o WHERE (o.subscription_id, o.period, o.attempt_no) = (i.subscription_id, i.period, i.attempt_no))",

@@ -46,6 +46,9 @@ fn settle(world: &World) {
         0,
         "no charge may collect more than the 0.500 due"
     );
+    // Answers of killed workers may still be on their way from the spool to the inbox.
+    wait_until("the inbox is empty", LONG, || world.number("SELECT count(*) FROM shard_inbox") == 0);
+    world.check();
 }
 
 #[test]
