@@ -7,6 +7,7 @@ import argparse
 import json
 import shlex
 import sys
+import traceback
 from types import SimpleNamespace
 
 sys.dont_write_bytecode = True
@@ -165,6 +166,9 @@ def main(arguments):
         results = look(args)
     except (CannotRun, OSError, ValueError) as why:
         print(f"check: {why}", file=sys.stderr)
+        return 2
+    except Exception:  # a flaw of the checker, or data of a shape that nobody thought of: no verdict either
+        traceback.print_exc()
         return 2
     violated = any(found.total for found in results)
     if args.json:

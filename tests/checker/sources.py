@@ -177,6 +177,9 @@ class Books:
         self.asides = {(row.subscription_id, row.period): row for row in tables.asides}
         of = lambda rows: {(row.subscription_id, row.period, row.attempt_no): row for row in rows}
         self.intents, self.outcomes, self.opens = of(tables.intents), of(tables.outcomes), of(tables.opens)
+        for attempt in self.intents:
+            if attempt[0] not in self.subs:
+                raise CannotRun(f"subscription {attempt[0]} has attempts but no row")
         self.charges = defaultdict(list)
         for attempt in sorted(self.intents):
             self.charges[attempt[:2]].append(attempt)
