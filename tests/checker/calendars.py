@@ -136,11 +136,12 @@ def expected(plan, zone_name, start, until_ms):
     until = wall(ZoneInfo(zone_name), until_ms // 1000).date() + DAY
     end = schedule.get("end")
     last = min(until, date.fromisoformat(str(end))) if end else until
-    return _expected(fixed, zone_name, first, last, schedule.get("count"))
+    return between(fixed, zone_name, first, last, schedule.get("count"))
 
 
 @functools.lru_cache(maxsize=4096)
-def _expected(fixed, zone_name, first, last, count):
+def between(fixed, zone_name, first, last, count):
+    """The same for `every`, `on` and `at` of a schedule, of all starts from the first date to the last."""
     every, on, times = fixed
     zone, (number, unit) = ZoneInfo(zone_name), cadence(every)
     found = []

@@ -6,7 +6,7 @@ several invariants by their nature (money that one side does not have is missing
 import json
 
 import calendars
-from keys import money_digest, our_ref
+from keys import charge_name, money_digest, our_ref
 from sources import APPROVED
 
 PLANTS = []
@@ -34,9 +34,11 @@ class Scene:
                          and books.subs[attempt[0]].period > attempt[1] and len(books.charges[attempt[:2]]) == 1
                          and self.day_of(attempt) not in {row.business_date for row in books.t.day_seals})
         self.refused = next(attempt for attempt, row in sorted(books.outcomes.items()) if row.class_ == 6)
-        # The last, which is not among the charges that were explained, of a subscription that goes on.
+        explained = {json.loads(text)["charge"] for text in exports}
+        # Not among the charges that were explained, of a subscription that goes on.
         self.unknown = max(attempt for attempt, row in books.opens.items() if row.kind == 2 and attempt in books.applied
-                           and books.subs[attempt[0]].next_at_ms is not None)
+                           and books.subs[attempt[0]].next_at_ms is not None
+                           and charge_name(attempt[:2]) not in explained)
 
     def day_of(self, attempt):
         return next(row.business_date for row in self.books.t.transfers
@@ -186,6 +188,11 @@ def _(s):
 @plant("an outcome that was written again, with the same money", "I8")
 def _(s):
     return FORCED + f"UPDATE attempt_outcome SET reason = reason + 1 WHERE {s.at(s.past)}"
+
+
+@plant("a refusal that was another one at the last check", "I8")
+def _(s):
+    return FORCED + f"UPDATE attempt_outcome SET class = 8 WHERE {s.at(s.refused)}"
 
 
 @plant("a table whose rows anybody may change", "I8")

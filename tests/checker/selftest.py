@@ -9,6 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 sys.dont_write_bytecode = True
 
 import check  # noqa: E402
+import twins  # noqa: E402
 from plants import PLANTS, Scene  # noqa: E402
 from sources import Books, read_database, run_sql  # noqa: E402
 
@@ -38,6 +39,8 @@ def planted(args, books, function, folder):
     options.ledger = [f"{carrier}={write_lines(folder, 'ledger', scene.ledger)}"]
     options.list = [write_lines(folder, name, lines) for name, lines in scene.lists.items()]
     options.exports = write_lines(folder, "exports", scene.exports)
+    options.remember = write_lines(folder, "remember", [
+        f"{' '.join(map(str, attempt))} {row.class_} {row.moved_minor}\n" for attempt, row in books.outcomes.items()])
     options.log, options.secret = [*args.log, write_lines(folder, "log", [scene.log])], [SECRET]
     return check.look(options, sql)
 
@@ -74,7 +77,10 @@ def main(arguments):
                 for violation in found.violations[:3]:
                     print(f"    {found.name}: {violation['what']}")
     print(f"{len(PLANTS)} violations planted, {wrong} reported wrongly")
-    return 1 if wrong else 0
+    zones, periods, differences = twins.agree()
+    print(f"{periods} periods in {zones} zones compared with the other calendar, {len(differences)} differences")
+    print("".join(f"  {text}\n" for text in differences[:20]), end="")
+    return 1 if wrong or differences else 0
 
 
 if __name__ == "__main__":

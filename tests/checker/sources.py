@@ -4,6 +4,7 @@ import bisect
 import csv
 import functools
 import glob
+import itertools
 import json
 import os
 import shutil
@@ -205,7 +206,9 @@ class Books:
         self.listed_of = {line.sub.id: line for line in self.listed if line.sub}
         self.exports = options.exports
         moments = sorted((row.at_us, row.business_at_ms) for row in tables.intents)
-        self.moments_us, self.moments_ms = [m[0] for m in moments], [m[1] for m in moments]
+        # Of several stripes, some hold an instant that is older than what another has written already.
+        self.moments_us = [at_us for at_us, _ in moments]
+        self.moments_ms = list(itertools.accumulate((at_ms for _, at_ms in moments), max))
         clock = tables.clock[0] if tables.clock else SimpleNamespace(base_machine_ms=0, base_business_ms=0, scale=1,
                                                                      now_ms=int(1000 * time.time()))
         self.scale = clock.scale
