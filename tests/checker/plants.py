@@ -162,7 +162,10 @@ def _(s):
 
 @plant("an attempt begun before the one before it was final", "I7")
 def _(s):
-    first = next(attempts[0] for attempts in s.books.charges.values() if len(attempts) > 1 and attempts[0] in s.books.outcomes)
+    # Both by one worker: otherwise its successor's first write would come before its own last one.
+    first = next(attempts[0] for attempts in s.books.charges.values() if len(attempts) > 1
+                 and attempts[0] in s.books.outcomes
+                 and len({row.incarnation for row in (s.books.outcomes[attempts[0]], s.books.intents[attempts[1]])}) == 1)
     after = s.books.intents[first[0], first[1], 2]
     return FORCED + (f"UPDATE attempt_outcome SET decided_at = to_timestamp({(after.at_us + 1_000) / 1e6})"
                      f" WHERE {s.at(first)}")
