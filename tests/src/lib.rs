@@ -2,8 +2,10 @@
 //! over real sockets, in a folder of their own. Everything ends with the [`World`] that started it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod checked;
 mod process;
 mod world;
 
+pub use checked::told;
 pub use process::{Engine, Mock, program};
 pub use world::{Book, World, WorldOptions, wait_until};

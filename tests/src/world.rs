@@ -50,6 +50,8 @@ pub struct World {
     pub postgres: PrivatePostgres,
     pub mock: Mock,
     pub book: Book,
+    /// Business milliseconds per machine millisecond, as it was started.
+    pub scale: i32,
     // The last field: fields are dropped in this sequence.
     _folder: Folder,
 }
@@ -70,7 +72,7 @@ impl World {
         let mut launcher = LauncherOptions::new(dir.join("postgres"), "tollbook");
         launcher.settings = vec![("max_connections".into(), "80".into())];
         let postgres = PrivatePostgres::start(launcher).unwrap();
-        let world = Self { _folder: Folder(dir.clone()), dir, postgres, mock, book };
+        let world = Self { _folder: Folder(dir.clone()), dir, postgres, mock, book, scale: options.scale };
         world.set_business(options.business_at, options.scale);
         world
     }

@@ -1,9 +1,8 @@
-//! The golden stories: what plans must do, as files that people read. Each is played twice: by the functions that decide
-//! alone, and by a real engine with a real database against mock carriers that answer as the story's script says.
+//! The golden stories: what plans must do, as files that people read. Here they are played by the functions that decide
+//! alone; `in_engine.rs` beside this plays them by a real engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod book;
-mod engine;
 
 use std::collections::BTreeSet;
 

@@ -1,0 +1,133 @@
+"""Invariants about when: periods, rates, stops and windows."""
+
+from collections import defaultdict
+from zoneinfo import ZoneInfoNotFoundError
+
+import calendars
+from keys import EPOCH, attempt_name, period_name, subscription_name
+from sources import OPS
+
+COLLECTING = (1, 4, 5, 6)
+# Notes after which the next period may lie further on: expired, rolled, missed (in its four ways).
+PASSES_OVER = {5, 10, 11, 12, 26, 27}
+STOP_HOLDS_MS = 60_000
+HOUR_MS = 3_600_000
+
+
+def i13(books, found):
+    """One charge per expected local period, none missing, none extra."""
+    if not books.listed:
+        return found.not_checked("no imported list was given (--list)")
+    evidence, passes, passed = defaultdict(set), set(), 0
+    for sub_id, period, _ in books.intents:
+        evidence[sub_id].add(period)
+    for row in books.t.notes:
+        evidence[row.subscription_id].add(row.period)
+        if row.rule_id in PASSES_OVER:
+            passes.add((row.subscription_id, row.period))
+    for sub_id, period in books.asides:
+        evidence[sub_id].add(period)
+    for line in books.listed:
+        found.looked()
+        if line.sub is None:
+            found.violation(f"{line.file} line {line.number}: {line.reference} was imported, and we do not have it")
+            continue
+        sub, name = line.sub, subscription_name(line.sub.id)
+        until_ms = max(books.now_ms, ((EPOCH - calendars.date(1970, 1, 1)).days + sub.period // 2048 + 1) * 24 * HOUR_MS)
+        try:
+            periods = books.periods(line, until_ms)
+        except calendars.Unreadable as why:
+            found.not_checked(f"plan {line.plan}: {why}")
+            continue
+        except ZoneInfoNotFoundError as why:
+            found.not_checked(f"zone {line.zone}: this machine has no time zone data for it ({why})")
+            continue
+        numbers = [period for period, _ in periods]
+        ours = evidence[sub.id] | ({sub.period} if sub.period > 0 else set())
+        for period in sorted(ours - set(numbers)):
+            found.violation(f"{name}: it has something for {period_name(period)}, which is no period of {line.plan} in "
+                            f"{line.zone} from {line.start}")
+        covered = None
+        for period in numbers:
+            if period in ours:
+                covered = period
+            elif period < sub.period:
+                if covered is not None and (sub.id, covered) in passes:
+                    passed += 1
+                else:
+                    found.violation(f"{name}: nothing was done for {period_name(period)}, and nothing says why")
+        if sub.state in COLLECTING and not sub.flags and sub.stop_at_ms is None:
+            late_ms = books.now_ms - books.options.lag_hours * HOUR_MS - calendars.spread_ms(line.plans[-1])
+            behind = [period for period, start in periods if period > sub.period and start < late_ms]
+            if behind:
+                found.violation(f"{name}: it stands at {period_name(sub.period)}, {period_name(behind[0])} is long due")
+            # A single charge whose answer is lost waits for evidence, not for an instant.
+            if sub.next_at_ms is None and not sub.open:
+                found.violation(f"{name}: it collects, and nothing says when it is looked at next")
+    if passed:
+        found.note(f"{passed} periods were passed over after a note that says so")
+
+
+def i17(books, found):
+    """Carrier rates are respected per second."""
+    found.not_checked("60 s after a flush of Redis: there is no Redis yet")
+    seen = defaultdict(list)
+    for line in books.lines:
+        seen[line.carrier].append(line.at_us)
+    for carrier, moments in seen.items():
+        rates = [files[f"carriers/{carrier}.toml"]["limits"]["rate"] for files in books.book.values()
+                 if f"carriers/{carrier}.toml" in files]
+        number = max(rate["n"] for rate in rates)
+        span_us = max(int(rate["per"][:-1] or 1) * {"s": 1, "m": 60, "h": 3600}[rate["per"][-1]] for rate in rates) * 10**6
+        # A lane may let a fiftieth of a second go at once; what was held up on the way arrives together.
+        allowed = number + max(1, min(64, number // 50)) + number // 20
+        moments.sort()
+        begin = 0
+        for place, at_us in enumerate(moments):
+            found.looked()
+            while at_us - moments[begin] >= span_us:
+                begin += 1
+            if place - begin + 1 > allowed:
+                found.violation(f"{carrier}: {place - begin + 1} requests within {span_us // 10**6} s, its rate is {number}")
+                break
+
+
+def i18(books, found):
+    """No charge after STOP, outside consent, above caps, in quiet hours."""
+    found.not_checked("consent and caps: the engine has neither yet")
+    without = set()
+    for attempt, intent in books.intents.items():
+        if intent.op not in (OPS["charge"], OPS["reserve"]):
+            continue
+        found.looked()
+        sub, name, at_ms = books.subs[attempt[0]], attempt_name(attempt), intent.business_at_ms
+        if sub.stop_at_ms is not None and at_ms >= sub.stop_at_ms + STOP_HOLDS_MS * max(1, books.options.scale):
+            found.violation(f"{name}: it was begun {(at_ms - sub.stop_at_ms) // 1000} s after the subscriber's STOP", intent)
+        if not intent.not_before_ms <= at_ms < intent.not_after_ms:
+            found.violation(f"{name}: it was begun outside of what its own intent allows", intent)
+        plan = books.plan_of(attempt)
+        if plan is None:
+            continue  # I15 says so
+        zone, schedule = books.zone_name[sub.zone_no], plan["schedule"]
+        minute = calendars.local_minute(zone, at_ms)
+        window = [calendars.minutes_of(text) for text in schedule.get("window", ["00:00", "24:00"])]
+        if not window[0] <= minute < window[1]:
+            found.violation(f"{name}: it was begun at {minute // 60:02}:{minute % 60:02} in {zone}, the plan's window is "
+                            f"{schedule['window']}", intent)
+        if "quiet_hours" in schedule.get("avoid", [] if schedule["every"] == "once" else ["quiet_hours"]):
+            files = books.book[intent.book_version]
+            code = files[f"carriers/{plan['carrier']}.toml"]["carrier"]["country"]
+            country = files.get(f"countries/{code.lower()}.toml")
+            quiet = (country or {}).get("quiet_hours")
+            if country is None:
+                without.add(code)
+            elif quiet and inside(minute, *map(calendars.minutes_of, (quiet["from"], quiet["to"]))):
+                found.violation(f"{name}: it was begun at {minute // 60:02}:{minute % 60:02} in {zone}, in the quiet hours "
+                                f"of {code}", intent)
+    if without:
+        found.not_checked(f"quiet hours of {', '.join(sorted(without))}: the book has no such country")
+
+
+def inside(minute, begin, end):
+    """Whether a minute lies in a part of the day that may pass midnight."""
+    return begin <= minute < end if begin < end else minute >= begin or minute < end

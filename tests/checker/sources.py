@@ -1,0 +1,257 @@
+"""What the checker reads: the database (one snapshot, through psql), the carriers' ledgers, the imported lists, exports."""
+
+import bisect
+import csv
+import functools
+import glob
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import tomllib
+from collections import defaultdict
+from datetime import date
+from types import SimpleNamespace
+
+import calendars
+import keys
+
+US = "(extract(epoch FROM {0}) * 1000000)::bigint AS {1}"
+TABLES = {
+    "clock": "SELECT base_machine_ms, base_business_ms, scale,"
+             " (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms FROM business_clock",
+    "carriers": "SELECT carrier_no, id, currency, slices FROM carrier",
+    "merchants": "SELECT merchant_no, id FROM merchant",
+    "plans": "SELECT plan_no, id, merchant_no, carrier_no FROM plan",
+    "zones": "SELECT zone_no, name FROM zone",
+    "books": "SELECT version, files::text AS files FROM book_version ORDER BY version",
+    "subscriptions": "SELECT id, subscriber_id, ref_seed, due_minor, collected_minor, next_at_ms, stop_at_ms, plan_no,"
+                     " merchant_no, book_version, period, rev, flags, zone_no, currency, state, attempt_no, open"
+                     " FROM subscription",
+    "asides": "SELECT subscription_id, period, due_minor, collected_minor, attempt_no, open, state FROM charge_aside",
+    "intents": "SELECT subscription_id, period, attempt_no, op, amount_minor, currency, digest_hi, digest_lo,"
+               " not_before_ms, not_after_ms, incarnation, " + US.format("intent_at", "at_us") + ", business_at_ms,"
+               " book_version, round, step, rule_id FROM attempt_intent",
+    "outcomes": "SELECT subscription_id, period, attempt_no, class AS class_, reason, moved_minor, collected_after, incarnation, "
+                + US.format("decided_at", "at_us") + ", business_at_ms, charge_state, rule_id, carrier_code,"
+                " carrier_txn_id, xmin::text::bigint AS written_by FROM attempt_outcome",
+    "opens": "SELECT subscription_id, period, attempt_no, amount_minor, currency, deadline_at_ms, kind, reason, rule_id,"
+             " assignee, " + US.format("since", "since_us") + " FROM attempt_open",
+    "notes": "SELECT subscription_id, period, rev, kind, rule_id, charge_state FROM charge_note",
+    "grants": "SELECT subscription_id, period, attempt_no FROM entitlement_grant",
+    "transfers": "SELECT source_id, period, attempt_no, leg, amount, asset, debit_account, credit_account,"
+                 " business_date, xmin::text::bigint AS written_by FROM transfer",
+    "accounts": "SELECT id, owner_kind, owner_id, purpose, asset FROM account",
+    "balances": "SELECT account_id, sum(posted)::bigint AS posted FROM account_balance GROUP BY 1",
+    "account_days": "SELECT business_date, account_id, debit, credit FROM account_day",
+    "day_seals": "SELECT business_date, transfers, encode(digest, 'hex') AS digest FROM day_seal ORDER BY 1",
+    "month_seals": "SELECT month, encode(digest, 'hex') AS digest FROM month_seal ORDER BY 1",
+    "incarnations": "SELECT incarnation, slot, epoch, " + US.format("started_at", "started_us") + ", "
+                    + US.format("fenced_at", "fenced_us") + " FROM worker_incarnation",
+    "workers": "SELECT slot, incarnation, epoch FROM worker",
+    "inbox": "SELECT id, shard, kind, subscription_id FROM shard_inbox",
+    "cases": "SELECT subscription_id, period, attempt_no, kind FROM case_file",
+    "guards": "SELECT c.relname AS relation, coalesce(bool_or(t.tgenabled IN ('O', 'A')), false)::int AS guarded"
+              " FROM pg_class c LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = 'append_only'"
+              " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~"
+              " '^(attempt_intent|attempt_outcome|charge_note|transfer|account_day|day_seal|month_seal|book_version)(_w|$)'"
+              " GROUP BY 1",
+}
+TEXTS = {"id", "name", "files", "carrier_code", "carrier_txn_id", "assignee", "kind", "digest", "relation"}
+NUMBERS = {("plans", "merchant_no"), ("subscriptions", "id"), ("accounts", "id"), ("opens", "kind"), ("notes", "kind"),
+           ("inbox", "kind"), ("inbox", "id")}
+COLLECTS, GIVES_BACK = ("charge", "confirm"), ("refund",)
+OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5}
+APPROVED = 5
+csv.field_size_limit(1 << 26)
+
+
+class CannotRun(Exception):
+    """The checker cannot look: no verdict at all."""
+
+
+def psql():
+    """The client program."""
+    beside = os.environ.get("TOLL_POSTGRES_BIN")
+    for place in [os.path.join(beside, "psql") if beside else "", shutil.which("psql") or "",
+                  *sorted(glob.glob("/usr/lib/postgresql/*/bin/psql"), reverse=True)]:
+        if place and os.access(place, os.X_OK):
+            return place
+    raise CannotRun("psql was not found: install PostgreSQL's client or name its folder in TOLL_POSTGRES_BIN")
+
+
+def run_sql(url, script):
+    """Runs a script, stops at its first error."""
+    done = subprocess.run([psql(), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url], input=script, text=True,
+                          capture_output=True, timeout=300, check=False)
+    if done.returncode:
+        raise CannotRun(f"the database: {done.stderr.strip()[:2000]}")
+    return done.stdout
+
+
+@functools.lru_cache
+def table_names(url):
+    """Every table, partitions as part of theirs."""
+    return run_sql(url, "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+                        " AND NOT relispartition ORDER BY 1").split()
+
+
+def read_database(url, planted=None):
+    """Every table that the invariants speak of, as one snapshot; and the text of all tables, for I21. What the self-test
+    plants (SQL) is rolled back afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tollbook-check-") as folder:
+        names = table_names(url)
+        script = [f"BEGIN ISOLATION LEVEL REPEATABLE READ; {planted};" if planted
+                  else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;"]
+        for name, query in TABLES.items():
+            script.append(f"\\copy ({query}) TO '{folder}/{name}.csv' WITH (FORMAT csv, HEADER)")
+        for name in names:
+            script.append(f"\\copy (SELECT * FROM public.\"{name}\") TO '{folder}/dump.{name}' WITH (FORMAT csv)")
+        run_sql(url, "\n".join([*script, "ROLLBACK;"]))
+        tables = {name: read_table(f"{folder}/{name}.csv", name) for name in TABLES}
+        dump = []
+        for name in names:
+            with open(f"{folder}/dump.{name}", "rb") as file:
+                dump.append((f"table {name}", file.read()))
+    return SimpleNamespace(**tables), dump
+
+
+def read_table(path, table):
+    """Rows of one file; numbers are numbers, nothing is None."""
+    rows = []
+    with open(path, encoding="utf-8", newline="") as file:
+        lines = csv.reader(file)
+        header = next(lines)
+        texts = {name for name in header if name in TEXTS and (table, name) not in NUMBERS}
+        for line in lines:
+            rows.append(SimpleNamespace(**{
+                name: value if name in texts else int(value) if value else None
+                for name, value in zip(header, line, strict=True)}))
+    return rows
+
+
+def read_ledger(carrier, path):
+    """Lines of a carrier's own books. A torn last line is not one yet."""
+    lines = []
+    with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            if not text.endswith("\n"):
+                break
+            try:
+                line = json.loads(text)
+                line = SimpleNamespace(
+                    carrier=carrier, number=number, at_us=int(line["at_us"]), key=line["key"], msisdn=line["msisdn"],
+                    op=line["op"], parent=line.get("parent", ""), amount=line["amount"], asked=line.get("asked"),
+                    currency=line["currency"], status=line["status"], reason=line["reason"], text=line["text"])
+            except (ValueError, KeyError, TypeError) as flaw:
+                raise CannotRun(f"{path} line {number} is no ledger line: {flaw!r}") from flaw
+            lines.append(line)
+    return lines
+
+
+def read_list(path):
+    """Lines of an imported file: msisdn, plan, reference, zone, start."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return [SimpleNamespace(
+            file=os.path.basename(path), number=number, msisdn=line["msisdn"].strip().lstrip("+"),
+            plan=line["plan"].strip(), reference=line["reference"].strip(), zone=(line.get("zone") or "").strip(),
+            start=date.fromisoformat(line["start"]) if line.get("start") else None)
+            for number, line in enumerate(csv.DictReader(file), 2)]
+
+
+class Books:
+    """Both sides, joined where only keys are needed."""
+
+    def __init__(self, tables, dump, options):
+        self.t, self.dump, self.options = tables, dump, options
+        self.carrier_no = {row.id: row.carrier_no for row in tables.carriers}
+        self.carrier_id = {row.carrier_no: row.id for row in tables.carriers}
+        self.book = {row.version: {"/".join(path.split("/")[-2:]): tomllib.loads(text) for path, text in json.loads(row.files).items()}
+                     for row in tables.books}
+        self.plan_id = {row.plan_no: row.id for row in tables.plans}
+        self.zone_name = {row.zone_no: row.name for row in tables.zones}
+        self.subs = {row.id: row for row in tables.subscriptions}
+        self.by_seed = {row.ref_seed: row for row in tables.subscriptions}
+        self.asides = {(row.subscription_id, row.period): row for row in tables.asides}
+        of = lambda rows: {(row.subscription_id, row.period, row.attempt_no): row for row in rows}
+        self.intents, self.outcomes, self.opens = of(tables.intents), of(tables.outcomes), of(tables.opens)
+        for attempt in self.intents:
+            if attempt[0] not in self.subs:
+                raise CannotRun(f"subscription {attempt[0]} has attempts but no row")
+        self.charges = defaultdict(list)
+        for attempt in sorted(self.intents):
+            self.charges[attempt[:2]].append(attempt)
+        self.code_of = {}
+        for row in tables.carriers:
+            for files in self.book.values():
+                if f"carriers/{row.id}.toml" in files:
+                    self.code_of[row.currency] = files[f"carriers/{row.id}.toml"]["carrier"]["currency"]
+        self.lines = []
+        for carrier, path in options.ledgers:
+            if carrier not in self.carrier_no:
+                raise CannotRun(f"carrier {carrier} is not in the database")
+            self.lines += read_ledger(carrier, path)
+        self.compared = {self.carrier_no[carrier] for carrier, _ in options.ledgers}
+        self.applied = defaultdict(list)
+        for line in self.lines:
+            line.attempt = self.attempt_of(line.key, line.carrier)
+            if line.status == "applied":
+                self.applied[line.attempt].append(line)
+        self.listed = [line for path in options.lists for line in read_list(path)]
+        for line in self.listed:
+            self.join(line)
+        self.listed_of = {line.sub.id: line for line in self.listed if line.sub}
+        self.exports = options.exports
+        moments = sorted((row.at_us, row.business_at_ms) for row in tables.intents)
+        # Of several stripes, some hold an instant that is older than what another has written already.
+        self.moments_us = [at_us for at_us, _ in moments]
+        self.moments_ms = list(itertools.accumulate((at_ms for _, at_ms in moments), max))
+        clock = tables.clock[0] if tables.clock else SimpleNamespace(base_machine_ms=0, base_business_ms=0, scale=1,
+                                                                     now_ms=int(1000 * time.time()))
+        self.scale = clock.scale
+        self.now_ms = clock.base_business_ms + (clock.now_ms - clock.base_machine_ms) * clock.scale
+
+    def attempt_of(self, key, carrier):
+        """(subscription, period, attempt) of a key on the wire; None when nothing of ours is called so."""
+        parts = keys.parse_our_ref(key)
+        sub = self.by_seed.get(parts[0]) if parts else None
+        return (sub.id, *parts[1:]) if sub and keys.carrier_no(sub.id) == self.carrier_no[carrier] else None
+
+    def join(self, line):
+        """A line of an imported list: its plan in the newest book that has it, its zone, its subscription."""
+        line.plans = [files[f"plans/{line.plan}.toml"] for files in self.book.values()
+                      if f"plans/{line.plan}.toml" in files]
+        if not line.plans:
+            raise CannotRun(f"{line.file} line {line.number}: no version of the book has the plan {line.plan}")
+        plan = line.plans[-1]
+        line.carrier, line.text = plan["carrier"], plan["text"]
+        line.sub = self.by_seed.get(keys.ref_seed(plan["merchant"], line.reference))
+        carriers = [files[f"carriers/{line.carrier}.toml"]["carrier"] for files in self.book.values()
+                    if f"carriers/{line.carrier}.toml" in files]
+        line.zone = line.zone or carriers[-1]["zones"][0]
+
+    def plan_of(self, attempt):
+        """The plan under which an attempt was decided, None when that version of the book is gone."""
+        sub = self.subs.get(attempt[0])
+        files = self.book.get(self.intents[attempt].book_version, {})
+        return files.get(f"plans/{self.plan_id.get(sub.plan_no)}.toml") if sub else None
+
+    def business_ms(self, at_us):
+        """Business time at an instant of machine time, as the intents made about then say."""
+        place = bisect.bisect_right(self.moments_us, at_us) - 1
+        return self.moments_ms[max(place, 0)] if self.moments_ms else None
+
+    def money(self, minor, currency):
+        """An amount for people: minor units and the currency's code."""
+        return f"{minor} {self.code_of.get(currency, currency)} minor"
+
+    def periods(self, line, until_ms):
+        """Expected periods of a listed line; raises calendars.Unreadable."""
+        if any(plan["schedule"] != line.plans[-1]["schedule"] for plan in line.plans):
+            raise calendars.Unreadable("its schedule changed between versions of the book")
+        if line.start is None:
+            raise calendars.Unreadable("its line names no start")
+        return calendars.expected(line.plans[-1], line.zone, line.start, until_ms)

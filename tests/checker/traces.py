@@ -1,0 +1,153 @@
+"""Invariants about what is kept: history, traces, callbacks, the audit log, and what must never be kept in clear."""
+
+import json
+import os
+import re
+import subprocess
+
+from keys import attempt_name, charge_name, our_ref
+from sources import CannotRun
+
+LOG_BYTES_MAX = 1 << 30
+DIGITS = re.compile(rb"[0-9]{7,17}")
+
+
+def sample(books):
+    """Charges to be explained: those with open attempts first, then evenly over all."""
+    charges = sorted(books.charges)
+    some = sorted({attempt[:2] for attempt in books.opens})[:books.options.sample // 2]
+    step = max(1, len(charges) // max(1, books.options.sample - len(some)))
+    return (some + [charge for charge in charges[::step] if charge not in some])[:books.options.sample]
+
+
+def explain(books):
+    """The product's own story of each charge of the sample, by `toll explain --json`."""
+    stories = []
+    for charge in sample(books):
+        done = subprocess.run([*books.options.toll, "explain", "--json", charge_name(charge)], capture_output=True, text=True,
+                              timeout=120, check=False)
+        if done.returncode:
+            raise CannotRun(f"toll explain {charge_name(charge)}: {done.stderr.strip()[:1000]}")
+        stories.append(json.loads(done.stdout))
+    return stories
+
+
+def told(books, found):
+    """Each exported attempt with its row: (attempt, story)."""
+    names = {charge_name(charge): charge for charge in books.charges}
+    for story in books.exports:
+        charge = names.get(story["charge"])
+        if charge is None:
+            found.violation(f"{story['charge']} was exported, and the database does not have it")
+            continue
+        yield charge, story
+
+
+def i14(books, found):
+    """History complete: per attempt all its interactions and decisions; nothing left in spool or inbox after settling."""
+    for row in books.t.inbox:
+        found.violation(f"shard {row.shard}: a row of kind {row.kind} is still in its inbox", row)
+    if not books.exports:
+        return found.not_checked("interactions and decisions: no exports were given (--toll or --exports)")
+    # What never reached the carrier needs no answer in the history; a dead sender's answer was perhaps never seen.
+    for charge, story in told(books, found):
+        for what in story["missing"]:
+            found.violation(f"{story['charge']}: {what}")
+        kept = {attempt["number"]: attempt for attempt in story["attempts"]}
+        for attempt in books.charges[charge]:
+            found.looked()
+            name, one, outcome = attempt_name(attempt), kept.get(attempt[2]), books.outcomes.get(attempt)
+            if one is None:
+                found.violation(f"{name}: its history has nothing of it")
+                continue
+            if not any(decision["recorded"] for decision in one["decisions"]):
+                found.violation(f"{name}: its history has no decision that was recorded")
+            exchange = one["exchange"]
+            if outcome and outcome.class_ in (5, 6, 8) and (exchange is None or not exchange["response"]["length"]):
+                found.violation(f"{name}: it has an answer of the carrier, and its history has no response")
+    found.not_checked(f"charges beyond the sample of {len(books.exports)}")
+
+
+def i15(books, found):
+    """Each row of the carrier is traced to request, response, intent, decision and version of the book."""
+    for line in books.lines:
+        intent = books.intents.get(line.attempt)
+        if intent is None:
+            continue  # I6 says so
+        found.looked()
+        name = attempt_name(line.attempt)
+        if books.plan_of(line.attempt) is None:
+            found.violation(f"{name}: version {intent.book_version} of the book, which decided it, is not kept", intent)
+        decided = books.outcomes.get(line.attempt) or books.opens.get(line.attempt)
+        if not intent.rule_id or decided and not decided.rule_id:
+            found.violation(f"{name}: no rule says why", intent)
+    if not books.exports:
+        return found.not_checked("request and response bytes: no exports were given (--toll or --exports)")
+    lines = {}
+    for line in books.lines:
+        lines.setdefault(line.attempt, line)
+    for charge, story in told(books, found):
+        kept = {attempt["number"]: attempt for attempt in story["attempts"]}
+        for attempt in books.charges[charge]:
+            line, one = lines.get(attempt), kept.get(attempt[2])
+            if line is None or one is None:
+                continue  # never received, or I14 says so
+            found.looked()
+            name, exchange, key = attempt_name(attempt), one["exchange"], our_ref(books.subs[attempt[0]].ref_seed, *attempt[1:])
+            if one["our_ref"] != key:
+                found.violation(f"{name}: its story speaks of the key {one['our_ref']}, ours is {key}")
+            if one["book_version"] != books.intents[attempt].book_version:
+                found.violation(f"{name}: its story names another version of the book")
+            if exchange is None or not exchange["wrote"]:
+                # Only a sender that died in between may leave no bytes behind.
+                opened = books.opens.get(attempt)
+                if not (opened and opened.reason == 84):
+                    found.violation(f"{name}: the carrier received it, and no request is kept", line)
+            elif line.key not in exchange["request"]["text"]:
+                found.violation(f"{name}: the request that is kept does not have its key", line)
+    found.not_checked(f"bytes of charges beyond the sample of {len(books.exports)}")
+
+
+def i19(books, found):
+    """Forged, replayed and mismatched callbacks move nothing."""
+    found.not_checked("the engine takes no callbacks yet; that every approval is in the carrier's ledger is I4")
+
+
+def i20(books, found):
+    """The audit chain is unbroken; an edited or deleted row is found."""
+    found.not_checked("there is no audit log yet; the chain of sealed days and months is part of I10")
+
+
+def i21(books, found):
+    """No clear MSISDN and no secret in logs, metrics, errors and dumps."""
+    numbers = {line.msisdn.encode() for line in books.listed} | {line.msisdn.encode() for line in books.lines}
+    numbers |= {number.encode() for number in books.options.msisdns}
+    numbers.discard(b"")
+    secrets = [secret.encode() for secret in books.options.secrets if len(secret) >= 8]
+    if not numbers and not secrets:
+        return found.not_checked("no known numbers and no secrets were given (--list, --secret)")
+    if not books.options.logs:
+        found.not_checked("logs and metrics: none were given (--log)")
+    for place, content in [*books.dump, *files(books.options.logs)]:
+        found.looked()
+        for run in set(DIGITS.findall(content)):
+            if run in numbers or run.startswith(b"00") and run[2:] in numbers:
+                at = content.index(run)
+                found.violation(f"{place}, byte {at}: the number …{run[-2:].decode()} stands there in clear")
+                break
+        for number, secret in enumerate(secrets, 1):
+            if secret in content:
+                found.violation(f"{place}, byte {content.index(secret)}: the secret number {number} stands there")
+
+
+def files(places):
+    """(path, content) of every file, folders included."""
+    for place in places:
+        paths = [place] if os.path.isfile(place) else sorted(
+            os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
+        if not paths and not os.path.isdir(place):
+            raise CannotRun(f"{place} does not exist")
+        for path in paths:
+            if os.path.isfile(path) and os.path.getsize(path) <= LOG_BYTES_MAX:
+                with open(path, "rb") as file:
+                    yield path, file.read()
