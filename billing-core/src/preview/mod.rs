@@ -20,7 +20,7 @@ use crate::plan::PlanRules;
 use crate::reason::{Inputs, Rule};
 use crate::schedule::{Anchor, price_of};
 use crate::states::{AttemptState, ChargeState, SubscriptionState};
-use crate::subscription::{CoreError, NextKind, Planned, Progress, Subscription};
+use crate::subscription::{CoreError, NextKind, Planned, Subscription};
 use crate::zone::Zone;
 
 /// The most steps of one preview.
@@ -175,7 +175,7 @@ pub fn signed_up(
         rev: 0,
         flags: 0,
         anchor,
-        progress: Progress::fresh(SubscriptionState::Pending, period, price.minor, Some(due_at)),
+        progress: crate::triage::signed_up(rules, period, price.minor, due_at),
     })
 }
 

@@ -7,7 +7,7 @@ use super::{Conditions, Next, Note, NoteKind, Passed, Scene, Triage, advance, no
 use crate::period::{Period, days_since_2000};
 use crate::plan::PlanRules;
 use crate::reason::{Input, Rule};
-use crate::schedule::{Anchor, Wait};
+use crate::schedule::Wait;
 use crate::states::{ChargeState, SubscriptionState, step};
 use crate::subscription::{CoreError, FLAG_QUARANTINED, NextKind, OpenAttempt, Progress, Subscription};
 use crate::zone::Zone;
@@ -40,16 +40,11 @@ pub(super) fn state_ends(scene: &Scene<'_>) -> Result<Triage, CoreError> {
         SubscriptionState::Parked => Rule::PARKED_END,
         _ => return Ok(Triage::Rest { rule: Rule::NOT_COLLECTING }),
     };
-    let Scene { sub, rules, zone, now, .. } = *scene;
-    let ended = at.state_until.unwrap_or(now);
-    // Periods are counted from the day on which it ended: nothing before it was ever due.
-    let date = zone.local(ended).0.max(at.period.date());
-    let anchor = Anchor { date, ..sub.anchor };
-    let Some(period) = rules.schedule.first_period(anchor, date, zone)?.map(|period| period.max(at.period))
-    else {
-        return Err(CoreError::Inconsistent(format!("plan {} has no period from {date} on", rules.id)));
-    };
-    let due_at = rules.schedule.due_at(anchor, period, zone, sub.id)?;
+    // Its first period was fixed when it was signed up: the calendar may have moved that period's charge past its date,
+    // so it must not be counted anew from today.
+    let Scene { sub, rules, zone, .. } = *scene;
+    let period = at.period;
+    let due_at = rules.schedule.due_at(sub.anchor, period, zone, sub.id)?;
     let trial_until = at.state_until.filter(|_| at.state == SubscriptionState::Trial);
     let progress = Progress {
         state: step(at.state, SubscriptionState::Active)?,
@@ -60,9 +55,7 @@ pub(super) fn state_ends(scene: &Scene<'_>) -> Result<Triage, CoreError> {
         next_kind: NextKind::Due,
         ..*at
     };
-    let mut note = note_of(sub, NoteKind::State, ChargeState::Open, progress, rule)?;
-    note.anchor = Some(anchor);
-    Ok(Triage::Note(Box::new(note)))
+    Ok(Triage::Note(Box::new(note_of(sub, NoteKind::State, ChargeState::Open, progress, rule)?)))
 }
 
 /// Pauses an active subscription until an instant, or until it is resumed. `None` when it is not active, or an attempt

@@ -84,7 +84,6 @@ fn the_stories_show_every_feature() {
         "missed.collect_late",
         "arrears.settle",
         "cycle.reset",
-        "trial.start",
         "trial.end",
         "pause.begin",
         "pause.end",
