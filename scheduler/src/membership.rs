@@ -23,6 +23,8 @@ use crate::worker::WorkerEnd;
 
 /// Partitions exist this many business days ahead.
 const PARTITION_DAYS: i32 = 60;
+/// The longest hole that is filled.
+const GAP_DAYS_MAX: i32 = 400;
 /// A shard that cannot be drained within this time is taken back into work.
 const DRAIN_MAX_MS: i64 = 30_000;
 const PASS: Duration = Duration::from_millis(500);
@@ -181,7 +183,10 @@ impl Steward {
             return Ok(());
         }
         let conn = self.db.conn().await?;
-        let made = ensure_partitions(conn, today - 7, today + PARTITION_DAYS).await;
+        // Without a hole, also when the clock ran on for months at once: what was missed lies in there.
+        let known = Some(self.partitions_until_day).filter(|day| *day > today - GAP_DAYS_MAX);
+        let from = known.map_or(today - 7, |day| day.min(today - 7));
+        let made = ensure_partitions(conn, from, today + PARTITION_DAYS).await;
         self.db.checked(made)?;
         self.partitions_until_day = today + PARTITION_DAYS;
         self.shared.partitions_until_day.store(today + PARTITION_DAYS, Ordering::SeqCst);
