@@ -104,7 +104,7 @@ fn the_trial_balance_sums_to_zero_with_tax_fee_and_unknowns() {
 fn sealed_days_take_no_postings_and_late_ones_fall_on_the_next() {
     let world = World::start("seal", &WorldOptions::default());
     world.import_rows("medina-kids-daily", 0, 30, "2026-12-01");
-    let _engine = world.serve("engine");
+    let engine = world.serve("engine");
     wait_until("30 charges", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 30);
     let early = world.run(&["ops", "seal", "--until", "2026-12-01", "--yes"]);
     assert!(code(&early) == 2 && told(&early).contains("2026-12-01 is not over"), "{}", told(&early));
@@ -121,9 +121,12 @@ fn sealed_days_take_no_postings_and_late_ones_fall_on_the_next() {
     assert_eq!(world.number("SELECT sum(debit)::int8 FROM account_day"), 30 * 500);
     assert_eq!(world.number("SELECT transfers FROM day_seal"), 30);
 
-    // Late: decided at an instant of the sealed day.
+    // Late: decided at an instant of the sealed day. A worker that was still at the later hour would put the first charge
+    // of a new row on the next day, so it starts after the clock went back.
+    assert!(engine.terminate().1);
     world.set_business("2026-12-01T10:00:00Z", 1);
     world.import_rows("medina-kids-daily", 100, 10, "2026-12-01");
+    let _engine = world.serve("engine");
     wait_until("10 late charges", SOON, || world.number("SELECT count(*) FROM attempt_outcome") == 40);
     let on = |sql: &'static str| world.number(sql);
     assert_eq!(on("SELECT count(*) FROM transfer GROUP BY business_date HAVING count(*) = 10"), 10);
