@@ -434,7 +434,8 @@ impl Engine {
                         .await
                 {
                     self.shared.trouble("keeping a found intent as unknown", &error);
-                    self.put_back(&[id], now_ms);
+                    // Held no longer: somebody else may hold it by now.
+                    self.stripe.wheel().keep(WheelEntry { id, at_ms: now_ms });
                 }
             }
             // The business clock ran ahead of the partitions: they are made within seconds.

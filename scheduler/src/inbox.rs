@@ -1,6 +1,7 @@
 //! The owner's side of the shard inbox: new subscriptions, stops, late evidence. Rows are deleted in the commit that
 //! applies them.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,13 +32,23 @@ const ROWS_MAX: i32 = 500;
 /// New subscriptions read at once.
 const CHUNK: i32 = 10_000;
 
+/// Refused rows of which this process told people already.
+const TOLD_MAX: usize = 10_000;
+
 /// Reads the inboxes of the owned shards.
 pub(crate) struct InboxReader {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) db: DbLink,
+    shared: Arc<Shared>,
+    db: DbLink,
+    /// The last row of a full pass: rows that have to wait must not keep those behind them from being read.
+    after: i64,
+    told: HashSet<i64>,
 }
 
 impl InboxReader {
+    pub(crate) fn new(shared: Arc<Shared>, db: DbLink) -> Self {
+        Self { shared, db, after: 0, told: HashSet::new() }
+    }
+
     pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
         let pause = Duration::from_millis(self.shared.settings.inbox_poll_ms);
         while !self.shared.stop_claiming.is_cancelled() {
@@ -66,28 +77,53 @@ impl InboxReader {
             return Ok(0);
         }
         let conn = self.db.conn().await?;
-        let rows = read_inbox(conn, &shards, ROWS_MAX).await;
+        let rows = read_inbox(conn, &shards, self.after, ROWS_MAX).await;
         let rows = self.db.checked(rows)?;
         let seen = rows.len();
+        let full = seen == ROWS_MAX as usize;
+        self.after = rows.last().filter(|_| full).map_or(0, |row| row.id);
         for row in rows {
             let Some(stripe) = stripe_of(&self.shared.stripes, i64::from(row.shard.0) << 32).cloned() else {
                 continue;
             };
-            match row.kind {
-                Some(InboxKind::Created) => self.created(&stripe, &row).await?,
-                Some(InboxKind::Stop) => self.stop(&stripe, &row).await?,
-                Some(InboxKind::Evidence) => self.evidence(&stripe, &row).await?,
-                Some(kind @ (InboxKind::Pause | InboxKind::Resume | InboxKind::TopUp)) => {
-                    self.wish(&stripe, &row, kind).await?;
-                }
-                Some(InboxKind::Refund) => self.refund(&stripe, &row).await?,
-                None => tracing::warn!(
-                    id = row.id,
-                    "an inbox row of a kind that this version does not know was left alone"
-                ),
+            match self.take_in(&stripe, &row).await {
+                Ok(()) => {}
+                Err(error @ (StoreError::Fenced(_) | StoreError::Unavailable(_))) => return Err(error),
+                Err(error) => self.set_aside(&row, &error).await?,
             }
         }
         Ok(seen)
+    }
+
+    async fn take_in(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
+        match row.kind {
+            Some(InboxKind::Created) => self.created(stripe, row).await,
+            Some(InboxKind::Stop) => self.stop(stripe, row).await,
+            Some(InboxKind::Evidence) => self.evidence(stripe, row).await,
+            Some(kind @ (InboxKind::Pause | InboxKind::Resume | InboxKind::TopUp)) => {
+                self.wish(stripe, row, kind).await
+            }
+            Some(InboxKind::Refund) => self.refund(stripe, row).await,
+            None => {
+                tracing::warn!(
+                    id = row.id,
+                    "an inbox row of a kind that this version does not know was left alone"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// A row that the database refuses stays, is tried with each pass, and stops nobody behind it. People are told once.
+    async fn set_aside(&mut self, row: &InboxRow, error: &StoreError) -> Result<(), StoreError> {
+        self.shared.trouble("taking in an inbox row", error);
+        if self.told.len() >= TOLD_MAX || !self.told.insert(row.id) {
+            return Ok(());
+        }
+        let what = format!("inbox row {} ({:?}) is refused: {error}", row.id, row.kind);
+        let conn = self.db.conn().await?;
+        let opened = open_case(conn, row.subscription_id, None, "inbox_refused", &what).await;
+        self.db.checked(opened)
     }
 
     async fn created(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
@@ -298,7 +334,8 @@ impl InboxReader {
                 format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
             return self.make_case(row, attempt, &what).await;
         }
-        let Some(planned) = self.intent(row.subscription_id, &evidence).await? else {
+        let found = self.intent(row.subscription_id, &evidence).await;
+        let Some(planned) = found.inspect_err(|_| stripe.release(row.subscription_id))? else {
             stripe.release(row.subscription_id);
             return self
                 .make_case(row, Some((evidence.period, evidence.attempt_no)), "evidence without its intent")

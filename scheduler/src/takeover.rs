@@ -81,7 +81,8 @@ pub(crate) async fn take_over(
     }
 }
 
-/// An intent that begin found under our key, from another incarnation: the stored intent is the truth, and unknown.
+/// An intent that begin found under our key, from another incarnation: the stored intent is the truth, and unknown. The
+/// subscription's hold is given up in every case.
 pub(crate) async fn leave_unknown(
     shared: &Arc<Shared>,
     stripe: &Stripe,
@@ -91,10 +92,12 @@ pub(crate) async fn leave_unknown(
 ) -> Result<(), StoreError> {
     let id = row.sub.id;
     let after = (id.0, planned.period.number(), planned.attempt_no - 1);
-    let conn = db.conn().await?;
-    let found = open_intents(conn, id.shard(), after, 1).await;
-    let found = db.checked(found)?;
+    let found = match db.conn().await {
+        Ok(conn) => open_intents(conn, id.shard(), after, 1).await,
+        Err(error) => Err(error),
+    };
     stripe.release(id.0);
+    let found = db.checked(found)?;
     let ours = found.into_iter().filter(|intent| intent.subscription_id == id.0);
     let chunk: Vec<OpenIntent> = ours.collect();
     if chunk.is_empty() {

@@ -265,7 +265,7 @@ impl Worker {
         }
         self.parts.spawn(LeaseKeeper { shared: Arc::clone(shared), db: link("lease") }.run());
         self.parts.spawn(Steward::new(Arc::clone(shared), link("steward")).run());
-        self.parts.spawn(InboxReader { shared: Arc::clone(shared), db: link("inbox") }.run());
+        self.parts.spawn(InboxReader::new(Arc::clone(shared), link("inbox")).run());
         let keeper = BookKeeper { shared: Arc::clone(shared), db: link("book"), read, refused: 0 };
         self.parts.spawn(keeper.run());
         self.parts.spawn(Filler { shared: Arc::clone(shared), db: link("filler") }.run());

@@ -297,6 +297,42 @@ fn a_refund_never_exceeds_what_was_collected() {
 }
 
 #[test]
+fn a_wish_that_the_database_refuses_waits_and_stops_nobody_behind_it() {
+    let world = World::start("refusedwish", &WorldOptions::default());
+    world.import_rows("medina-kids-daily", 0, 2, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("2 charges", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 2 && idle(&engine)
+    });
+    let run = |sql: &'static str| {
+        world.block(async { sqlx::raw_sql(sql).execute(&mut world.conn().await).await.unwrap() });
+    };
+    run("CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted'; END $$;
+         CREATE TRIGGER planted BEFORE INSERT ON charge_aside FOR EACH ROW EXECUTE FUNCTION planted()");
+    let charge = first_charge(&world);
+    let waiting = refund(&world, &[&charge, "--yes"]);
+    assert_eq!(waiting.unwrap()["state"].as_str(), Some("waiting"));
+    let told = "SELECT count(*) FROM case_file WHERE kind = 'inbox_refused' AND what LIKE '%planted%'";
+    wait_until("people are told", SOON, || world.number(told) == 1);
+    // What comes after it is taken in.
+    let other = world.number("SELECT max(id) FROM subscription");
+    let other = billing_core::ids::SubscriptionId(other).to_string();
+    assert!(world.run(&["sub", "pause", &other]).status.success());
+    wait_until("the pause", SOON, || {
+        world.number("SELECT count(*) FROM subscription WHERE state = 8") == 1
+            && world.number("SELECT count(*) FROM shard_inbox") == 1
+    });
+    // It is not lost: as soon as the database takes it, it is carried out.
+    run("DROP TRIGGER planted ON charge_aside");
+    wait_until("the refund", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE moved_minor = 500") == 3
+    });
+    assert_eq!(world.number("SELECT refunded_minor FROM charge_aside"), 500);
+    assert_eq!((world.number("SELECT count(*) FROM shard_inbox"), world.number(told)), (0, 1), "told once");
+    world.compare();
+}
+
+#[test]
 fn a_lost_refund_is_unknown_is_listed_and_blocks_further_ones() {
     let world = World::start("lostrefund", &WorldOptions::default());
     world.import_rows("medina-kids-daily", 0, 2, "2026-12-01");

@@ -46,19 +46,21 @@ pub struct InboxRow {
     pub payload: Vec<u8>,
 }
 
-/// The oldest rows of these shards' inboxes.
+/// The oldest rows of these shards' inboxes after a row id.
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
 pub async fn read_inbox(
     conn: &mut PgConnection,
     shards: &[i32],
+    after: i64,
     limit: i32,
 ) -> Result<Vec<InboxRow>, StoreError> {
     let rows = sqlx::query(
-        "SELECT id, shard, kind, subscription_id, payload FROM shard_inbox WHERE shard = ANY ($1) ORDER BY id LIMIT $2",
+        "SELECT id, shard, kind, subscription_id, payload FROM shard_inbox WHERE shard = ANY ($1) AND id > $2 ORDER BY id LIMIT $3",
     )
     .bind(shards)
+    .bind(after)
     .bind(limit)
     .fetch_all(conn)
     .await?;
