@@ -301,7 +301,8 @@ CREATE TABLE public.outbox (
     periods integer[] NOT NULL,
     revs integer[] NOT NULL,
     events smallint[] NOT NULL
-);
+)
+WITH (autovacuum_analyze_scale_factor='1', autovacuum_analyze_threshold='100000');
 ALTER TABLE ONLY public.outbox ALTER COLUMN subscription_ids SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.outbox ALTER COLUMN amounts SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.outbox ALTER COLUMN periods SET STORAGE EXTERNAL;
@@ -465,7 +466,7 @@ CREATE TABLE public.subscription (
     CONSTRAINT subscription_open_check CHECK (((open >= 0) AND (open <= 3))),
     CONSTRAINT subscription_state_check CHECK (((state >= 1) AND (state <= 10)))
 )
-WITH (fillfactor='50');
+WITH (fillfactor='50', autovacuum_analyze_scale_factor='1', autovacuum_analyze_threshold='1000000');
 
 COMMENT ON TABLE public.subscription IS 'the only row updated per charge, and HOT: no index on anything that a charge changes';
 

@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
+    (7, "statistics", include_str!("../../db/migrations/0007_statistics.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
