@@ -40,6 +40,22 @@ window = ["06:00", "22:00"]
 late_approved = "past"
 "#;
 
+/// Caps that nobody reaches with one charge a day.
+const COUNTRY_TOML: &str = r#"name = "Tunisia"
+currency = { code = "TND", source = "ISO 4217" }
+zones = { names = ["Africa/Tunis"], source = "IANA time zone database, zone1970.tab" }
+
+[[caps]]
+per = "day"
+amount = "10.000"
+example = true
+
+[[caps]]
+per = "month"
+amount = "60.000"
+example = true
+"#;
+
 /// Connections at a carrier that answers at once.
 const IN_FLIGHT: u64 = 64;
 /// Connections for each millisecond that the carrier takes, so that waiting does not bound the rate.
@@ -62,6 +78,14 @@ impl BenchBook {
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(Self)
+    }
+
+    /// Puts a country with caps beside it.
+    pub(super) fn add_caps(dir: &Path) -> anyhow::Result<()> {
+        let path = dir.join("countries");
+        fs::create_dir_all(&path)?;
+        let path = path.join("tn.toml");
+        fs::write(&path, COUNTRY_TOML).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Its subscribers.

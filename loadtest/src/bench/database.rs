@@ -179,6 +179,12 @@ impl Cluster {
         }
     }
 
+    /// Subscribers whose spending is counted.
+    pub(super) async fn counted_usage(&mut self) -> anyhow::Result<i64> {
+        let usage = "SELECT count(*) FROM subscriber_usage";
+        Ok(sqlx::query_scalar(usage).fetch_one(&mut self.engine).await?)
+    }
+
     /// Counters now, with the CPU of these processes.
     pub(super) async fn snapshot(&mut self, pids: &[u32]) -> anyhow::Result<Snapshot> {
         let wal = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";

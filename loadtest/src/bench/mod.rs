@@ -3,18 +3,20 @@
 //! One durable Postgres holds two databases with the same population. A pair is one engine leg (`toll serve` and a mock
 //! carrier charge everybody for the next business day) and one ceiling leg (a bare driver calls the same two functions for
 //! as many charges, in batches as large as the engine's were). Pairs alternate, so that what else the machine does meets
-//! both; a first pair warms up and does not count. A last leg measures the latency at half the rate. At the end the mock's
+//! both; a first pair warms up and does not count. Then the same with spending caps in force. A last leg measures the latency at half the rate. At the end the mock's
 //! ledger is compared with the engine's books: a rate with wrong books is no rate.
 //!
 //! Read first this file, then `engine_leg`, `ceiling_leg`, `latency_leg`, `report`.
 
 mod book;
+mod caps_leg;
 mod ceiling_leg;
 mod database;
 mod engine_leg;
 mod http;
 mod latency_leg;
 mod machine;
+mod measured;
 mod processes;
 mod program;
 mod report;
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use jiff::civil::Date;
 
 use self::book::{BenchBook, day};
 use self::ceiling_leg::Ceiling;
@@ -34,7 +37,8 @@ use crate::population::write_csv;
 
 pub use self::latency_leg::LatencyLeg;
 pub use self::machine::Machine;
-pub use self::report::{BenchReport, Books, CpuReport, Leg, Measured, Pair, Setup};
+pub use self::measured::Measured;
+pub use self::report::{BenchReport, Books, CapsReport, CpuReport, Leg, Pair, Setup};
 
 /// What `toll bench run` takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -89,13 +93,8 @@ async fn run_in(args: &BenchArgs, dir: &Path, toll: &Path, mock: &Path) -> anyho
     let mut pairs = Vec::new();
     let mut today = day(0)?;
     for number in 0..=args.pairs {
-        let engine_leg = engine.charge_everybody(&mut cluster, today).await?;
-        let rows = engine_leg.begin_rows.round().clamp(1.0, 1_000.0) as usize;
-        cluster.checkpoint().await?;
-        let ceiling_leg = ceiling.charge_everybody(&mut cluster, today, rows).await?;
-        cluster.checkpoint().await?;
+        let pair = one_pair(&mut engine, &mut ceiling, &mut cluster, today).await?;
         today = today.tomorrow()?;
-        let pair = Pair { engine: engine_leg, ceiling: ceiling_leg };
         say(&format!(
             "{}: {pair}",
             if number == 0 { "warm-up".to_owned() } else { format!("pair {number}") }
@@ -106,6 +105,8 @@ async fn run_in(args: &BenchArgs, dir: &Path, toll: &Path, mock: &Path) -> anyho
     }
     let updates = args.charges * (u64::from(args.pairs) + 1);
     let hot_share = cluster.hot_share(updates).await?;
+    let legs = Legs { engine: &mut engine, ceiling: &mut ceiling, cluster: &mut cluster };
+    let capped = caps_leg::measure(legs, dir, toll, &mut today).await?;
     let rate = report::median(pairs.iter().map(|pair| pair.engine.charges_per_s()));
     let latency = latency_leg::measure(&mut engine, &mut cluster, args, rate, today).await?;
     say(&format!("latency: {latency}"));
@@ -121,7 +122,37 @@ async fn run_in(args: &BenchArgs, dir: &Path, toll: &Path, mock: &Path) -> anyho
         toll_version: engine.version().await?,
         postgres_version: cluster.version().await?,
     };
-    Ok(BenchReport::new(setup, machine, pairs, hot_share, latency, engine.memory(), Books::of(&found)))
+    Ok(BenchReport::new(
+        setup,
+        machine,
+        [pairs, capped],
+        hot_share,
+        latency,
+        engine.memory(),
+        Books::of(&found),
+    ))
+}
+
+/// What a pair of legs needs.
+struct Legs<'a> {
+    engine: &'a mut Engine,
+    ceiling: &'a mut Ceiling,
+    cluster: &'a mut Cluster,
+}
+
+/// Everybody is charged once by the engine, then as many by the bare driver.
+async fn one_pair(
+    engine: &mut Engine,
+    ceiling: &mut Ceiling,
+    cluster: &mut Cluster,
+    today: Date,
+) -> anyhow::Result<Pair> {
+    let engine_leg = engine.charge_everybody(cluster, today).await?;
+    let rows = engine_leg.begin_rows.round().clamp(1.0, 1_000.0) as usize;
+    cluster.checkpoint().await?;
+    let ceiling_leg = ceiling.charge_everybody(cluster, today, rows).await?;
+    cluster.checkpoint().await?;
+    Ok(Pair { engine: engine_leg, ceiling: ceiling_leg })
 }
 
 /// The engine's database by `toll sub import`, the ceiling's as a copy of it.
@@ -132,7 +163,7 @@ async fn fill(
     book: &BenchBook,
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
-    let days = i32::try_from(args.pairs)? + 3;
+    let days = i32::try_from(args.pairs)? + caps_leg::DAYS + 3;
     cluster.prepare(days).await?;
     let file = dir.join("population.csv");
     write_csv(&file, &book.population(args.charges)?)?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::latency_leg::LatencyLeg;
 use super::machine::Machine;
+use super::measured::Measured;
 use crate::compare::Comparison;
 
 const MILLION: f64 = 1_000_000.0;
@@ -33,6 +34,8 @@ pub struct BenchReport {
     pub ratio: Measured,
     /// CPU seconds per million charges; medians.
     pub cpu_s_per_million: CpuReport,
+    /// The same with spending caps in force, from legs of their own.
+    pub with_caps: CapsReport,
     /// WAL bytes per charge; median.
     pub wal_bytes_per_charge: Measured,
     /// Growth of the append-only tables and the outbox per charge, bytes; median.
@@ -55,6 +58,8 @@ pub struct BenchReport {
     pub books: Books,
     /// The pairs that counted.
     pub pairs: Vec<Pair>,
+    /// The pairs of the legs with caps; their ceiling is the plain one.
+    pub capped_pairs: Vec<Pair>,
 }
 
 /// What was run.
@@ -91,21 +96,19 @@ pub struct CpuReport {
     pub engine_at_reference: Measured,
 }
 
-/// A value with what is expected of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Measured {
-    /// The value.
-    pub value: f64,
-    /// What it counts.
-    pub unit: &'static str,
-    /// At least (or at most) this; `None` where nothing is expected.
-    pub floor: Option<f64>,
-    /// What it should be.
-    pub target: Option<f64>,
-    /// Whether the floor is met.
-    pub floor_met: Option<bool>,
-    /// Whether the target is met.
-    pub target_met: Option<bool>,
+/// What a charge costs while caps per day and month stand over every subscriber; medians, no goals.
+#[derive(Debug, Clone, Serialize)]
+pub struct CapsReport {
+    /// Charges a second.
+    pub charges_per_s: Measured,
+    /// All of Postgres, CPU seconds per million charges.
+    pub postgres: Measured,
+    /// `toll serve`.
+    pub engine: Measured,
+    /// `postgres`, at the processor speed at which the plain ceiling costs 28.
+    pub postgres_at_reference: Measured,
+    /// `engine`, the same.
+    pub engine_at_reference: Measured,
 }
 
 /// One engine leg and the ceiling leg after it.
@@ -193,6 +196,20 @@ impl Leg {
     }
 }
 
+impl CapsReport {
+    fn of(pairs: &[Pair]) -> Self {
+        let over = |value: fn(&Pair) -> f64, unit| Measured::plain(median(pairs.iter().map(value)), unit);
+        let cpu = "CPU-s/million";
+        Self {
+            charges_per_s: over(|pair| pair.engine.charges_per_s(), "charges/s"),
+            postgres: over(|pair| pair.engine.per_million(pair.engine.postgres_cpu_s), cpu),
+            engine: over(|pair| pair.engine.per_million(pair.engine.engine_cpu_s), cpu),
+            postgres_at_reference: over(|pair| pair.at_reference(pair.engine.postgres_cpu_s), cpu),
+            engine_at_reference: over(|pair| pair.at_reference(pair.engine.engine_cpu_s), cpu),
+        }
+    }
+}
+
 impl Pair {
     /// CPU seconds of the engine's leg per million charges, at the reference's processor speed.
     fn at_reference(&self, cpu_s: f64) -> f64 {
@@ -207,47 +224,12 @@ impl Pair {
     }
 }
 
-impl Measured {
-    fn plain(value: f64, unit: &'static str) -> Self {
-        Self { value, unit, floor: None, target: None, floor_met: None, target_met: None }
-    }
-
-    fn at_least(value: f64, unit: &'static str, floor: f64, target: f64) -> Self {
-        let met = |bound| Some(value >= bound);
-        Self {
-            value,
-            unit,
-            floor: Some(floor),
-            target: Some(target),
-            floor_met: met(floor),
-            target_met: met(target),
-        }
-    }
-
-    fn at_most(value: f64, unit: &'static str, floor: f64, target: f64) -> Self {
-        let met = |bound| Some(value <= bound);
-        Self {
-            value,
-            unit,
-            floor: Some(floor),
-            target: Some(target),
-            floor_met: met(floor),
-            target_met: met(target),
-        }
-    }
-
-    /// The goal speaks of other circumstances: the value stands alone.
-    fn only_if(self, applies: bool) -> Self {
-        if applies { self } else { Self::plain(self.value, self.unit) }
-    }
-}
-
 impl BenchReport {
-    /// Puts the report together. `memory`: bytes per subscription.
+    /// Puts the report together. The pairs: plain ones, and those with caps. `memory`: bytes per subscription.
     pub(super) fn new(
         setup: Setup,
         machine: Machine,
-        pairs: Vec<Pair>,
+        [pairs, capped_pairs]: [Vec<Pair>; 2],
         hot_share: f64,
         latency: LatencyLeg,
         memory: Option<f64>,
@@ -298,6 +280,7 @@ impl BenchReport {
                     18.0,
                 ),
             },
+            with_caps: CapsReport::of(&capped_pairs),
             wal_bytes_per_charge: Measured::at_most(
                 over(|pair| pair.engine.per_charge(pair.engine.wal_bytes)),
                 "B",
@@ -325,6 +308,7 @@ impl BenchReport {
             latency,
             books,
             pairs,
+            capped_pairs,
         }
     }
 
@@ -341,6 +325,11 @@ impl BenchReport {
             ("cpu_s_per_million.ceiling_postgres", &self.cpu_s_per_million.ceiling_postgres),
             ("cpu_s_per_million.postgres_at_reference", &self.cpu_s_per_million.postgres_at_reference),
             ("cpu_s_per_million.engine_at_reference", &self.cpu_s_per_million.engine_at_reference),
+            ("with_caps.charges_per_s", &self.with_caps.charges_per_s),
+            ("with_caps.postgres", &self.with_caps.postgres),
+            ("with_caps.engine", &self.with_caps.engine),
+            ("with_caps.postgres_at_reference", &self.with_caps.postgres_at_reference),
+            ("with_caps.engine_at_reference", &self.with_caps.engine_at_reference),
             ("wal_bytes_per_charge", &self.wal_bytes_per_charge),
             ("stored_bytes_per_charge", &self.stored_bytes_per_charge),
             ("hot_share", &self.hot_share),
@@ -418,6 +407,9 @@ impl fmt::Display for BenchReport {
         writeln!(f)?;
         for (number, pair) in (1..).zip(&self.pairs) {
             writeln!(f, "pair {number}: {pair}")?;
+        }
+        for (number, pair) in (1..).zip(&self.capped_pairs) {
+            writeln!(f, "pair {number} with caps: {pair}")?;
         }
         writeln!(f, "latency: {latency}")?;
         write!(
@@ -504,7 +496,7 @@ mod tests {
         let books = Books { applied: 10, approved: 10, equal: 10, unknown: 0, differences };
         // Rates 10,000, 20,000 and 40,000; ratios 0.5, 0.2 and 0.8: the medians come from different pairs.
         let pairs = vec![pair(10.0, 5.0), pair(5.0, 1.0), pair(2.5, 2.0)];
-        BenchReport::new(setup, machine, pairs, 0.99, latency, memory, books)
+        BenchReport::new(setup, machine, [pairs, vec![pair(8.0, 4.0)]], 0.99, latency, memory, books)
     }
 
     #[test]
@@ -542,6 +534,8 @@ mod tests {
         assert_eq!(json["ratio"]["floor"], 0.3);
         assert_eq!(json["cpu_s_per_million"]["postgres"]["value"], 30.0);
         assert_eq!(json["pairs"].as_array().unwrap().len(), 3);
+        assert_eq!(json["with_caps"]["charges_per_s"]["value"], 12_500.0);
+        assert_eq!(json["with_caps"]["postgres_at_reference"]["value"], 28.0);
     }
 
     #[test]
