@@ -203,6 +203,15 @@ rules! {
     ARREARS_STOP = 89, "arrears.stop" v 1: "the subscription is over, so its arrears are not collected any more";
     /// People asked for a refund.
     REFUND_SEND = 90, "refund.send" v 1: "a refund was asked for and stays within what was collected";
+
+    /// The subscriber lives in another zone.
+    ZONE_MOVED = 101, "move.zone" v 1: "the subscriber moved to another time zone; what is paid stays paid, and the next charge falls due by the new clock";
+    /// Charges fall due on another day or hour.
+    ANCHOR_MOVED = 102, "move.anchor" v 1: "the day or hour of charging was moved; the next period starts where the last one ends, or later by less than one period";
+    /// Another plan.
+    PLAN_MOVED = 103, "move.plan" v 1: "the subscription was moved to another plan; its first period there starts where the last paid one ends";
+    /// Another carrier.
+    CARRIER_MOVED = 104, "move.carrier" v 1: "the line moved to another carrier: this subscription is closed, and the next one's first period starts where the last paid one here ends";
 }
 
 /// What a rule looked at. The number is what the history keeps.

@@ -1,6 +1,8 @@
 //! The owner's side of the shard inbox: new subscriptions, stops, late evidence. Rows are deleted in the commit that
 //! applies them.
 
+mod moving;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,8 @@ use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
 use crate::worker::WorkerEnd;
+
+pub use self::moving::{MoveRequest, successor_seed};
 
 /// Rows per pass.
 const ROWS_MAX: i32 = 500;
@@ -104,6 +108,7 @@ impl InboxReader {
                 self.wish(stripe, row, kind).await
             }
             Some(InboxKind::Refund) => self.refund(stripe, row).await,
+            Some(InboxKind::Move) => self.moved(stripe, row).await,
             None => {
                 tracing::warn!(
                     id = row.id,

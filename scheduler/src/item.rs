@@ -25,7 +25,7 @@ use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOu
 use storage::vault::{SubscriberKey, Vault};
 
 use crate::catalog::Catalog;
-use crate::stripe::{Found, Stripe, Work};
+use crate::stripe::{Found, Shift, Stripe, Work};
 
 mod money;
 
@@ -48,6 +48,8 @@ pub(crate) struct Item {
     /// The version of the book that decides.
     catalog: Arc<Catalog>,
     what: What,
+    /// What a move changes besides.
+    shift: Option<Box<Shift>>,
     key: Option<Box<SubscriberKey>>,
     pub(crate) floor: Option<u64>,
     inbox: Option<(i32, i64)>,
@@ -112,6 +114,7 @@ impl Item {
                     aside: flight.aside,
                     catalog: flight.catalog,
                     what: What::Attempt(Box::new(facts)),
+                    shift: None,
                     key: Some(flight.key),
                     floor: Some(flight.floor),
                     inbox: None,
@@ -120,15 +123,27 @@ impl Item {
             }
             Work::Note { row, note, catalog, inbox } => {
                 let what = What::Note(note);
-                Some(Self { row, aside: None, catalog, what, key: None, floor: None, inbox, tries: 0 })
+                Some(Self::without_attempt(row, catalog, what, inbox, None))
+            }
+            Work::Move { row, note, catalog, inbox, shift } => {
+                Some(Self::without_attempt(row, catalog, What::Note(note), Some(inbox), Some(shift)))
             }
             Work::Aside { row, after, rule, catalog } => {
-                let what = What::Aside(after, rule);
-                Some(Self { row, aside: None, catalog, what, key: None, floor: None, inbox: None, tries: 0 })
+                Some(Self::without_attempt(row, catalog, What::Aside(after, rule), None, None))
             }
             Work::Found(found) => Some(Self::found(*found)),
             Work::AsideDoubt { .. } | Work::Poison { .. } => None,
         }
+    }
+
+    fn without_attempt(
+        row: Box<DueRow>,
+        catalog: Arc<Catalog>,
+        what: What,
+        inbox: Option<(i32, i64)>,
+        shift: Option<Box<Shift>>,
+    ) -> Self {
+        Self { row, aside: None, catalog, what, shift, key: None, floor: None, inbox, tries: 0 }
     }
 
     fn found(mut found: Found) -> Self {
@@ -153,6 +168,7 @@ impl Item {
             aside: found.aside,
             catalog: found.catalog,
             what: What::Attempt(Box::new(facts)),
+            shift: None,
             key: None,
             floor: Some(found.floor),
             inbox: found.inbox,
@@ -361,7 +377,9 @@ impl Item {
     ) -> Option<Box<MoreRow>> {
         let moves = MovedRow::of(&self.row.sub, anchor, after);
         let event = event.map_or(0, |event| event as i16);
-        MoreRow { moves, grant, event, passed: passed.to_vec() }.boxed()
+        let shift = self.shift.as_deref().cloned().unwrap_or_default();
+        let passed = passed.to_vec();
+        MoreRow { moves, grant, event, passed, shift: shift.row, opens: shift.opens }.boxed()
     }
 
     /// The transfers of a decision, in their parts, with their accounts.

@@ -14,7 +14,7 @@ use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::Note;
 use carriers::Reply;
-use storage::pg::DueRow;
+use storage::pg::{DueRow, ShiftRow, SuccessorRow};
 use storage::vault::SubscriberKey;
 use tokio::sync::Notify;
 
@@ -49,6 +49,8 @@ pub(crate) enum Work {
     Reply(Reply),
     /// Triage decided something without an attempt.
     Note { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: Option<(i32, i64)> },
+    /// A subscription moves: the same, with what changes besides.
+    Move { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: (i32, i64), shift: Box<Shift> },
     /// A charge with a row of its own changes without an attempt.
     Aside { row: Box<DueRow>, after: Box<Aside>, rule: Rule, catalog: Arc<Catalog> },
     /// The deadline of an accepted attempt of a charge with a row of its own passed.
@@ -57,6 +59,15 @@ pub(crate) enum Work {
     Found(Box<Found>),
     /// The row cannot be decided: quarantine, with a case.
     Poison { subscription_id: i64, rev: i32, why: String },
+}
+
+/// What a move changes beside the note.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shift {
+    /// Another plan or zone.
+    pub(crate) row: Option<ShiftRow>,
+    /// What opens at another carrier.
+    pub(crate) opens: Option<Box<SuccessorRow>>,
 }
 
 /// An attempt that somebody else began: a dead worker's intent, or an open attempt with late evidence.

@@ -25,9 +25,12 @@ def i06(books, found):
             found.violation(f"{name}: the carrier had it {(intent.at_us - line.at_us) / 1e6:.3f} s before its intent", line)
         if line.amount is None:
             continue  # the carrier could not read it
-        asked = money_digest(*line.attempt, OPS.get(line.op, 0), sub.subscriber_id, sub.plan_no, line.asked or line.amount,
-                             next((number for number, code in books.code_of.items() if code == line.currency), 0))
-        if asked != (intent.digest_hi, intent.digest_lo):
+        # What was moved was asked for under the plan of its time.
+        plans = books.plan_id if sub.id in books.moved else [sub.plan_no]
+        asked = {money_digest(*line.attempt, OPS.get(line.op, 0), sub.subscriber_id, plan_no, line.asked or line.amount,
+                              next((number for number, code in books.code_of.items() if code == line.currency), 0))
+                 for plan_no in plans}
+        if (intent.digest_hi, intent.digest_lo) not in asked:
             found.violation(f"{name}: the request's money fields are not those of its intent's digest", line)
 
 

@@ -59,6 +59,9 @@ def i02(books, found):
     for (carrier, msisdn, text), lines in collected.items():
         found.looked(len(lines))
         whose = listed.get((carrier, msisdn, text))
+        if not whose and any(books.listed_of[sub_id].msisdn == msisdn for sub_id in books.moved & books.listed_of.keys()):
+            found.not_checked(f"plan {text!r} of {carrier}: a line that moved there has other periods than its list says")
+            continue
         if not whose:
             found.violation(f"{carrier} collected from {masked(msisdn)} for {text!r}, whom no list has", *lines[:3])
             continue

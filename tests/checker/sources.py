@@ -69,6 +69,10 @@ APPROVED = 5
 csv.field_size_limit(1 << 26)
 
 
+# Notes of a move to another zone, day, plan, carrier.
+MOVES = {101, 102, 103, 104}
+
+
 class CannotRun(Exception):
     """The checker cannot look: no verdict at all."""
 
@@ -204,6 +208,8 @@ class Books:
         for line in self.listed:
             self.join(line)
         self.listed_of = {line.sub.id: line for line in self.listed if line.sub}
+        # Their zone, anchor, plan or carrier is no longer what a list says.
+        self.moved = {row.subscription_id for row in tables.notes if row.rule_id in MOVES}
         self.exports = options.exports
         moments = sorted((row.at_us, row.business_at_ms) for row in tables.intents)
         # Of several stripes, some hold an instant that is older than what another has written already.
@@ -252,6 +258,8 @@ class Books:
         """Expected periods of a listed line; raises calendars.Unreadable."""
         if any(plan["schedule"] != line.plans[-1]["schedule"] for plan in line.plans):
             raise calendars.Unreadable("its schedule changed between versions of the book")
+        if line.sub and line.sub.id in self.moved:
+            raise calendars.Unreadable("what was moved to another zone, day, plan or carrier has other periods than its line says")
         if line.start is None:
             raise calendars.Unreadable("its line names no start")
         return calendars.expected(line.plans[-1], line.zone, line.start, until_ms)

@@ -11,6 +11,7 @@ use crate::demo::DemoArgs;
 use crate::doctor::DoctorArgs;
 use crate::explain::ExplainArgs;
 use crate::import::ImportArgs;
+use crate::moving;
 use crate::ops::OpsCommand;
 use crate::preview::PreviewArgs;
 use crate::query::QueryCommand;
@@ -97,4 +98,6 @@ pub(crate) enum SubCommand {
     Resume(wish::ResumeArgs),
     /// Tell that the subscriber topped up: what the plan says follows, once per notice
     TopUp(wish::TopUpArgs),
+    /// Move it to another zone, day, hour, plan or carrier; says first what that does
+    Move(moving::MoveArgs),
 }

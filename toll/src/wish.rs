@@ -197,7 +197,7 @@ async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> 
 }
 
 /// The subscription, as soon as its worker has dealt with what is in its inbox or the wait is over.
-async fn carried_out(reading: &mut Reading, id: SubscriptionId) -> anyhow::Result<(Loaded, bool)> {
+pub(crate) async fn carried_out(reading: &mut Reading, id: SubscriptionId) -> anyhow::Result<(Loaded, bool)> {
     let deadline = Instant::now() + CARRIED_OUT_MAX;
     loop {
         let loaded = reading.subscription(id).await?;

@@ -34,18 +34,64 @@ pub enum Resume {
     },
 }
 
+/// What of a sequence is sold: what follows starts where that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sold {
+    /// The label at which what is sold ends.
+    ends: Period,
+    /// The largest number that is used up.
+    last: Period,
+    /// How many periods count for phases and for the number of periods.
+    done: i32,
+}
+
+impl Sold {
+    /// Everything up to the end of `last`, which was charged or is open.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] at the ends of the calendar.
+    pub fn through(line: Line<'_>, last: Period) -> Result<Self, ScheduleError> {
+        Ok(Self { ends: end_of(line, last)?, last, done: done_before(line, last)?.saturating_add(1) })
+    }
+
+    /// Everything before `next`, for which nothing was tried: its number may be used again.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] at the ends of the calendar.
+    pub fn before(line: Line<'_>, next: Period) -> Result<Self, ScheduleError> {
+        let last = Period::from_number(next.number() - 1)?;
+        Ok(Self { ends: next, last, done: done_before(line, next)? })
+    }
+
+    /// Everything before `tried`, whose requests collected nothing: only its number is used up.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] at the ends of the calendar.
+    pub fn without(line: Line<'_>, tried: Period) -> Result<Self, ScheduleError> {
+        Ok(Self { ends: tried, last: tried, done: done_before(line, tried)? })
+    }
+}
+
 /// The first period of `new` after the last one of `old` that was charged or is open: for a new zone (the same schedule
-/// and anchor), a new plan, or another carrier. `None` when `new` has no further period.
+/// and anchor). `None` when `new` has no further period.
 ///
 /// # Errors
 /// [`ScheduleError`] at the ends of the calendar.
 pub fn first_after(old: Line<'_>, new: Line<'_>, last: Period) -> Result<Option<Period>, ScheduleError> {
-    let next = unbounded_after(old, new, last)?;
+    first_unsold(old, new, Sold::through(old, last)?)
+}
+
+/// The first period of `new` that is not sold yet; see [`first_after`].
+///
+/// # Errors
+/// [`ScheduleError`] at the ends of the calendar.
+pub fn first_unsold(old: Line<'_>, new: Line<'_>, sold: Sold) -> Result<Option<Period>, ScheduleError> {
+    let next = unbounded(old, new, sold)?;
     new.schedule.within_bounds(new.anchor, next, new.zone)
 }
 
-fn unbounded_after(old: Line<'_>, new: Line<'_>, last: Period) -> Result<Option<Period>, ScheduleError> {
-    let ends = end_of(old, last)?;
+fn unbounded(old: Line<'_>, new: Line<'_>, sold: Sold) -> Result<Option<Period>, ScheduleError> {
+    let Sold { ends, last, .. } = sold;
     let candidate = match new.schedule.cadence.elapsed_minutes() {
         Some(every) => {
             let end_s = match old.schedule.cadence.elapsed_minutes() {
@@ -73,28 +119,40 @@ pub fn move_anchor(
     last: Period,
     wanted: Date,
 ) -> Result<(Anchor, Option<Period>), ScheduleError> {
-    if line.schedule.cadence.elapsed_minutes().is_some() {
-        return Ok((line.anchor, first_after(line, line, last)?));
-    }
-    let from = end_of(line, last)?.date();
-    let date = aligned_anchor(line.schedule.cadence, wanted, from);
-    rebased(line, line, last, date, wanted.day())
+    move_anchor_unsold(line, Sold::through(line, last)?, wanted)
 }
 
-/// The anchor and the first period of the subscription that opens when another closes: a move to another carrier or
-/// plan. `new.anchor` gives the minute only. The periods that were charged before count for phases and for the number
-/// of periods.
+/// [`move_anchor`] for a row that stands before or at a period that is not sold.
+///
+/// # Errors
+/// [`ScheduleError`] at the ends of the calendar.
+pub fn move_anchor_unsold(
+    line: Line<'_>,
+    sold: Sold,
+    wanted: Date,
+) -> Result<(Anchor, Option<Period>), ScheduleError> {
+    if line.schedule.cadence.elapsed_minutes().is_some() {
+        return Ok((line.anchor, first_unsold(line, line, sold)?));
+    }
+    let date = aligned_anchor(line.schedule.cadence, wanted, sold.ends.date());
+    rebased(line, line, sold, date, wanted.day())
+}
+
+/// The anchor and the first period when another plan goes on where what is sold ends, on the same carrier or as the
+/// subscription that opens when another closes. `new.anchor` gives the minute only. Months and years keep the day of the
+/// month that they had. The periods that were charged before count for phases and for the number of periods.
 ///
 /// # Errors
 /// [`ScheduleError`] at the ends of the calendar.
 pub fn open_after(
     old: Line<'_>,
     new: Line<'_>,
-    last: Period,
+    sold: Sold,
 ) -> Result<(Anchor, Option<Period>), ScheduleError> {
-    let from = end_of(old, last)?.date();
-    let date = aligned_anchor(new.schedule.cadence, old.anchor.date, from);
-    rebased(old, new, last, date, old.anchor.date.day())
+    let date = sold.ends.date();
+    let by_month = |line: Line<'_>| matches!(line.schedule.cadence, Cadence::Months(_) | Cadence::Years(_));
+    let day = if by_month(old) && by_month(new) { old.anchor.date.day() } else { date.day() };
+    rebased(old, new, sold, date, day)
 }
 
 /// The anchor and the next period when collecting goes on at an instant after a pause.
@@ -110,7 +168,8 @@ pub fn resume(
     let (today, minute) = line.zone.local(at);
     let ends = end_of(line, last)?;
     let every = line.schedule.cadence.elapsed_minutes();
-    let done = done_after(line, last)?;
+    let sold = Sold::through(line, last)?;
+    let done = sold.done;
     let anchor = match (how, every) {
         (Resume::KeepDates, _) => line.anchor,
         (Resume::ShiftDates { .. }, Some(_)) => match elapsed::start_s(ends, line.zone)? > at.as_second() {
@@ -126,7 +185,7 @@ pub fn resume(
         }
     };
     let moved = Line { anchor, ..line };
-    let next = unbounded_after(line, moved, last)?;
+    let next = unbounded(line, moved, sold)?;
     let from_today = match every {
         Some(every) => Some(elapsed::at_or_after(every, anchor, at.as_second(), line.zone)?),
         // With several times a day those that passed stay passed; with one, today's is still sold.
@@ -173,20 +232,20 @@ fn end_of(line: Line<'_>, last: Period) -> Result<Period, ScheduleError> {
     }
 }
 
-fn done_after(line: Line<'_>, last: Period) -> Result<i32, ScheduleError> {
-    let before = line.schedule.index_of(line.anchor, last, line.zone)?;
-    Ok(i32::try_from(before.saturating_add(1)).unwrap_or(i32::MAX))
+fn done_before(line: Line<'_>, period: Period) -> Result<i32, ScheduleError> {
+    let before = line.schedule.index_of(line.anchor, period, line.zone)?;
+    Ok(i32::try_from(before).unwrap_or(i32::MAX))
 }
 
 /// `new` counted from `date`, which its first period starts on or after.
 fn rebased(
     old: Line<'_>,
     new: Line<'_>,
-    last: Period,
+    sold: Sold,
     date: Date,
     wanted_day: i8,
 ) -> Result<(Anchor, Option<Period>), ScheduleError> {
-    let done = done_after(old, last)?;
+    let done = sold.done;
     let months = match new.schedule.cadence {
         Cadence::Months(every) => Some(i64::from(every.max(1))),
         Cadence::Years(every) => Some(i64::from(every.max(1)) * 12),
@@ -205,7 +264,7 @@ fn rebased(
         }
         _ => anchor,
     };
-    let next = unbounded_after(old, Line { anchor, ..new }, last)?;
+    let next = unbounded(old, Line { anchor, ..new }, sold)?;
     counted(Line { anchor, ..new }, next, done)
 }
 

@@ -21,7 +21,10 @@ use jiff::{Timestamp, ToSpan};
 use thiserror::Error;
 
 pub use self::cadence::{Cadence, EVERY_MAX, Nth, Weekdays, nth_weekday};
-pub use self::change::{Line, Resume, aligned_anchor, first_after, move_anchor, open_after, resume};
+pub use self::change::{
+    Line, Resume, Sold, aligned_anchor, first_after, first_unsold, move_anchor, move_anchor_unsold,
+    open_after, resume,
+};
 pub use self::due::Due;
 pub use self::phases::{PHASES_MAX, Phase, price_of};
 pub use self::window::Window;

@@ -318,13 +318,30 @@ proptest! {
         }
         // Another plan.
         let target = Line { schedule: &new, anchor: Anchor::new(anchor.date, new.at_minute), zone: &there };
-        let (opened, first) = open_after(line, target, last).unwrap();
+        let (opened, first) = open_after(line, target, Sold::through(line, last).unwrap()).unwrap();
         let first = first.unwrap();
         prop_assert!(first > last);
         if new.cadence.elapsed_minutes().is_none() && old.cadence.elapsed_minutes().is_none() {
             prop_assert!(first >= ends);
         }
         prop_assert!(new.next_period(opened, first, &there).unwrap().is_none_or(|next| next > first));
+        // What was never tried is sold as if it had not been there: the same instant, and its number may be used again.
+        let sold = Sold::before(line, ends).unwrap();
+        prop_assert_eq!(first_unsold(line, line, sold).unwrap(), Some(ends));
+        let (again, unsold) = open_after(line, target, sold).unwrap();
+        let unsold = unsold.unwrap();
+        prop_assert!(unsold > last);
+        let dated = new.cadence.elapsed_minutes().is_none() && old.cadence.elapsed_minutes().is_none();
+        if dated {
+            prop_assert_eq!((again, unsold), (opened, first));
+        }
+        // What was tried in vain gives its time back, but not its number.
+        let (_, retried) = open_after(line, target, Sold::without(line, last).unwrap()).unwrap();
+        let retried = retried.unwrap();
+        prop_assert!(retried > last);
+        if dated && matches!(new.cadence, Cadence::Days(_) | Cadence::Months(_)) {
+            prop_assert!(retried <= first);
+        }
         // A pause.
         let at = here.instant(last.date(), 0).unwrap() + SignedDuration::from_secs(pause_s);
         for how in [Resume::KeepDates, Resume::ShiftDates { paused_on: last.date() }] {

@@ -20,11 +20,13 @@ mod conditions;
 mod defer;
 mod lifecycle;
 mod missed;
+mod moves;
 mod reserve;
 
 pub use arrears::{AsideTriage, triage_aside};
 pub use conditions::{Balance, BalanceAnswer, Conditions};
 pub use lifecycle::{pause, resume, signed_up, top_up};
+pub use moves::{Change, MoveError, MoveRefused, Opening, change, change_carrier};
 
 /// What to do with one subscription.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +120,8 @@ pub enum NoteKind {
     TopUp = 9,
     /// A reservation ran out.
     Lapse = 10,
+    /// Another zone, day, hour, plan or carrier.
+    Move = 11,
 }
 
 impl NoteKind {
@@ -135,6 +139,7 @@ impl NoteKind {
             8 => "state",
             9 => "top_up",
             10 => "lapse",
+            11 => "move",
             _ => "unlisted",
         }
     }

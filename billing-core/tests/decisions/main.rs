@@ -10,6 +10,7 @@ mod table;
 mod stories;
 mod stories_evidence;
 mod stories_money;
+mod stories_moves;
 mod stories_phases;
 mod stories_time;
 

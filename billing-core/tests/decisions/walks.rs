@@ -463,6 +463,10 @@ fn richer_walks_reach_nearly_every_rule() {
         Rule::REFUND_UNKNOWN,
         Rule::REST_TOO_SMALL,
         Rule::ARREARS_EXPIRE,
+        Rule::ZONE_MOVED,
+        Rule::ANCHOR_MOVED,
+        Rule::PLAN_MOVED,
+        Rule::CARRIER_MOVED,
     ];
     let missing: Vec<_> = Rule::ALL
         .iter()

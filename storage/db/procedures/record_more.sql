@@ -1,6 +1,7 @@
 -- The rarest parts of record_outcomes, as one document whose entries name the place of their row: anchors, counters of
 -- the day and notices (`moves`), grants that do not begin now or are not of everything (`grants`), the second event of
--- a row (`events`), ranges of periods that were passed over (`passed`).
+-- a row (`events`), ranges of periods that were passed over (`passed`), another plan or zone (`shifts`), what opens at
+-- another carrier when a row closes (`opens`).
 CREATE OR REPLACE FUNCTION record_more(
     p_business_at_ms bigint, verdicts int2[], p_ids bigint[], p_revs int[], p_periods int[], p_attempt_nos int2[],
     p_rules int2[], e_merchants int[], p_more jsonb
@@ -15,6 +16,17 @@ BEGIN
            AS m (place int, anchor_day int, anchor_minute int2, anchor_done int, try_day int2, day_tries int2,
                  notice_at_ms bigint)
      WHERE s.id = p_ids[m.place] AND (verdicts IS NULL OR verdicts[m.place] = 0);
+
+    UPDATE subscription AS s SET plan_no = m.plan_no, zone_no = m.zone_no
+      FROM jsonb_to_recordset(p_more -> 'shifts') AS m (place int, plan_no int, zone_no int2)
+     WHERE s.id = p_ids[m.place] AND (verdicts IS NULL OR verdicts[m.place] = 0);
+    -- A subscriber lives in one zone.
+    UPDATE subscriber AS r SET zone_no = m.zone_no
+      FROM jsonb_to_recordset(p_more -> 'shifts') AS m (place int, zone_no int2)
+      JOIN subscription AS s ON s.id = p_ids[m.place]
+     WHERE r.id = s.subscriber_id AND r.zone_no <> m.zone_no AND (verdicts IS NULL OR verdicts[m.place] = 0);
+    PERFORM open_successor(o) FROM jsonb_array_elements(p_more -> 'opens') AS o
+      WHERE verdicts IS NULL OR verdicts[(o ->> 'place')::int] = 0;
 
     INSERT INTO entitlement_grant (subscription_id, from_ms, until_ms, period, attempt_no, variant)
     SELECT p_ids[g.place], g.from_ms, g.until_ms, p_periods[g.place], p_attempt_nos[g.place], g.variant

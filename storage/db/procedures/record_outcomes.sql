@@ -152,7 +152,11 @@ BEGIN
                    AND o.subscription_id = a.id AND o.period = a.period AND o.attempt_no = a.attempt_no;
                 DELETE FROM shard_inbox b
                  USING unnest(i_shards, i_ids) AS i (shard, id)
-                 WHERE b.shard = i.shard AND b.id = i.id;
+                 WHERE b.shard = i.shard AND b.id = i.id
+                   -- What was not applied because the row changed or moved away is still wanted.
+                   AND (verdicts IS NULL
+                        OR NOT EXISTS (SELECT FROM unnest(p_ids, verdicts) AS v (id, verdict)
+                                        WHERE v.id = b.subscription_id AND v.verdict IN (3, 6)));
             END IF;
             RETURN verdicts;
         EXCEPTION

@@ -171,3 +171,24 @@ pub async fn insert_subscriptions(
     .await?;
     Ok(())
 }
+
+/// The full digest that a subscription's keys are derived from; `None` when it has none.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn reference_digest(conn: &mut PgConnection, ref_seed: i64) -> Result<Option<Vec<u8>>, StoreError> {
+    let digest = sqlx::query_scalar("SELECT digest FROM subscription_ref WHERE ref_seed = $1");
+    Ok(digest.bind(ref_seed).fetch_optional(conn).await?)
+}
+
+/// The number of the zone that a subscriber lives in.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn zone_of_subscriber(
+    conn: &mut PgConnection,
+    subscriber_id: i64,
+) -> Result<Option<i16>, StoreError> {
+    let zone_no = sqlx::query_scalar("SELECT zone_no FROM subscriber WHERE id = $1");
+    Ok(zone_no.bind(subscriber_id).fetch_optional(conn).await?)
+}

@@ -24,11 +24,21 @@ pub enum InboxKind {
     TopUp = 6,
     /// A refund is wanted: payload says of what.
     Refund = 16,
+    /// Another zone, day, hour, plan or carrier: payload says which.
+    Move = 20,
 }
 
 impl InboxKind {
-    const ALL: [Self; 7] =
-        [Self::Created, Self::Stop, Self::Evidence, Self::Pause, Self::Resume, Self::TopUp, Self::Refund];
+    const ALL: [Self; 8] = [
+        Self::Created,
+        Self::Stop,
+        Self::Evidence,
+        Self::Pause,
+        Self::Resume,
+        Self::TopUp,
+        Self::Refund,
+        Self::Move,
+    ];
 }
 
 /// A row of the inbox.
@@ -160,4 +170,26 @@ pub async fn post_top_up(
 ) -> Result<Option<bool>, StoreError> {
     let posted = sqlx::query_scalar("SELECT post_top_up($1, $2, $3)");
     Ok(posted.bind(subscription_id).bind(notice).bind(at_ms.to_be_bytes().as_slice()).fetch_one(conn).await?)
+}
+
+/// Asks the owner of a subscription's shard to move it; the payload says how. `whole_line`: all subscriptions of the
+/// same subscriber that are not over. Gives how many were asked.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn ask_move(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    payload: &[u8],
+    whole_line: bool,
+) -> Result<u64, StoreError> {
+    let asked = sqlx::query(
+        "INSERT INTO shard_inbox (shard, kind, subscription_id, payload)
+         SELECT (s.id >> 32)::int, $2, s.id, $3 FROM subscription s
+          WHERE s.id = $1
+             OR $4 AND s.state NOT IN (9, 10)
+                AND s.subscriber_id = (SELECT subscriber_id FROM subscription WHERE id = $1)",
+    );
+    let asked = asked.bind(subscription_id).bind(InboxKind::Move as i16).bind(payload).bind(whole_line);
+    Ok(asked.execute(conn).await?.rows_affected())
 }

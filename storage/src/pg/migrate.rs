@@ -40,6 +40,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/open_intents.sql"),
     include_str!("../../db/procedures/allocate_ids.sql"),
     include_str!("../../db/procedures/insert_subscriptions.sql"),
+    include_str!("../../db/procedures/open_successor.sql"),
     include_str!("../../db/procedures/stop_subscription.sql"),
     include_str!("../../db/procedures/post_top_up.sql"),
     include_str!("../../db/procedures/quarantine.sql"),

@@ -47,9 +47,11 @@ pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,
+    reference_digest, zone_of_subscriber,
 };
 pub use inbox::{
-    InboxKind, InboxRow, drop_inbox, post_evidence, post_top_up, post_wish, read_inbox, stop_subscription,
+    InboxKind, InboxRow, ask_move, drop_inbox, post_evidence, post_top_up, post_wish, read_inbox,
+    stop_subscription,
 };
 pub use keys::check_keys;
 pub use ledger::{
@@ -58,7 +60,7 @@ pub use ledger::{
 pub use load::{DueRow, load, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
-pub use more::{MoreRow, MovedRow};
+pub use more::{MoreRow, MovedRow, ShiftRow, SuccessorRow};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};

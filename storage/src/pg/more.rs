@@ -19,6 +19,70 @@ pub struct MoreRow {
     pub event: i16,
     /// Ranges of periods that were passed over.
     pub passed: Vec<Passed>,
+    /// Another plan or zone.
+    pub shift: Option<ShiftRow>,
+    /// What opens at another carrier in the same commit.
+    pub opens: Option<Box<SuccessorRow>>,
+}
+
+/// The plan and the zone of a subscription that moves. The zone is its subscriber's too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ShiftRow {
+    /// The plan's number.
+    pub plan_no: i32,
+    /// The zone's number.
+    pub zone_no: i16,
+}
+
+/// The subscription that opens at another carrier, and its subscriber in case the line is new there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SuccessorRow {
+    /// Its id.
+    pub id: i64,
+    /// Whose, unless the carrier knows the line already.
+    pub subscriber_id: i64,
+    /// The subscriber's zone.
+    pub zone_no: i16,
+    /// Which key-encryption key.
+    pub kek_version: i16,
+    /// Keyed hash of the MSISDN, in hex as all bytes here.
+    pub msisdn_hmac: String,
+    /// What the subscriber's key is derived from.
+    pub key_salt: String,
+    /// The sealed MSISDN.
+    pub msisdn_ct: String,
+    /// What its keys are derived from.
+    pub ref_seed: i64,
+    /// Full digest of what they are derived from.
+    pub digest: String,
+    /// The first period's price, minor units.
+    pub due_minor: i64,
+    /// When it fires first, business milliseconds.
+    pub next_at_ms: Option<i64>,
+    /// Until when access is paid already, business milliseconds.
+    pub paid_until_ms: Option<i64>,
+    /// Where consent ends, business milliseconds.
+    pub consent_until_ms: Option<i64>,
+    /// The plan.
+    pub plan_no: i32,
+    /// Who sells.
+    pub merchant_no: i32,
+    /// The version of the book that it opens under.
+    pub book_version: i32,
+    /// Days since 2000-01-01.
+    pub anchor_day: i32,
+    /// Local minute of the day.
+    pub anchor_minute: u16,
+    /// Periods that were counted before.
+    pub anchor_done: i32,
+    /// The first period.
+    pub period: i32,
+    /// ISO 4217 numeric.
+    pub currency: i16,
+    /// The first state.
+    pub state: i16,
+    /// Why it fires first.
+    pub next_kind: i16,
 }
 
 /// Columns of a subscription that few charges change.
@@ -69,6 +133,8 @@ pub(super) struct More {
     grants: Vec<Placed<GrantEntry>>,
     events: Vec<Placed<EventEntry>>,
     passed: Vec<Placed<PassedEntry>>,
+    shifts: Vec<Placed<ShiftRow>>,
+    opens: Vec<Placed<SuccessorRow>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -108,6 +174,8 @@ impl More {
         if row.event != 0 {
             self.events.push(Placed { place, entry: EventEntry { event: row.event } });
         }
+        self.shifts.extend(row.shift.map(|entry| Placed { place, entry }));
+        self.opens.extend(row.opens.as_deref().map(|entry| Placed { place, entry: entry.clone() }));
         self.passed.extend(row.passed.iter().map(|passed| {
             let entry = PassedEntry {
                 first: passed.first.number(),
@@ -123,7 +191,9 @@ impl More {
         let empty = self.moves.is_empty()
             && self.grants.is_empty()
             && self.events.is_empty()
-            && self.passed.is_empty();
+            && self.passed.is_empty()
+            && self.shifts.is_empty()
+            && self.opens.is_empty();
         // Numbers only: it cannot fail to be written.
         if empty { None } else { serde_json::to_string(self).ok() }
     }
