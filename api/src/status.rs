@@ -25,7 +25,7 @@ pub struct WorkerStatus {
     pub incarnation: String,
     /// Epoch.
     pub epoch: i32,
-    /// Business time, RFC 3339.
+    /// The business time that it works at, RFC 3339.
     pub business_at: String,
     /// The version of the book in force.
     pub book_version: i32,
@@ -33,6 +33,8 @@ pub struct WorkerStatus {
     pub shards: usize,
     /// Entries in the wheel.
     pub wheel: usize,
+    /// Entries whose time has come and that wait for their turn; not those on their way.
+    pub due: usize,
     /// Subscriptions on their way.
     pub in_flight: usize,
     /// One per carrier, by its id.
@@ -77,6 +79,7 @@ impl From<WorkerReport> for WorkerStatus {
             book_version: report.book_version,
             shards: report.shards,
             wheel: report.wheel,
+            due: report.due,
             in_flight: report.in_flight,
             lanes: report.lanes.into_iter().map(LaneStatus::from).collect(),
         }

@@ -50,6 +50,7 @@ pub(crate) fn over(
         cap_left_minor: Some(over.left_minor),
         cap_until: over.until,
         held: row.held,
+        merged: row.merged,
         ..Conditions::default()
     }))
 }

@@ -11,8 +11,6 @@ use std::time::Duration;
 use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
 use billing_core::money::Money;
 use billing_core::period::days_since_2000;
-use billing_core::plan::Missed;
-use billing_core::schedule::price_of;
 use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
@@ -26,6 +24,7 @@ use crate::bounds;
 use crate::catalog::{Catalog, CatalogPlan};
 use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
+use crate::pricing;
 use crate::probe;
 use crate::shared::Shared;
 use crate::stripe::{Flight, Stripe, Work};
@@ -153,6 +152,7 @@ impl Engine {
         let loaded = load(conn, ids).await;
         let (mut rows, poison) = self.db.checked(loaded)?;
         asides::read_held(&self.shared, &mut self.db, &mut rows).await?;
+        pricing::read_noted(&self.shared, &mut self.db, &mut rows).await?;
         Ok((rows, poison))
     }
 
@@ -172,7 +172,7 @@ impl Engine {
                 self.look_again(&row, now);
                 continue;
             };
-            price_new_charge(&catalog, &mut row);
+            pricing::price_new_charge(&catalog, &mut row);
             end_of_consent(&mut row, now);
             match self.decided(&catalog, &row, now) {
                 Ok((Triage::Send { planned, rule }, plan)) => {
@@ -494,26 +494,6 @@ impl Engine {
             () = self.shared.stop_claiming.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }
-    }
-}
-
-/// A charge without an attempt costs what the version says that it is decided under, whatever the row was made with.
-fn price_new_charge(catalog: &Catalog, row: &mut DueRow) {
-    let (anchor, at) = (row.sub.anchor, &mut row.sub.progress);
-    if at.attempt_no == 0
-        && at.collected_minor == 0
-        && let (Some(plan), Some(zone)) = (catalog.plan(row.sub.plan_no), catalog.zone(row.zone_no))
-        && Catalog::currency(plan, row.currency).is_some()
-        && let Ok(price) = price_of(&plan.rules, anchor, at.period, zone)
-    {
-        let merged = match plan.rules.missed {
-            // Over so many missed periods besides its own: whole multiples of the price.
-            Missed::Merge { periods_max } if at.due_minor % price.minor.max(1) == 0 => {
-                (at.due_minor / price.minor.max(1)).clamp(1, i64::from(periods_max) + 1)
-            }
-            _ => 1,
-        };
-        at.due_minor = price.minor.saturating_mul(merged);
     }
 }
 

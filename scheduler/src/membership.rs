@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use billing_core::ids::Shard;
 use billing_core::period::days_since_2000;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use storage::pg::{
     Lease, StoreError, WorkerRow, append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over,
@@ -28,6 +29,8 @@ const GAP_DAYS_MAX: i32 = 400;
 /// A shard that cannot be drained within this time is taken back into work.
 const DRAIN_MAX_MS: i64 = 30_000;
 const PASS: Duration = Duration::from_millis(500);
+/// A business clock that does not run with the machine's is set at any moment: it is read this often.
+const CLOCK_PASS: Duration = Duration::from_millis(50);
 const LATE_ANSWERS_EVERY_MS: i64 = 10_000;
 const STATS_EVERY_MS: i64 = 2_000;
 /// Minute counts are kept for so long, business time ...
@@ -119,12 +122,29 @@ impl Steward {
                     self.shared.trouble("keeping house", &error);
                 }
             }
-            tokio::select! {
-                () = self.shared.finish.cancelled() => {}
-                () = tokio::time::sleep(PASS) => {}
-            }
+            self.rest().await?;
         }
         let _ = self.flush_stats().await;
+        Ok(())
+    }
+
+    /// Until the next pass.
+    async fn rest(&mut self) -> Result<(), WorkerEnd> {
+        let until = tokio::time::Instant::now() + PASS;
+        while !self.shared.finish.is_cancelled() && tokio::time::Instant::now() < until {
+            let pause = if self.shared.clock.scale() == 1 { PASS } else { CLOCK_PASS };
+            tokio::select! {
+                () = self.shared.finish.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            if pause == CLOCK_PASS {
+                match self.keep_time().await {
+                    Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
+                    Err(error) => self.shared.trouble("reading the business clock", &error),
+                    Ok(()) => {}
+                }
+            }
+        }
         Ok(())
     }
 
@@ -143,10 +163,7 @@ impl Steward {
     /// One pass.
     pub(crate) async fn run_once(&mut self) -> Result<(), StoreError> {
         let now_ms = self.shared.clock.machine_ms();
-        let conn = self.db.conn().await?;
-        let row = read_clock(conn).await;
-        self.shared.set_clock(self.db.checked(row)?);
-        self.make_partitions().await?;
+        self.keep_time().await?;
         let conn = self.db.conn().await?;
         let workers = worker_rows(conn).await;
         let workers = self.db.checked(workers)?;
@@ -177,8 +194,20 @@ impl Steward {
         Ok(())
     }
 
-    async fn make_partitions(&mut self) -> Result<(), StoreError> {
-        let today = days_since_2000(self.shared.clock.business().to_zoned(TimeZone::UTC).date());
+    /// Takes over the business clock. The partitions come first: from then on charges of its day become durable.
+    async fn keep_time(&mut self) -> Result<(), StoreError> {
+        let conn = self.db.conn().await?;
+        let row = read_clock(conn).await;
+        let row = self.db.checked(row)?;
+        let business_ms = row.business_ms(self.shared.clock.wall().as_millisecond());
+        self.make_partitions(Timestamp::from_millisecond(business_ms).unwrap_or(Timestamp::UNIX_EPOCH))
+            .await?;
+        self.shared.set_clock(row);
+        Ok(())
+    }
+
+    async fn make_partitions(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        let today = days_since_2000(now.to_zoned(TimeZone::UTC).date());
         if self.partitions_until_day >= today + PARTITION_DAYS / 2 {
             return Ok(());
         }

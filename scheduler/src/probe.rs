@@ -42,14 +42,15 @@ impl Balances {
     pub(crate) fn of(&self, subscriber_id: i64, valid_ms: i64, now_ms: i64) -> Option<Balance> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.get_mut(&subscriber_id)?;
-        let age_ms = if found.fresh { 0 } else { now_ms.saturating_sub(found.at_ms).max(0) };
-        found.fresh = false;
+        let fresh = std::mem::take(&mut found.fresh);
+        let age_ms = if fresh { 0 } else { now_ms.saturating_sub(found.at_ms).max(0) };
         let balance = Balance { answer: found.answer, age_ms };
+        let unavailable = balance.answer == BalanceAnswer::Unavailable;
         // That nothing was learned is known once, not for a while.
-        if age_ms >= valid_ms || found.answer == BalanceAnswer::Unavailable {
+        if age_ms >= valid_ms || unavailable {
             kept.remove(&subscriber_id);
         }
-        (age_ms < valid_ms || balance.answer == BalanceAnswer::Unavailable).then_some(balance)
+        (fresh || age_ms < valid_ms || unavailable).then_some(balance)
     }
 
     /// Money was collected from these: what was said of them is no longer true.
@@ -163,4 +164,24 @@ pub(crate) fn history_row(
     let plain = story.encode().map_err(|error| error.to_string())?;
     let bytes = sealer.seal(&flight.key, &key, &plain).map_err(|error| error.to_string())?;
     Ok(SealedRow { key, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asked_sees_the_answer_once_however_short_it_counts() {
+        let balances = Balances::default();
+        let answer = BalanceAnswer::Amount(5);
+        balances.keep(1, answer, 1_000);
+        assert_eq!(balances.of(1, 0, 1_400), Some(Balance { answer, age_ms: 0 }));
+        assert_eq!(balances.of(1, 0, 1_400), None, "asked anew, and never without end");
+        balances.keep(1, answer, 1_000);
+        assert_eq!(balances.of(1, 300, 1_400), Some(Balance { answer, age_ms: 0 }));
+        assert_eq!(balances.of(1, 500, 1_400), Some(Balance { answer, age_ms: 400 }));
+        assert_eq!(balances.of(1, 300, 1_400), None, "too old for anybody else");
+        balances.keep(1, BalanceAnswer::Unavailable, 1_000);
+        assert!(balances.of(1, 300, 1_000).is_some() && balances.of(1, 300, 1_000).is_none());
+    }
 }

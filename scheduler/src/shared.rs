@@ -78,6 +78,8 @@ pub struct WorkerReport {
     pub shards: usize,
     /// Entries in the wheel.
     pub wheel: usize,
+    /// Entries whose time has come and that wait for their turn; not those on their way.
+    pub due: usize,
     /// Subscriptions on their way.
     pub in_flight: usize,
     /// Lanes: carrier, attempts inside, how many fit, breaker.
@@ -201,6 +203,7 @@ impl Shared {
         let report = self.report();
         metrics::gauge!("tollbook_shards").set(report.shards as f64);
         metrics::gauge!("tollbook_wheel_entries").set(report.wheel as f64);
+        metrics::gauge!("tollbook_due_entries").set(report.due as f64);
         metrics::gauge!("tollbook_in_flight").set(report.in_flight as f64);
         metrics::gauge!("tollbook_ready").set(if report.ready { 1.0 } else { 0.0 });
         for lane in report.lanes {
@@ -214,6 +217,8 @@ impl Shared {
     #[must_use]
     pub fn report(&self) -> WorkerReport {
         let not_ready = self.not_ready();
+        let now = self.clock.business();
+        let now_ms = now.as_millisecond();
         let mut lanes: Vec<LaneReport> = self
             .lanes
             .values()
@@ -231,10 +236,11 @@ impl Shared {
             epoch: self.lease.epoch,
             ready: not_ready.is_none(),
             not_ready,
-            business_at: self.clock.business().to_string(),
+            business_at: now.to_string(),
             book_version: self.books.current().names.book_version,
             shards: self.stripes.iter().map(|stripe| stripe.wheel().shards().count()).sum(),
             wheel: self.stripes.iter().map(|stripe| stripe.wheel().len()).sum(),
+            due: self.stripes.iter().map(|stripe| stripe.due_len(now_ms)).sum(),
             in_flight: self.stripes.iter().map(|stripe| stripe.held()).sum(),
             lanes,
         }

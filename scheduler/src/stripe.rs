@@ -166,6 +166,11 @@ impl Stripe {
         locked(&self.asides)
     }
 
+    /// Entries of both wheels whose time has come.
+    pub(crate) fn due_len(&self, now_ms: i64) -> usize {
+        self.wheel().due_len(now_ms) + self.asides().due_len(now_ms)
+    }
+
     pub(crate) fn flights(&self) -> MutexGuard<'_, ById<Box<Flight>>> {
         locked(&self.flights)
     }

@@ -30,14 +30,20 @@ const CHUNK: i32 = 1_000;
 /// Open attempts looked at per pass for late answers.
 const LATE_MAX: i32 = 1_000;
 
-/// What a worker knows of an attempt whose shard another one owns.
+/// What somebody knows of an attempt whose shard another worker owns: the payload of an inbox row of
+/// [`storage::pg::InboxKind::Evidence`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Evidence {
-    pub(crate) period: i32,
-    pub(crate) attempt_no: i16,
-    pub(crate) outcome: StoryOutcome,
-    pub(crate) carrier_code: Option<String>,
-    pub(crate) carrier_txn_id: Option<String>,
+pub struct Evidence {
+    /// The period's number.
+    pub period: i32,
+    /// The attempt's number within its charge.
+    pub attempt_no: i16,
+    /// What became of it.
+    pub outcome: StoryOutcome,
+    /// The carrier's own code, if it gave one.
+    pub carrier_code: Option<String>,
+    /// What the carrier calls it, if it said so.
+    pub carrier_txn_id: Option<String>,
 }
 
 impl Evidence {
@@ -47,7 +53,11 @@ impl Evidence {
         Some(Self { period, attempt_no, outcome: StoryOutcome::of(outcome), carrier_code, carrier_txn_id })
     }
 
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+    /// The payload.
+    ///
+    /// # Errors
+    /// When it cannot be encoded, which no value of this type is known to cause.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
         postcard::to_stdvec(self)
     }
 

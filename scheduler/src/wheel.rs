@@ -120,6 +120,19 @@ impl Wheel {
         taken
     }
 
+    /// How many entries have their time behind them and wait for their turn.
+    #[must_use]
+    pub(crate) fn due_len(&self, now_ms: i64) -> usize {
+        let last = now_ms.div_euclid(self.bucket_ms);
+        let buckets = self.shards.values().flat_map(|wheel| wheel.buckets.range(..=last));
+        let due = |(bucket, entries): (&i64, &Vec<WheelEntry>)| match *bucket == last {
+            // Only the one that runs has to be looked into.
+            true => entries.iter().filter(|entry| entry.at_ms <= now_ms).count(),
+            false => entries.len(),
+        };
+        buckets.map(due).sum()
+    }
+
     /// How many entries it holds.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
@@ -182,6 +195,7 @@ mod tests {
         for (sequence, at) in [(3, 150), (1, 120), (2, 199), (4, 900)] {
             wheel.insert(entry(shard, sequence, at));
         }
+        assert_eq!([99, 120, 150, 199, 200, 900].map(|now_ms| wheel.due_len(now_ms)), [0, 1, 2, 3, 3, 4]);
         assert_eq!(wheel.due(150, 10, &mut |_| 10), [shard.id(1), shard.id(3)]);
         assert_eq!(wheel.due(150, 10, &mut |_| 10), Vec::<i64>::new());
         assert_eq!(wheel.due(1_000, 10, &mut |_| 10), [shard.id(2), shard.id(4)]);

@@ -396,3 +396,44 @@ fn serve_on(world: &World, data: &str, name: &str) -> Engine {
         .arg(format!("medina=http://{}", world.mock.address));
     Engine::start(&mut command, &world.dir.join(format!("{name}.log")))
 }
+
+#[test]
+fn a_price_that_was_halved_is_not_taken_for_two_merged_periods() {
+    let world = World::start("halved", &WorldOptions { scale: 0, ..WorldOptions::default() });
+    let rest =
+        "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\nmissed = \"merge\"\nmerge_periods = 3\n";
+    plan(&world, "daily", rest);
+    let doubled = "price = \"1.000 TND\"";
+    world.book.change("plans/daily.toml", "price = \"0.500 TND\"", doubled);
+    // Later than the window opens, so that what waits for it does so within its own period.
+    world.book.change("plans/daily.toml", "at = \"06:00\"", "at = \"08:00\"");
+    // One waits for its first charge, the other one's charge holds a missed day when the price changes.
+    world.import_rows("daily", 0, 1, "2026-12-02");
+    world.import_rows("daily", 1, 1, "2026-12-01");
+    world.set_business("2026-12-02T22:30:00Z", 0);
+    let engine = world.serve("engine");
+    wait_until("a day was merged", SOON, || {
+        world.number("SELECT count(*) FROM charge_note WHERE charge_state = 9") == 1
+            && world.number("SELECT count(*) FROM subscription WHERE due_minor = 2000 AND next_kind = 3") == 1
+            && world.number("SELECT count(*) FROM subscription WHERE due_minor = 1000 AND next_kind = 3") == 1
+    });
+    world.book.change("plans/daily.toml", doubled, "price = \"0.500 TND\"");
+    let version = world.apply_book();
+    wait_until("the engine has the new price", SOON, || {
+        engine.status()["worker"]["book_version"].as_i64() == Some(version)
+    });
+    // The next day begins: what was not tried is merged into it, each day at the price in force.
+    world.set_business("2026-12-03T09:00:00Z", 0);
+    wait_until("both are charged", SOON, || approved(&world) == 2);
+    let taken = |minor: i64| {
+        world.block(async {
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM attempt_outcome WHERE moved_minor = $1")
+                .bind(minor)
+                .fetch_one(&mut world.conn().await)
+                .await
+                .unwrap()
+        })
+    };
+    assert_eq!((taken(1_000), taken(1_500)), (1, 1), "two days and three days at 0.500");
+    settled(&world);
+}

@@ -127,6 +127,11 @@ fn rules(
     let table = root.table("schedule", problems);
     let mut schedule = table.and_then(|table| schedule::read_schedule(table, &around, problems));
     let phases = phases(&mut root, price, summary, problems);
+    // What a period may cost at most.
+    let highest = price.map(|price| {
+        let prices = phases.iter().map(|phase| phase.price_minor);
+        Money::new(prices.fold(price.minor, i64::max), price.currency)
+    });
     if let Some(schedule) = &mut schedule {
         schedule.phases = phases;
     }
@@ -140,7 +145,7 @@ fn rules(
     let reserve = root.opt_table("reserve", problems).map(|table| lifecycle::reserve(table, problems));
     let life = root.table("lifecycle", problems);
     let life =
-        life.and_then(|table| lifecycle::lifecycle(table, price, summary, arrears.is_some(), problems));
+        life.and_then(|table| lifecycle::lifecycle(table, highest, summary, arrears.is_some(), problems));
     root.finish(problems);
     let life = life?;
     Some(PlanRules {

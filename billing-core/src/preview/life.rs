@@ -8,11 +8,13 @@ use super::{Amounts, End, Event, Happens, Horizon, Preview, STEPS_MAX, Said, Set
 use crate::decide::{AsideFacts, Facts, decide, decide_aside};
 use crate::outcome::{Doubt, Outcome};
 use crate::period::Period;
+use crate::plan::Missed;
 use crate::reason::{Inputs, Rule};
+use crate::schedule::price_of;
 use crate::states::{AttemptState, ChargeState};
 use crate::subscription::{Aside, CoreError, Held, NextKind, OpenAttempt, Planned, Subscription};
 use crate::triage::{
-    AsideTriage, Balance, BalanceAnswer, Conditions, Note, NoteKind, Triage, pause, resume, top_up,
+    AsideTriage, Balance, BalanceAnswer, Conditions, Merged, Note, NoteKind, Triage, pause, resume, top_up,
     triage_aside, triage_with,
 };
 use crate::zone::Zone;
@@ -36,6 +38,8 @@ pub(super) struct Life<'a> {
     now: Timestamp,
     asides: Vec<Aside>,
     open: BTreeMap<Period, Open>,
+    /// What missed periods are part of the row's charge.
+    merged: Merged,
     events: &'a [Event],
     requests: usize,
     balance_minor: Option<i64>,
@@ -54,6 +58,17 @@ enum Turn {
     Row,
 }
 
+/// What a row that begins merged costs above its own price; of how many periods that is, it does not say.
+fn merged_minor(setup: &Setup<'_>) -> i64 {
+    let (rules, sub) = (setup.rules, &setup.sub);
+    match price_of(rules, sub.anchor, sub.progress.period, setup.zone) {
+        Ok(price) if matches!(rules.missed, Missed::Merge { .. }) && sub.progress.attempt_no == 0 => {
+            sub.progress.due_minor.saturating_sub(price.minor).max(0)
+        }
+        _ => 0,
+    }
+}
+
 impl<'a> Life<'a> {
     pub(super) fn of(setup: &'a Setup<'a>) -> Self {
         Self {
@@ -69,6 +84,7 @@ impl<'a> Life<'a> {
                     (planned.period, Open { planned: *planned, state: *state, later: None })
                 })
                 .collect(),
+            merged: Merged { count: 0, minor: merged_minor(setup) },
             events: setup.events,
             requests: 0,
             balance_minor: None,
@@ -146,6 +162,7 @@ impl<'a> Life<'a> {
         Conditions {
             breaker_until: self.breaker_until.filter(|until| *until > self.now),
             held: self.held(None),
+            merged: if self.sub.progress.attempt_no == 0 { self.merged } else { Merged::default() },
             ..Conditions::default()
         }
     }
@@ -226,6 +243,9 @@ impl<'a> Life<'a> {
         if let Some(anchor) = decision.anchor {
             self.sub.anchor = anchor;
         }
+        if decision.progress.period != before.period {
+            self.merged = Merged::default();
+        }
         self.moved_on(before.period, decision.charge);
         self.close_attempt(planned.period, decision.attempt);
         let rule = decision.stop.unwrap_or(decision.rule);
@@ -259,6 +279,9 @@ impl<'a> Life<'a> {
         self.sub.progress = note.progress;
         if let Some(anchor) = note.anchor {
             self.sub.anchor = anchor;
+        }
+        if note.progress.period != before.period {
+            self.merged = note.merged;
         }
         self.moved_on(before.period, note.charge_state);
         let sums = (before.due_minor, before.collected_minor);
@@ -396,7 +419,8 @@ impl<'a> Life<'a> {
             }
             Happens::TopUp => top_up(&self.sub, rules, &self.zone, self.now, self.now)?,
             Happens::Pause(until) => {
-                let until = until.map(|day| self.zone.instant(day, event.minute)).transpose()?;
+                // When that date begins, as the command has it.
+                let until = until.map(|day| self.zone.instant(day, 0)).transpose()?;
                 pause(&self.sub, until)?
             }
             Happens::Resume => resume(&self.sub, rules, &self.zone, self.now)?,

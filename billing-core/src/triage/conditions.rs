@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::Merged;
 use crate::subscription::Held;
 
 /// What is known besides the row. The default is: nothing.
@@ -19,6 +20,8 @@ pub struct Conditions {
     pub cap_until: Option<Timestamp>,
     /// What the subscription owes in arrears already; only plans with arrears look at it.
     pub held: Held,
+    /// What missed periods are part of the row's own charge, while that was not tried; only plans that merge look at it.
+    pub merged: Merged,
 }
 
 /// An answer about a balance.

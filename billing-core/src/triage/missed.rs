@@ -7,14 +7,74 @@ use crate::decide::arrears_of;
 use crate::entitlement::later;
 use crate::ids::ChargeId;
 use crate::period::Period;
-use crate::plan::Missed;
+use crate::plan::{Missed, PlanRules};
 use crate::reason::{Input, Rule};
 use crate::schedule::price_of;
 use crate::states::ChargeState;
 use crate::subscription::{Aside, CoreError, Held, Progress, Subscription};
+use crate::zone::Zone;
 
 pub(super) fn charge_of(sub: &Subscription) -> ChargeId {
     ChargeId { subscription: sub.id, period: sub.progress.period }
+}
+
+/// Missed periods that are part of a later one's charge, which was not tried yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// How many.
+    pub count: u16,
+    /// What they cost, each at its own price, minor units.
+    pub minor: i64,
+}
+
+impl Merged {
+    fn with(self, price_minor: i64) -> Result<Self, CoreError> {
+        let Self { count, minor } = self;
+        let sum = minor.checked_add(price_minor).zip(count.checked_add(1));
+        sum.map(|(minor, count)| Self { count, minor })
+            .ok_or_else(|| CoreError::Inconsistent(format!("{count} merged periods of {minor} overflow")))
+    }
+}
+
+/// The rules under which periods are merged, and skipped because no more may be merged.
+pub const MERGE_RULES: [Rule; 3] = [Rule::MISSED_MERGE, Rule::PERIOD_EXPIRE, Rule::PERIOD_ROLL];
+
+/// What missed periods are part of the charge of the row's own period: read from what was recorded when they were
+/// missed, because an amount does not say what it is made of. `noted` are the periods before the row's own that were
+/// merged, or skipped under [`MERGE_RULES`], the latest first; a single one has no `before`. Not more than the plan
+/// allows, the oldest first.
+///
+/// # Errors
+/// [`CoreError`] at the ends of the calendar and when the sum overflows.
+pub fn merged_into(
+    sub: &Subscription,
+    rules: &PlanRules,
+    zone: &Zone,
+    noted: &[Passed],
+) -> Result<Merged, CoreError> {
+    let Missed::Merge { periods_max } = rules.missed else { return Ok(Merged::default()) };
+    let most = usize::from(periods_max);
+    let mut reached = sub.progress.period;
+    let mut periods: Vec<Period> = Vec::new();
+    for passed in noted {
+        let next = rules.schedule.next_period(sub.anchor, passed.first, zone)?;
+        if passed.before.or(next) != Some(reached) {
+            break;
+        }
+        let mut range = Vec::new();
+        let mut at = Some(passed.first).filter(|_| passed.charge_state == ChargeState::Merged);
+        while let Some(period) = at.filter(|period| *period < reached && range.len() < most) {
+            range.push(period);
+            at = rules.schedule.next_period(sub.anchor, period, zone)?;
+        }
+        periods.extend(range.into_iter().rev());
+        reached = passed.first;
+    }
+    periods
+        .into_iter()
+        .rev()
+        .take(most)
+        .try_fold(Merged::default(), |sum, period| sum.with(price_of(rules, sub.anchor, period, zone)?.minor))
 }
 
 /// What became of the periods between the row's own and the one that charging goes on with.
@@ -22,7 +82,7 @@ struct CatchUp {
     progress: Progress,
     passed: Vec<Passed>,
     arrears: Vec<Aside>,
-    merged: i64,
+    merged: Merged,
 }
 
 /// The next period is due and nothing is open: the row's charge was never tried, or its time is over.
@@ -39,14 +99,19 @@ pub(super) fn missed(scene: &Scene<'_>, next: Next, kind: NoteKind) -> Result<Tr
         (false, _) => (ChargeState::Expired, Rule::PERIOD_EXPIRE),
         (true, Missed::OnceLate) => (ChargeState::Skipped, Rule::MISSED_ONCE_LATE),
         (true, Missed::Skip) => (ChargeState::Skipped, Rule::MISSED_SKIP),
+        // It may hold as many as the plan allows already.
+        (true, Missed::Merge { periods_max }) if scene.conditions.merged.count >= periods_max => {
+            (ChargeState::Skipped, Rule::MISSED_MERGE)
+        }
         (true, Missed::Merge { .. }) => (ChargeState::Merged, Rule::MISSED_MERGE),
         (true, Missed::CollectLate) if aside.is_some() => (ChargeState::Arrears, Rule::MISSED_LATE),
         (true, Missed::CollectLate) => (ChargeState::Skipped, Rule::MISSED_LATE),
     };
     let mut note = note_of(sub, kind, charge_state, caught.progress, rule)?;
     note.aside = aside;
-    note.inputs = note.inputs.with(Input::Missed, caught.merged).with_at(Input::NextDueMs, Some(next.due_at));
-    (note.passed, note.arrears) = (caught.passed, caught.arrears);
+    let missed = i64::from(caught.merged.count);
+    note.inputs = note.inputs.with(Input::Missed, missed).with_at(Input::NextDueMs, Some(next.due_at));
+    (note.passed, note.arrears, note.merged) = (caught.passed, caught.arrears, caught.merged);
     Ok(Triage::Note(Box::new(note)))
 }
 
@@ -57,7 +122,7 @@ pub(super) fn roll(scene: &Scene<'_>, next: Next) -> Result<Triage, CoreError> {
     let state = ChargeState::Waiting;
     let mut note = note_of(sub, NoteKind::Roll, state, caught.progress, Rule::PERIOD_ROLL)?;
     note.aside = Some(Aside::of(charge_of(sub), &sub.progress, state));
-    (note.passed, note.arrears) = (caught.passed, caught.arrears);
+    (note.passed, note.arrears, note.merged) = (caught.passed, caught.arrears, caught.merged);
     Ok(Triage::Note(Box::new(note)))
 }
 
@@ -67,7 +132,8 @@ fn catch_up(scene: &Scene<'_>, first: Next, untried: bool, held: Held) -> Result
     let at = &sub.progress;
     let running = latest_due(scene, first)?;
     let between = running.period > first.period;
-    let mut caught = CatchUp { progress: *at, passed: Vec::new(), arrears: Vec::new(), merged: 0 };
+    let mut caught =
+        CatchUp { progress: *at, passed: Vec::new(), arrears: Vec::new(), merged: Merged::default() };
     let target = match rules.missed {
         // The one that runs now is missed too.
         Missed::Skip if untried || between => {
@@ -90,7 +156,7 @@ fn catch_up(scene: &Scene<'_>, first: Next, untried: bool, held: Held) -> Result
     Ok(caught)
 }
 
-/// The price of the missed periods on top of the running one's, the oldest first, as many as the plan allows.
+/// The prices of the missed periods on top of the running one's, the oldest first, as many as the plan allows.
 fn merge(
     scene: &Scene<'_>,
     first: Next,
@@ -99,14 +165,15 @@ fn merge(
     caught: &mut CatchUp,
 ) -> Result<(), CoreError> {
     let Scene { sub, rules, zone, .. } = *scene;
-    let price = rules.price.minor.max(1);
-    let most = i64::from(periods_max);
     // The row's own charge may be a merged one already.
-    let own = if untried { (sub.progress.due_minor / price).clamp(1, most.max(1)) } else { 0 };
-    let mut count = own.min(most);
+    let mut merged = if untried { scene.conditions.merged } else { Merged::default() };
+    let price = |period: Period| Ok::<i64, CoreError>(price_of(rules, sub.anchor, period, zone)?.minor);
+    if untried && merged.count < periods_max {
+        merged = merged.with(price(sub.progress.period)?)?;
+    }
     let mut at = Some(first.period).filter(|period| *period < running.period);
-    while let Some(period) = at.filter(|_| count < most) {
-        count += 1;
+    while let Some(period) = at.filter(|_| merged.count < periods_max) {
+        merged = merged.with(price(period)?)?;
         at = rules.schedule.next_period(sub.anchor, period, zone)?.filter(|next| *next < running.period);
     }
     let until = at.unwrap_or(running.period);
@@ -118,10 +185,10 @@ fn merge(
         let charge_state = ChargeState::Skipped;
         caught.passed.push(Passed { first, before: Some(running.period), charge_state });
     }
-    caught.merged = count;
-    caught.progress.due_minor = price
-        .checked_mul(count.saturating_add(1))
-        .ok_or_else(|| CoreError::Inconsistent(format!("{count} merged periods of {price} overflow")))?;
+    caught.merged = merged;
+    caught.progress.due_minor = running.price_minor.checked_add(merged.minor).ok_or_else(|| {
+        CoreError::Inconsistent(format!("{} merged periods of {} overflow", merged.count, merged.minor))
+    })?;
     Ok(())
 }
 

@@ -26,6 +26,7 @@ mod reserve;
 pub use arrears::{AsideTriage, triage_aside};
 pub use conditions::{Balance, BalanceAnswer, Conditions};
 pub use lifecycle::{pause, resume, signed_up, top_up};
+pub use missed::{MERGE_RULES, Merged, merged_into};
 pub use moves::{Change, MoveError, MoveRefused, Opening, change, change_carrier};
 
 /// What to do with one subscription.
@@ -73,6 +74,8 @@ pub struct Note {
     pub arrears: Vec<Aside>,
     /// Periods that were passed over without a charge of their own; at most three ranges.
     pub passed: Vec<Passed>,
+    /// What missed periods are part of the charge that follows.
+    pub merged: Merged,
     /// Until when, for a deferral.
     pub until: Option<Timestamp>,
     /// What merchants are told of the charge.
@@ -457,6 +460,7 @@ fn note_of(
         aside: None,
         arrears: Vec::new(),
         passed: Vec::new(),
+        merged: Merged::default(),
         until: None,
         event,
         state_event: Event::of_state(at.state, progress.state),

@@ -11,9 +11,10 @@ use billing_core::plan::{
     Settles,
 };
 use billing_core::reason::Rule;
+use billing_core::schedule::{Phase, Window};
 use billing_core::states::{AttemptState, ChargeState};
 use billing_core::subscription::{Aside, OpenAttempt, Progress};
-use billing_core::triage::{NoteKind, Triage};
+use billing_core::triage::{Merged, NoteKind, Triage};
 use jiff::SignedDuration;
 use jiff::civil::date;
 use proptest::prelude::*;
@@ -160,6 +161,27 @@ fn after_an_outage_missed_days_are_merged_or_owed() {
     assert_eq!(world.next_send().0.amount_minor, 4 * PRICE);
     let decision = world.answer(in_full(4 * PRICE));
     assert_eq!((decision.charge, world.at().due_minor), (ChargeState::Settled, PRICE));
+
+    // Each period costs what it costs; what was merged is known from the notes when nothing is sent for days again.
+    let mut rules = PlanRules { missed: Missed::Merge { periods_max: 3 }, ..daily() };
+    rules.schedule.phases = vec![Phase { periods: 2, price_minor: 100 }];
+    rules.schedule.window = Window::new(360, 480).unwrap();
+    let (mut world, note) = outage(rules);
+    let merged = |count, minor| Merged { count, minor };
+    // The 20th and the 21st were the first two periods.
+    assert_eq!((note.merged, world.at().due_minor), (merged(3, 100 + 2 * PRICE), 100 + 3 * PRICE));
+    world.later(DAY);
+    let Triage::Note(note) = world.tick() else { panic!("the merged charge was missed too") };
+    assert_eq!((note.rule, note.charge_state), (Rule::MISSED_MERGE, ChargeState::Skipped), "no more may be");
+    assert_eq!((note.merged, world.at().due_minor), (merged(3, 100 + 2 * PRICE), 100 + 3 * PRICE));
+    let mut rules = world.rules.clone();
+    rules.missed = Missed::Merge { periods_max: 9 };
+    let (mut world, note) = outage(rules);
+    assert_eq!(note.merged, merged(4, 100 + 3 * PRICE));
+    world.later(DAY);
+    let Triage::Note(note) = world.tick() else { panic!("the merged charge was missed too") };
+    assert_eq!((note.charge_state, note.merged), (ChargeState::Merged, merged(5, 100 + 4 * PRICE)));
+    assert_eq!(world.next_send().0.amount_minor, 100 + 5 * PRICE);
 
     let (world, note) = outage(PlanRules { missed: Missed::CollectLate, ..owing(5) });
     assert_eq!((note.rule, note.charge_state), (Rule::MISSED_LATE, ChargeState::Arrears));

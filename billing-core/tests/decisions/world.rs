@@ -20,7 +20,9 @@ use billing_core::states::{AttemptState, ChargeState, State, SubscriptionState};
 use billing_core::subscription::{
     Aside, CoreError, Held, NextKind, OpenAttempt, Planned, Progress, Subscription,
 };
-use billing_core::triage::{Conditions, Note, NoteKind, Triage, signed_up, triage_with};
+use billing_core::triage::{
+    Conditions, MERGE_RULES, Merged, Note, NoteKind, Passed, Triage, merged_into, signed_up, triage_with,
+};
 use billing_core::zone::Zone;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
@@ -183,7 +185,7 @@ impl World {
 
     /// One triage; a note is applied, a sending makes its intent durable.
     pub(crate) fn tick(&mut self) -> Triage {
-        let conditions = Conditions { held: self.held(), ..self.conditions };
+        let conditions = Conditions { held: self.held(), merged: self.merged(), ..self.conditions };
         let plan = triage_with(&self.sub, &self.rules, &self.zone, self.now, &conditions);
         let plan = plan.expect("triage decides");
         let (sub, rules, zone) = (self.sub.clone(), self.rules.clone(), self.zone.clone());
@@ -246,6 +248,25 @@ impl World {
         self.asides.extend(decision.aside);
         self.check_row();
         decision
+    }
+
+    /// What missed periods are part of the row's charge, out of what was noted.
+    pub(crate) fn merged(&self) -> Merged {
+        if self.at().attempt_no > 0 {
+            return Merged::default();
+        }
+        let rows = |note: &Note| {
+            let own = Passed { first: note.charge.period, before: None, charge_state: note.charge_state };
+            let rows: Vec<Passed> = std::iter::once(own).chain(note.passed.iter().copied()).collect();
+            let told = MERGE_RULES.contains(&note.rule);
+            rows.into_iter().rev().filter(move |row| match row.charge_state {
+                ChargeState::Merged => true,
+                ChargeState::Skipped => told,
+                _ => false,
+            })
+        };
+        let noted: Vec<Passed> = self.notes.iter().rev().flat_map(rows).collect();
+        merged_into(&self.sub, &self.rules, &self.zone, &noted).expect("it is priced")
     }
 
     /// What is owed in arrears.
@@ -431,6 +452,9 @@ impl World {
         }
         self.notes.push(note.clone());
         self.sub.progress = after;
+        if after.period != before.period {
+            assert_eq!(self.merged(), note.merged, "what was noted says what was merged");
+        }
         self.check_row();
     }
 

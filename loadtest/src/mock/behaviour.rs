@@ -8,7 +8,7 @@ use super::faults::GarbageKind;
 
 const PPM: u32 = 1_000_000;
 const CLASSES_MAX: usize = 64;
-/// Lines with a script, and words of a script.
+/// Lines with a script or a told balance, and words of a script.
 const SCRIPTS_MAX: usize = 1_000;
 const KINDS_MAX: usize = 64;
 const LATENCY_MAX_MS: u64 = 3_600_000;
@@ -85,6 +85,9 @@ pub struct Behaviour {
     /// What single lines get for their charges, by their digits: one word per key that the carrier has not decided
     /// before; after the last word such a line is as any other. At most 1,000 lines.
     pub scripts: BTreeMap<String, Vec<Scripted>>,
+    /// What checks of single lines' balances are told, by their digits, whatever those lines have; charges do not look
+    /// at it. At most 1,000 lines.
+    pub told_balances: BTreeMap<String, u64>,
 }
 
 /// An answer out of a script. Balances, barred lines and limits are not looked at.
@@ -107,6 +110,10 @@ pub enum Scripted {
     Temporary,
     /// Takes the amount, and the connection is reset.
     Unknown,
+    /// Takes nothing, remembers nothing, and the connection is reset.
+    Lost,
+    /// Takes the amount and says only "accepted"; no message follows.
+    Accepted,
 }
 
 /// Opening balances.
@@ -175,6 +182,7 @@ impl Default for Behaviour {
             callback_contrary_ppm: 0,
             callback_early_ppm: 0,
             scripts: BTreeMap::new(),
+            told_balances: BTreeMap::new(),
         }
     }
 }
@@ -267,6 +275,9 @@ impl Behaviour {
                 "{} scripts of up to {longest} words, {SCRIPTS_MAX} of each are allowed",
                 self.scripts.len()
             ));
+        }
+        if self.told_balances.len() > SCRIPTS_MAX {
+            return wrong(format!("{} told_balances, {SCRIPTS_MAX} are allowed", self.told_balances.len()));
         }
         let kinds = self.garbage_kinds.len();
         if kinds > KINDS_MAX || (kinds == 0 && self.garbage_ppm > 0) {

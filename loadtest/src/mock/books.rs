@@ -296,6 +296,9 @@ impl Books {
         if said == Some(Scripted::Temporary) {
             return Judgement { scripted: true, ..lost(Answer::Busy, "busy", Delivery::Sent) };
         }
+        if said == Some(Scripted::Lost) {
+            return Judgement { scripted: true, ..lost(Answer::Busy, "lost", Delivery::Reset) };
+        }
         match fate {
             Fate::Throttle => return lost(Answer::Throttled, "throttled", Delivery::Sent),
             Fate::Busy => return lost(Answer::Busy, "busy", Delivery::Sent),
@@ -312,12 +315,14 @@ impl Books {
             }
         }
         match said {
-            None | Some(Scripted::Temporary) => {}
+            None | Some(Scripted::Temporary | Scripted::Lost) => {}
             Some(Scripted::NoFunds) => refusal = Some(Refusal::NoFunds),
             Some(Scripted::Barred) => refusal = Some(Refusal::Barred),
             Some(Scripted::UnknownSubscriber) => refusal = Some(Refusal::Unknown),
             Some(Scripted::Limit) => refusal = Some(Refusal::Limit),
-            Some(Scripted::Charged | Scripted::Unknown) => (refusal, took_minor) = (None, amount_minor),
+            Some(Scripted::Charged | Scripted::Unknown | Scripted::Accepted) => {
+                (refusal, took_minor) = (None, amount_minor);
+            }
             Some(Scripted::Partial(part)) => (refusal, took_minor) = (None, part.min(amount_minor)),
         }
         let outcome = match (refusal, fate) {
@@ -328,12 +333,13 @@ impl Books {
         let seq = self.ledger.next_seq();
         let decision = Decision { line, amount_minor, took_minor, currency, outcome, seq, at_us: now_us };
         let status = if refusal.is_some() { Status::Refused } else { Status::Applied };
-        let pending =
-            self.behaviour.pending_ppm > self.draw.ppm(Purpose::Pending, name) && fate == Fate::Well;
+        let drawn = self.behaviour.pending_ppm > self.draw.ppm(Purpose::Pending, name) && fate == Fate::Well;
+        let silent = said == Some(Scripted::Accepted);
+        let pending = drawn || silent;
         let answer = decision.answer();
         Judgement {
             answer: if pending { Answer::Pending { txn: seq } } else { answer },
-            message: pending.then_some(answer),
+            message: (pending && !silent).then_some(answer),
             took_minor: Some(took_minor),
             status,
             reason: refusal.map_or("", Refusal::name),

@@ -205,7 +205,8 @@ fn delays_are_fixed_per_key_and_within_their_range() {
 #[test]
 fn a_line_with_a_script_gets_its_words_and_then_what_all_get() {
     let bench = Bench::new("script");
-    let behaviour = r#"{"scripts":{"34600000001":["no_funds",{"partial":20},"temporary","unknown"]}}"#;
+    let behaviour =
+        r#"{"scripts":{"34600000001":["no_funds",{"partial":20},"temporary","unknown","lost","accepted"]}}"#;
     let mut books = bench.open(behaviour);
     let line = "34600000001";
     assert_eq!(charge(&mut books, "k1", line, 50).answer, Answer::Refused(Refusal::NoFunds));
@@ -217,9 +218,24 @@ fn a_line_with_a_script_gets_its_words_and_then_what_all_get() {
     let lost = charge(&mut books, "k3", line, 50);
     assert!(charged(lost) && lost.delivery == Delivery::Reset, "{lost:?}");
     assert_eq!(bench.last()[0], "applied");
+    let gone = charge(&mut books, "k5", line, 50);
+    assert_eq!((gone.delivery, &bench.last()[0][..]), (Delivery::Reset, "not_processed"), "{gone:?}");
+    let accepted = charge(&mut books, "k5", line, 50);
+    assert!(matches!(accepted.answer, Answer::Pending { .. }) && accepted.message.is_none(), "{accepted:?}");
+    assert_eq!(bench.last()[0], "applied");
     let well = charge(&mut books, "k4", line, 50);
     assert!(charged(well) && well.delivery == Delivery::Sent);
     let long = format!("{{\"scripts\":{{\"1\":[{}\"barred\"]}}}}", "\"limit\",".repeat(1_000));
     assert!(Behaviour::from_json(long.as_bytes()).is_err());
     assert!(Behaviour::from_json(br#"{"scripts":{"1":["dance"]}}"#).is_err());
+}
+
+#[test]
+fn checks_of_a_balance_are_told_what_the_behaviour_says_of_the_line() {
+    let bench = Bench::new("told");
+    let mut books = bench.open(r#"{"told_balances":{"34600000001":7}}"#);
+    let (line, other) = (Line::parse("34600000001").unwrap(), Line::parse("34600000002").unwrap());
+    assert_eq!(books.balance_of(line, None, SECOND_US).0, 7);
+    assert!(books.balance_of(other, None, SECOND_US).0 > 7);
+    assert!(charged(charge(&mut books, "k1", "34600000001", 50)), "charges do not look at it");
 }

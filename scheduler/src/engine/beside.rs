@@ -22,7 +22,7 @@ impl Engine {
         row: &DueRow,
         now: jiff::Timestamp,
     ) -> Result<(Triage, &'a CatalogPlan), String> {
-        let mut known = Conditions { held: row.held, ..Conditions::default() };
+        let mut known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
         let asks = catalog.plan(row.sub.plan_no).is_some_and(|plan| plan.rules.balance.is_some());
         if asks {
             let lane = self.shared.lanes.get(&carrier_of(row.sub.id.0));

@@ -1,11 +1,14 @@
 //! Reading what is due: the wheel's refill, the rows of a batch, what a dead worker left behind.
 
+use std::collections::HashMap;
+
 use billing_core::ids::{RefSeed, Shard, SubscriptionId};
 use billing_core::outcome::Op;
 use billing_core::period::{Period, date_of_days};
 use billing_core::schedule::Anchor;
-use billing_core::states::{SubscriptionState, from_number};
+use billing_core::states::{ChargeState, SubscriptionState, from_number};
 use billing_core::subscription::{Held, NextKind, OpenAttempt, Planned, Progress, Reservation, Subscription};
+use billing_core::triage::{MERGE_RULES, Merged, Passed};
 use jiff::Timestamp;
 use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -36,6 +39,10 @@ pub struct DueRow {
     pub book_version: i32,
     /// What it owes in arrears: read apart, and only for plans that have some.
     pub held: Held,
+    /// Periods merged and skipped before its own, the latest first: read apart, and only for plans that merge.
+    pub noted: Vec<Passed>,
+    /// What of them is part of its own charge, while that was not tried.
+    pub merged: Merged,
     /// The line's number, sealed under the subscriber's key.
     pub msisdn_ct: Vec<u8>,
     /// What the subscriber's key is derived from.
@@ -127,6 +134,49 @@ pub async fn load(
     Ok((due, poison))
 }
 
+/// Notes per subscription that [`load_noted`] reads: more than the periods that any charge is made of.
+const NOTED_MAX: i64 = 100;
+
+/// What [`billing_core::triage::merged_into`] wants to know of these (subscription, period), the latest first; who has
+/// nothing of it is not in it.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn load_noted(
+    conn: &mut PgConnection,
+    keys: &[(i64, i32)],
+) -> Result<HashMap<i64, Vec<Passed>>, StoreError> {
+    let (ids, periods): (Vec<i64>, Vec<i32>) = keys.iter().copied().unzip();
+    let rows: Vec<(i64, i32, Option<i32>, i16)> = sqlx::query_as(
+        "SELECT k.id, n.period, n.before_period, n.charge_state
+           FROM unnest($1, $2) AS k (id, period)
+          CROSS JOIN LATERAL (
+                SELECT c.period, c.before_period, c.charge_state FROM charge_note c
+                 WHERE c.subscription_id = k.id AND c.period < k.period
+                   AND (c.charge_state = $3 OR c.charge_state = $4 AND c.rule_id = ANY ($5))
+                 ORDER BY c.period DESC LIMIT $6) AS n
+          ORDER BY k.id, n.period DESC",
+    )
+    .bind(ids)
+    .bind(periods)
+    .bind(ChargeState::Merged as i16)
+    .bind(ChargeState::Skipped as i16)
+    .bind(&MERGE_RULES.map(|rule| rule.number())[..])
+    .bind(NOTED_MAX)
+    .fetch_all(conn)
+    .await?;
+    let mut noted: HashMap<i64, Vec<Passed>> = HashMap::new();
+    for (id, first, before, charge_state) in rows {
+        let (first, before) = (Period::from_number(first), before.map(Period::from_number).transpose());
+        let merged = charge_state == ChargeState::Merged as i16;
+        let charge_state = if merged { ChargeState::Merged } else { ChargeState::Skipped };
+        if let (Ok(first), Ok(before)) = (first, before) {
+            noted.entry(id).or_default().push(Passed { first, before, charge_state });
+        }
+    }
+    Ok(noted)
+}
+
 // Unchecked: the types are those of the one query above, and comparing them again cost a fiftieth of the engine.
 fn due_row(row: &PgRow) -> Result<DueRow, String> {
     let text = |error: sqlx::Error| error.to_string();
@@ -184,6 +234,8 @@ fn due_row(row: &PgRow) -> Result<DueRow, String> {
         currency: short(18)?,
         book_version: int(29)?,
         held: Held::default(),
+        noted: Vec::new(),
+        merged: Merged::default(),
         msisdn_ct: ciphertext.to_vec(),
         key_salt: salt.try_into().map_err(|_| "key salt is not 16 bytes".to_owned())?,
         kek_version: short(26)?,

@@ -57,7 +57,7 @@ pub use keys::check_keys;
 pub use ledger::{
     AccountRow, Difference, SealState, close_month, seal_state, seal_until, trial_balance, verify_ledger,
 };
-pub use load::{DueRow, load, open_intents, refill};
+pub use load::{DueRow, load, load_noted, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
 pub use more::{MoreRow, MovedRow, ShiftRow, SuccessorRow};

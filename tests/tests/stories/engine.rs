@@ -1,324 +1,256 @@
-//! The stories in a real engine: one subscriber each, mock carriers that answer by script, business time that runs faster
-//! and jumps over idle stretches, never back.
+//! The stories in a real engine: one subscriber each, all in one world, signed up on their own days.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::os::unix::fs::PermissionsExt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use billing_core::ids::{RefSeed, SubscriptionId};
-use billing_core::period::Period;
-use billing_core::preview::{Happens, Said, Step, StepKind};
-use billing_core::states::State;
+use billing_core::preview::{Event, Happens, Said, Step, StepKind};
 use jiff::Timestamp;
+use scheduler::Evidence;
 use sqlx::postgres::PgConnection;
-use storage::pg::{self, ClockRow, read_clock, set_clock};
+use storage::pg::{self, ClockRow, set_clock};
+use storage::story::StoryOutcome;
+use tests::{Engine, World, WorldOptions};
 
-use tests::{Engine, Mock, World, WorldOptions};
+use crate::book::{Book, Told};
+use crate::carriers::{Carriers, number, write_book};
+use crate::life::{Life, told};
 
-use crate::book::{Book, Told, files, own, shipped};
+/// How long an instant may take, machine time: only a broken engine needs so long.
+const INSTANT_MAX: Duration = Duration::from_secs(120);
+/// When an engine has had nothing to do for so long, what is missing will not come.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Business milliseconds per machine millisecond.
-const SCALE: i32 = 10;
-/// How much later than in the pure story something may happen, business time: machines need time, and time runs fast.
-const LATE_MAX_MS: i64 = 20 * 60 * 1_000;
-const DAY_MS: i64 = 86_400_000;
-/// How long a step may take, machine time.
-const STEP_MAX: Duration = Duration::from_secs(60);
-/// A step that follows from a late one is late itself: after so much waiting, machine time, ...
-const PUSH_AFTER: Duration = Duration::from_millis(700);
-/// ... business time is pushed on by so much.
-const PUSH_MS: i64 = 15_000;
-
-/// A story that the engine plays.
-struct Live<'a> {
-    told: &'a Told,
-    number: String,
-    id: SubscriptionId,
-    steps: Vec<Step>,
-    over: Option<&'static str>,
-}
-
-#[test]
-fn stories_happen_in_the_engine_too() {
-    let book = Book::read();
-    let (mut now, mut late, mut later) = (Vec::new(), Vec::new(), Vec::new());
-    for told in &book.stories {
-        match (&told.story.engine_later, told.story.events.first().map(|event| &event.what)) {
-            (Some(why), _) => later.push(format!("{}: {why}", told.story.id)),
-            (None, Some(Happens::Outage(..))) => late.push(told),
-            (None, _) => now.push(told),
-        }
-    }
-    println!("for the core alone, until the engine can:\n  {}", later.join("\n  "));
-    assert!(now.len() + late.len() >= 25, "{} stories are played", now.len() + late.len());
-    let began = now.iter().map(|told| told.story.zone.instant(told.story.start, 0).unwrap()).min().unwrap();
-    play(&book, &now, began);
-    // Nothing ran for days: the engine begins when the outage ends.
-    let outages: Vec<Timestamp> = late
-        .iter()
-        .map(|told| match told.story.events[0].what {
-            Happens::Outage(date, minute) => told.story.zone.instant(date, minute).unwrap(),
-            _ => unreachable!(),
-        })
-        .collect();
-    let ends = outages[0];
-    assert!(outages.iter().all(|end| *end == ends), "one outage for all: they share an engine");
-    play(&book, &late, ends);
-}
-
-fn play(book: &Book, stories: &[&Told], began: Timestamp) {
-    let options = WorldOptions { slices: 1, scale: SCALE, ..WorldOptions::default() };
-    let world = World::start("stories", &options);
-    write_book(&world);
-    let text = began.to_string();
-    world.set_business(&text, 0);
-    let numbers = import(&world, book, stories);
-    let mocks = mocks(&world, book, &numbers);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let mut conn = runtime.block_on(world.conn());
-    let lives: Vec<Live<'_>> = numbers
-        .into_iter()
-        .map(|(told, number)| runtime.block_on(live(&mut conn, book, told, number)))
-        .collect();
-    let secret = world.dir.join("data/secrets/hoshi_key");
-    std::fs::write(&secret, "key-of-the-stories\n").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let mut command = world.toll("data");
-    command.args(["serve", "--listen", "127.0.0.1:0"]);
-    command.args(["--carrier-base", &format!("medina=http://{}", world.mock.address)]);
-    for (id, mock) in &mocks {
-        command.args(["--carrier-base", &format!("{id}=http://{}", mock.address)]);
-    }
-    let engine = Engine::start(&mut command, &world.dir.join("engine.log"));
-    for at in instants(&lives) {
-        runtime.block_on(jump(&mut conn, at));
-        stops(&world, &lives, at);
-        let deadline = Instant::now() + STEP_MAX;
-        let mut pushed = Instant::now();
-        loop {
-            let done = runtime.block_on(counts(&mut conn));
-            let behind =
-                lives.iter().find(|life| life.due_by(at) > done.get(&life.id.0).copied().unwrap_or(0));
-            let Some(behind) = behind else { break };
-            assert!(
-                Instant::now() < deadline,
-                "{} waits for a step at {at}: {} of {} rows\n{}",
-                behind.told.story.id,
-                done.get(&behind.id.0).copied().unwrap_or(0),
-                behind.due_by(at),
-                engine.log_text()
-            );
-            if pushed.elapsed() > PUSH_AFTER {
-                pushed = Instant::now();
-                runtime.block_on(push(&mut conn));
-            }
-            std::thread::sleep(Duration::from_millis(15));
-        }
-    }
-    let wrong: String = lives.iter().map(|life| runtime.block_on(compare(&mut conn, life))).collect();
-    assert!(wrong.is_empty(), "the engine tells other stories:\n{wrong}");
-    assert!(engine.terminate().1);
-    world.compare();
-}
-
-/// The whole shipped book, and the plans of the stories.
-fn write_book(world: &World) {
-    let dir = &world.book.dir;
-    std::fs::create_dir_all(dir.join("countries")).unwrap();
-    for folder in ["carriers", "plans", "countries"] {
-        for file in files(&shipped().join(folder)) {
-            std::fs::copy(&file, dir.join(folder).join(file.file_name().unwrap())).unwrap();
-        }
-    }
-    for file in files(&own().join("plans")) {
-        std::fs::copy(&file, dir.join("plans").join(file.file_name().unwrap())).unwrap();
-    }
-}
-
-/// One line per story; its number.
-fn import<'a>(world: &World, book: &Book, stories: &[&'a Told]) -> Vec<(&'a Told, String)> {
-    let mut csv = String::from("msisdn,plan,reference,zone,start\n");
-    let mut numbers = Vec::new();
-    for (index, told) in stories.iter().enumerate() {
-        let story = &told.story;
-        let number = match book.rules(story).carrier.as_str() {
-            "medina" => format!("216{:08}", 20_000_000 + index),
-            "alfa" => format!("34{:09}", 600_000_000 + index),
-            _ => format!("81{:010}", 9_000_000_000_u64 + index as u64),
-        };
-        csv += &format!("{number},{},{},{},{}\n", story.plan, story.id, story.zone.name(), story.start);
-        numbers.push((*told, number));
-    }
-    let file = world.dir.join("stories.csv");
-    std::fs::write(&file, csv).unwrap();
-    let report = world.import(&file);
-    assert!(report.contains(&format!("{} subscriptions created", stories.len())), "{report}");
-    numbers
-}
-
-/// The carriers, each with the scripts of its lines.
-fn mocks(world: &World, book: &Book, numbers: &[(&Told, String)]) -> Vec<(&'static str, Mock)> {
-    let behaviour = |carrier: &str| {
-        let scripts: BTreeMap<&str, Vec<serde_json::Value>> = numbers
-            .iter()
-            .filter(|(told, _)| book.rules(&told.story).carrier == carrier)
-            .map(|(told, number)| {
-                let words = told.story.script.answers().iter().map(|answer| match answer.said {
-                    Said::Part(minor) => serde_json::json!({ "partial": minor }),
-                    said => serde_json::json!(said.word()),
-                });
-                (number.as_str(), words.collect())
-            })
-            .collect();
-        serde_json::json!({ "scripts": scripts }).to_string()
+/// Plays stories to their ends; panics with all that the engine did otherwise.
+pub(crate) fn play(book: &Book, stories: &[&Told]) {
+    // A machine that stalls for a minute must not change what happens.
+    let options = WorldOptions {
+        lease_ttl_ms: 120_000,
+        scale: 0,
+        engine_toml: "[batch]\nsend_max_age = \"5m\"\n",
+        ..WorldOptions::default()
     };
-    world.mock.behave(&behaviour("medina"));
-    vec![
-        ("alfa", Mock::start(&world.dir, "alfa", "camara", "EUR", &behaviour("alfa"))),
-        ("hoshi", Mock::start(&world.dir, "hoshi", "priced", "JPY", &behaviour("hoshi"))),
-    ]
-}
-
-async fn live<'a>(conn: &mut PgConnection, book: &Book, told: &'a Told, number: String) -> Live<'a> {
-    let (seed, digest) = RefSeed::derive("demo", &told.story.id, 0);
-    let id = pg::by_reference(conn, seed.0, &digest).await.unwrap().expect("it was imported");
-    let id = SubscriptionId(id);
-    // Its own id and seed: they give its minute, its second and its jitter.
-    let lived = told.lived(book, id, seed);
-    let over = lived.sub.progress.state.is_over().then(|| lived.sub.progress.state.name());
-    Live { told, number, id, steps: lived.steps, over }
-}
-
-impl Live<'_> {
-    /// How many rows the engine must have for it once an instant is over.
-    fn due_by(&self, at: Timestamp) -> i64 {
-        let rows = self.steps.iter().filter(|step| step.at <= at && has_row(step)).count();
-        i64::try_from(rows).unwrap()
+    let mut world = World::start("stories", &options);
+    write_book(&world);
+    let lines = stories.iter().enumerate().map(|(index, told)| (*told, number(book, told, index)));
+    let lines: Vec<(&Told, String)> = lines.collect();
+    let carriers = Carriers::start(&world, book, &lines);
+    let mut sign_ups: BTreeMap<Timestamp, Vec<(&Told, String)>> = BTreeMap::new();
+    for (told, line) in lines {
+        let at = told.story.zone.instant(told.story.start, 0).unwrap();
+        sign_ups.entry(at).or_default().push((told, line));
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let conn = runtime.block_on(world.conn());
+    let (lives, wrong, engine) = (Vec::new(), BTreeMap::new(), None);
+    let mut play = Play { world: &world, book, carriers, sign_ups, lives, wrong, engine, conn, told: 0 };
+    runtime.block_on(play.live_all());
+    assert!(play.wrong.is_empty(), "the engine tells other stories:\n{}", told(&play.wrong));
+    assert_eq!(play.told, stories.len());
+    assert!(play.engine.unwrap().terminate().1);
+    play.carriers.compare(&world);
+    // It has thousands of files by now, which nobody needs any more: no orderly stop.
+    world.postgres.kill9();
 }
 
-fn has_row(step: &Step) -> bool {
-    match &step.kind {
-        StepKind::Attempt { .. } | StepKind::Note => true,
-        // A stop is noted, our outage is not.
-        StepKind::Happened(_) => step.rule.is_some(),
-        StepKind::Evidence { .. } => panic!("late evidence has to be marked as for later"),
-    }
+struct Play<'a> {
+    world: &'a World,
+    book: &'a Book,
+    carriers: Carriers,
+    sign_ups: BTreeMap<Timestamp, Vec<(&'a Told, String)>>,
+    lives: Vec<Life<'a>>,
+    wrong: BTreeMap<String, String>,
+    /// `None` during an outage.
+    engine: Option<Engine>,
+    conn: PgConnection,
+    /// Stories that were told to their ends.
+    told: usize,
 }
 
-/// All instants at which something happens, ascending.
-fn instants(lives: &[Live<'_>]) -> Vec<Timestamp> {
-    let steps = lives.iter().flat_map(|life| &life.steps).filter(|step| has_row(step));
-    let mut all: Vec<Timestamp> = steps.map(|step| step.at).collect();
-    all.sort();
-    all.dedup();
-    all
-}
-
-/// Says stop for those who say stop then.
-fn stops(world: &World, lives: &[Live<'_>], at: Timestamp) {
-    for life in lives {
-        let stop = |step: &Step| step.at == at && matches!(step.kind, StepKind::Happened(_)) && has_row(step);
-        if life.steps.iter().any(stop) {
-            let output = world.run(&["sub", "cancel", &life.id.to_string(), "--yes"]);
-            assert!(output.status.success(), "{}: {}", life.number, String::from_utf8_lossy(&output.stderr));
-        }
-    }
-}
-
-/// Business time goes on from an instant, unless it is there already.
-async fn jump(conn: &mut PgConnection, at: Timestamp) {
-    let machine_ms = Timestamp::now().as_millisecond();
-    let reached = read_clock(conn).await.unwrap().business_ms(machine_ms);
-    if reached < at.as_millisecond() {
-        let clock =
-            ClockRow { base_machine_ms: machine_ms, base_business_ms: at.as_millisecond(), scale: SCALE };
-        set_clock(conn, clock).await.unwrap();
-    }
-}
-
-async fn push(conn: &mut PgConnection) {
-    let base_machine_ms = Timestamp::now().as_millisecond();
-    let base_business_ms = read_clock(conn).await.unwrap().business_ms(base_machine_ms) + PUSH_MS;
-    set_clock(conn, ClockRow { base_machine_ms, base_business_ms, scale: SCALE }).await.unwrap();
-}
-
-/// Attempts with a result and notes, per subscription.
-async fn counts(conn: &mut PgConnection) -> BTreeMap<i64, i64> {
-    let rows: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT subscription_id, count(*) FROM (
-            SELECT subscription_id FROM attempt_outcome
-            UNION ALL SELECT subscription_id FROM attempt_open
-            UNION ALL SELECT subscription_id FROM charge_note) AS row GROUP BY 1",
-    )
-    .fetch_all(conn)
-    .await
-    .unwrap();
-    rows.into_iter().collect()
-}
-
-/// What the tables have, step by step against the story; the differences in words.
-async fn compare(conn: &mut PgConnection, life: &Live<'_>) -> String {
-    let mut wrong = String::new();
-    let mut notes: BTreeMap<Period, std::collections::VecDeque<pg::NoteRow>> = BTreeMap::new();
-    for step in life.steps.iter().filter(|step| has_row(step)) {
-        let key = step.period.number();
-        let rule = step.rule.unwrap().number();
-        let (found, at_ms) = match &step.kind {
-            StepKind::Attempt { attempt_no, amount_minor, sent_by, attempt, .. } => {
-                let rows = pg::attempts(conn, life.id.0, key).await.unwrap();
-                let row = rows.into_iter().find(|row| row.attempt_no == *attempt_no);
-                let Some(row) = row else {
-                    wrong += &format!("{}: no attempt {attempt_no} of {}\n", life.told.story.id, step.period);
-                    continue;
-                };
-                let open = row.state == 2 || row.state == 3;
-                let same = row.amount_minor == *amount_minor
-                    && row.intent_rule == sent_by.number()
-                    && row.state == attempt.number()
-                    && (open || row.outcome_rule == Some(rule))
-                    && (open || row.charge_state == Some(step.charge.number()));
-                let text = format!(
-                    "attempt {attempt_no}: {} minor, sent by {}, state {}, rule {:?}, charge {:?}",
-                    row.amount_minor, row.intent_rule, row.state, row.outcome_rule, row.charge_state
-                );
-                (if same { None } else { Some(text) }, row.intent_business_ms)
+impl<'a> Play<'a> {
+    async fn live_all(&mut self) {
+        let (began, mut instants) = (Instant::now(), 0);
+        while let Some(at) = self.next_at() {
+            instants += 1;
+            self.set_clock(at).await;
+            self.sign_up(at).await;
+            if self.engine.is_none() {
+                self.engine = Some(self.serve());
             }
-            _ => {
-                if let Entry::Vacant(unread) = notes.entry(step.period) {
-                    unread.insert(pg::notes(conn, life.id.0, key).await.unwrap().into());
+            self.taken(at).await;
+            for index in 0..self.lives.len() {
+                for (step, event) in self.lives[index].move_on(at) {
+                    self.happen(index, &step, event.as_ref()).await;
                 }
-                let Some(row) = notes.get_mut(&step.period).and_then(std::collections::VecDeque::pop_front)
-                else {
-                    wrong += &format!("{}: no note on {}\n", life.told.story.id, step.period);
-                    continue;
-                };
-                let same = row.rule_id == rule && row.charge_state == step.charge.number();
-                let text = format!("note: rule {}, charge {}", row.rule_id, row.charge_state);
-                (if same { None } else { Some(text) }, row.business_at_ms)
             }
+            if self.engine.is_some() {
+                self.recorded(at).await;
+            }
+            self.take_leave(at).await;
+        }
+        println!("{} stories, {instants} instants in {} s", self.told, began.elapsed().as_secs());
+    }
+
+    fn next_at(&self) -> Option<Timestamp> {
+        let sign_up = self.sign_ups.keys().next().copied();
+        self.lives.iter().filter_map(Life::next_at).chain(sign_up).min()
+    }
+
+    async fn set_clock(&mut self, at: Timestamp) {
+        let clock = ClockRow {
+            base_machine_ms: Timestamp::now().as_millisecond(),
+            base_business_ms: at.as_millisecond(),
+            scale: 0,
         };
-        let late = at_ms - step.at.as_millisecond();
-        // A command is carried out at once, also by an engine that has not read the clock again since it jumped.
-        let early_max = if matches!(step.kind, StepKind::Happened(_)) { DAY_MS } else { 0 };
-        if found.is_some() || !(-early_max..=LATE_MAX_MS).contains(&late) {
-            wrong += &format!(
-                "{}: {late} ms late, {}\n  expected {step:?}\n",
-                life.told.story.id,
-                found.unwrap_or_default()
-            );
+        set_clock(&mut self.conn, clock).await.unwrap();
+    }
+
+    /// Imports whoever comes at this instant.
+    async fn sign_up(&mut self, at: Timestamp) {
+        let Some(newcomers) = self.sign_ups.remove(&at) else { return };
+        let mut csv = String::from("msisdn,plan,reference,zone,start\n");
+        for (told, line) in &newcomers {
+            let story = &told.story;
+            csv += &format!("{line},{},{},{},{}\n", story.plan, story.id, story.zone.name(), story.start);
+        }
+        let file = self.world.dir.join(format!("stories-{}.csv", at.as_second()));
+        std::fs::write(&file, csv).unwrap();
+        let report = self.world.import(&file);
+        assert!(report.contains(&format!("{} subscriptions created", newcomers.len())), "{report}");
+        for (told, line) in newcomers {
+            let life = Life::of(&mut self.conn, self.book, told, line).await;
+            self.lives.push(life);
         }
     }
-    let (rows, _) = pg::load(conn, &[life.id.0]).await.unwrap();
-    let row = &rows[0].sub;
-    if let Some(over) = life.over
-        && row.progress.state.name() != over
-    {
-        wrong += &format!("{}: it is {}, not {over}\n", life.told.story.id, row.progress.state.name());
+
+    fn serve(&self) -> Engine {
+        let mut command = self.world.toll("data");
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        self.carriers.name(self.world, &mut command);
+        Engine::start(&mut command, &self.world.dir.join("engine.log"))
     }
-    if row.flags != 0 {
-        wrong += &format!("{}: it was put aside for people\n", life.told.story.id);
+
+    /// Waits until the engine works at this instant.
+    async fn taken(&mut self, at: Timestamp) {
+        let deadline = Instant::now() + INSTANT_MAX;
+        while self.engine.as_ref().is_some_and(|engine| works_at(&engine.status()) != Some(at)) {
+            self.check_time(deadline, at, "the engine does not take the time over");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
-    wrong
+
+    fn check_time(&self, deadline: Instant, at: Timestamp, what: &str) {
+        let log = || self.engine.as_ref().map(Engine::log_text).unwrap_or_default();
+        assert!(Instant::now() < deadline, "{at}: {what}\n{}\n{}", told(&self.wrong), log());
+    }
+
+    /// Something from outside happens to a life.
+    async fn happen(&mut self, index: usize, step: &Step, event: Option<&Event>) {
+        let life = &self.lives[index];
+        let id = life.id.to_string();
+        let command: Vec<&str> = match (&step.kind, event.map(|event| &event.what)) {
+            (StepKind::Evidence { attempt_no, answer, .. }, _) => {
+                let (period, attempt_no, answer) = (step.period.number(), *attempt_no, *answer);
+                return self.give_evidence(index, (period, attempt_no), answer).await;
+            }
+            (_, Some(Happens::Balance(minor))) => {
+                return self.carriers.tell_balance(self.world, &life.line, *minor);
+            }
+            (_, Some(Happens::Outage(..))) => {
+                if let Some(engine) = self.engine.take() {
+                    assert!(engine.terminate().1);
+                }
+                return;
+            }
+            (_, Some(Happens::Stop)) => vec!["sub", "cancel", &id, "--yes"],
+            (_, Some(Happens::TopUp)) => vec!["sub", "top-up", &id, "--notice", "one"],
+            (_, Some(Happens::Pause(None))) => vec!["sub", "pause", &id],
+            (_, Some(Happens::Pause(Some(until)))) => {
+                let until = until.to_string();
+                return self.run(&["sub", "pause", &id, "--until", &until]);
+            }
+            (_, Some(Happens::Resume)) => vec!["sub", "resume", &id],
+            (_, what) => panic!("{}: {what:?} has to be marked as for later", life.told.story.id),
+        };
+        self.run(&command);
+    }
+
+    fn run(&self, command: &[&str]) {
+        let output = self.world.run(command);
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// What becomes known of an open attempt, by the way on which workers tell each other.
+    async fn give_evidence(&mut self, index: usize, (period, attempt_no): (i32, i16), answer: Said) {
+        let id = self.lives[index].id.0;
+        let rows = pg::attempts(&mut self.conn, id, period).await.unwrap();
+        let row = rows.into_iter().find(|row| row.attempt_no == attempt_no).unwrap();
+        let op = billing_core::outcome::Op::from_number(row.op).unwrap();
+        let outcome = StoryOutcome::of(answer.outcome(op, row.amount_minor));
+        let evidence = Evidence { period, attempt_no, outcome, carrier_code: None, carrier_txn_id: None };
+        pg::post_evidence(&mut self.conn, id, &evidence.encode().unwrap()).await.unwrap();
+    }
+
+    /// Waits until everything of this instant stands in the tables as the stories say, and the engine has nothing more
+    /// to do. A story that goes another way is left there.
+    async fn recorded(&mut self, at: Timestamp) {
+        let deadline = Instant::now() + INSTANT_MAX;
+        let mut quiet_since: Option<Instant> = None;
+        loop {
+            let quiet = self.is_quiet(at).await;
+            let mut differing: Vec<(String, String)> = Vec::new();
+            for life in self.lives.iter().filter(|life| life.acts_at(at)) {
+                let difference = life.difference(&mut self.conn, at).await;
+                if !difference.is_empty() {
+                    differing.push((life.told.story.id.clone(), difference));
+                }
+            }
+            if quiet && differing.is_empty() {
+                return;
+            }
+            quiet_since = if quiet { quiet_since.or(Some(Instant::now())) } else { None };
+            if quiet_since.is_some_and(|since| since.elapsed() > QUIET_MAX) {
+                let names: BTreeSet<&String> = differing.iter().map(|(story, _)| story).collect();
+                self.lives.retain(|life| !names.contains(&life.told.story.id));
+                self.wrong.extend(differing);
+                return;
+            }
+            let waits = differing.first().map_or("the engine does not come to rest", |(_, text)| text);
+            self.check_time(deadline, at, waits);
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Nothing is due, on its way, or in the inbox.
+    async fn is_quiet(&mut self, at: Timestamp) -> bool {
+        let Some(engine) = &self.engine else { return true };
+        let status = engine.status();
+        let idle = |what: &str| status["worker"][what].as_u64() == Some(0);
+        let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM shard_inbox");
+        works_at(&status) == Some(at)
+            && idle("due")
+            && idle("in_flight")
+            && rows.fetch_one(&mut self.conn).await.unwrap() == 0
+    }
+
+    /// Whose story is told says stop, so that the engine has nobody left whom no story speaks of.
+    async fn take_leave(&mut self, at: Timestamp) {
+        let (over, on): (Vec<Life<'a>>, Vec<Life<'a>>) =
+            std::mem::take(&mut self.lives).into_iter().partition(|life| life.next_at().is_none());
+        self.lives = on;
+        for life in over {
+            let wrong = life.end_difference(&mut self.conn).await;
+            if !wrong.is_empty() {
+                self.wrong
+                    .insert(life.told.story.id.clone(), format!("{}\n{wrong}", life.told.path.display()));
+            }
+            pg::stop_subscription(&mut self.conn, life.id.0, at.as_millisecond()).await.unwrap();
+            self.told += 1;
+        }
+    }
+}
+
+fn works_at(status: &serde_json::Value) -> Option<Timestamp> {
+    let ready = status["ready"].as_bool() == Some(true);
+    status["worker"]["business_at"].as_str().filter(|_| ready)?.parse().ok()
 }

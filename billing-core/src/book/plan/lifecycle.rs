@@ -28,9 +28,10 @@ enum MissedWord {
     CollectLate,
 }
 
+/// `highest` is what a period may cost at most.
 pub(super) fn lifecycle(
     mut table: Table<'_>,
-    price: Option<Money>,
+    highest: Option<Money>,
     carrier: Option<&CarrierSummary>,
     has_arrears: bool,
     problems: &mut Problems,
@@ -41,7 +42,7 @@ pub(super) fn lifecycle(
     let late =
         [("extend", LateApproved::Extend), ("past", LateApproved::Past), ("refund", LateApproved::Refund)];
     let late = table.one_of("late_approved", &late, problems);
-    let missed = missed(&mut table, price, carrier, has_arrears, problems);
+    let missed = missed(&mut table, highest, carrier, has_arrears, problems);
     let mut flag = |key| table.opt_bool(key, problems).is_some_and(|flag| flag.value);
     let (pause_keeps_access, snap, top_up_resumes) =
         (flag("pause_keeps_access"), flag("top_up_due"), flag("top_up_resumes"));
@@ -61,7 +62,7 @@ pub(super) fn lifecycle(
 
 fn missed(
     table: &mut Table<'_>,
-    price: Option<Money>,
+    highest: Option<Money>,
     carrier: Option<&CarrierSummary>,
     has_arrears: bool,
     problems: &mut Problems,
@@ -83,8 +84,8 @@ fn missed(
         }
         MissedWord::Merge => {
             let periods = periods?;
-            let all = price.and_then(|price| price.minor.checked_mul(periods.value + 1));
-            if let (Some(price), Some(carrier)) = (price, carrier)
+            let all = highest.and_then(|price| price.minor.checked_mul(periods.value + 1));
+            if let (Some(price), Some(carrier)) = (highest, carrier)
                 && all.is_none_or(|all| all > carrier.max_minor)
             {
                 let most = Money::new(carrier.max_minor, carrier.currency);
