@@ -1,7 +1,7 @@
 //! Membership: the lease, the other workers, the shares of the shards. No wall clock matters here: a worker is dead when
 //! its renewals did not change for the TTL on the observer's own CLOCK_BOOTTIME.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use billing_core::ids::Shard;
 use billing_core::period::days_since_2000;
 use jiff::tz::TimeZone;
-use storage::pg::{
-    Lease, StoreError, WorkerRow, append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over,
-    owned_shards, read_clock, renew_lease, set_low_water, trim_minutes, worker_rows,
+use storage::pg::{Lease, StoreError, WorkerRow};
+use storage::store::{
+    append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over, owned_shards, read_clock,
+    renew_lease, set_low_water, trim_minutes, worker_rows,
 };
 
-use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
 use crate::shared::Shared;
@@ -58,6 +58,7 @@ impl LeaseKeeper {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.shared.finish.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -83,7 +84,7 @@ pub(crate) struct Steward {
     pub(crate) shared: Arc<Shared>,
     pub(crate) db: DbLink,
     seen: HashMap<(i32, i64), (i64, i64)>,
-    leaving: HashMap<i32, i64>,
+    leaving: BTreeMap<i32, i64>,
     given: HashSet<(i64, i32, i16)>,
     partitions_until_day: i32,
     last_low_water_ms: i64,
@@ -98,7 +99,7 @@ impl Steward {
             shared,
             db,
             seen: HashMap::new(),
-            leaving: HashMap::new(),
+            leaving: BTreeMap::new(),
             given: HashSet::new(),
             partitions_until_day: i32::MIN,
             last_low_water_ms: 0,
@@ -120,6 +121,7 @@ impl Steward {
                 }
             }
             tokio::select! {
+                biased;
                 () = self.shared.finish.cancelled() => {}
                 () = tokio::time::sleep(PASS) => {}
             }

@@ -27,7 +27,7 @@ pub enum InboxKind {
 }
 
 impl InboxKind {
-    const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Created, Self::Stop, Self::Evidence, Self::Pause, Self::Resume, Self::TopUp, Self::Refund];
 }
 
