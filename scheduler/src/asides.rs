@@ -9,11 +9,11 @@ use std::sync::Arc;
 use billing_core::subscription::{Aside, FLAG_QUARANTINED};
 use billing_core::triage::{AsideTriage, Conditions, triage_aside};
 use jiff::Timestamp;
-use storage::pg::{AsideRow, DueRow, StoreError, WheelEntry, due_asides, load_asides, load_held};
+use storage::pg::{AsideRow, DueRow, StoreError, WheelEntry};
+use storage::store::{due_asides, load_asides, load_held};
 
 use crate::bounds;
 use crate::catalog::Catalog;
-use crate::clock::Clock;
 use crate::engine::{BOOK_WAIT_MS, Engine, Ready, carrier_of, end_of_consent, poison};
 use crate::link::DbLink;
 use crate::shared::Shared;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use billing_core::plan::PlanRules;
-use storage::pg::{BookVersion, StoreError, book_names, book_version, current_version};
+use storage::pg::{BookVersion, StoreError};
+use storage::store::{book_names, book_version, current_version};
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
 use crate::link::DbLink;
 use crate::shared::Shared;
 use crate::worker::WorkerEnd;
@@ -45,6 +45,7 @@ impl BookKeeper {
                 self.shared.trouble("looking for a newer book", &error);
             }
             tokio::select! {
+                biased;
                 () = self.shared.finish.cancelled() => {}
                 () = tokio::time::sleep(PASS) => {}
             }

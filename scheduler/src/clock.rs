@@ -20,6 +20,10 @@ pub trait Clock: Send + Sync {
 
     /// Business milliseconds per machine millisecond.
     fn scale(&self) -> i32;
+
+    /// Takes over the business clock as read again. Business time as this process tells it may jump: all that it
+    /// guards is checked again in the database.
+    fn set(&self, row: ClockRow);
 }
 
 /// The clocks of this machine, with the database's business clock over them.
@@ -28,19 +32,18 @@ pub struct SystemClock {
     row: RwLock<ClockRow>,
 }
 
+impl Default for SystemClock {
+    /// The clocks before the business clock was read.
+    fn default() -> Self {
+        Self::new(ClockRow { base_machine_ms: 0, base_business_ms: 0, scale: 1 })
+    }
+}
+
 impl SystemClock {
     /// The clocks, with the business clock as read.
     #[must_use]
     pub fn new(row: ClockRow) -> Self {
         Self { row: RwLock::new(row) }
-    }
-
-    /// Takes over the business clock as read again. Business time as this process tells it may jump: all that it
-    /// guards is checked again in the database.
-    pub fn set(&self, row: ClockRow) {
-        if let Ok(mut kept) = self.row.write() {
-            *kept = row;
-        }
     }
 
     fn row(&self) -> ClockRow {
@@ -68,5 +71,11 @@ impl Clock for SystemClock {
 
     fn scale(&self) -> i32 {
         self.row().scale
+    }
+
+    fn set(&self, row: ClockRow) {
+        if let Ok(mut kept) = self.row.write() {
+            *kept = row;
+        }
     }
 }

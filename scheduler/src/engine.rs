@@ -15,14 +15,14 @@ use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
-use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry, load};
+use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry};
 use storage::spool::SentLine;
+use storage::store::{self, load};
 use storage::vault::SubscriberKey;
 
 use crate::asides;
 use crate::bounds;
 use crate::catalog::{Catalog, CatalogPlan};
-use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
 use crate::pricing;
 use crate::probe;
@@ -349,7 +349,7 @@ impl Engine {
         loop {
             let begun = match self.db.conn().await {
                 Ok(conn) => {
-                    let begun = batch.begin(conn, &self.shared.lease, business_ms).await;
+                    let begun = store::begin(conn, batch, &self.shared.lease, business_ms).await;
                     self.db.checked(begun)
                 }
                 Err(error) => Err(error),
@@ -491,6 +491,7 @@ impl Engine {
     async fn rest(&self) {
         let wait = Duration::from_millis(self.shared.settings.batch_wait_ms.div_ceil(2));
         tokio::select! {
+            biased;
             () = self.shared.stop_claiming.cancelled() => {}
             () = tokio::time::sleep(wait) => {}
         }

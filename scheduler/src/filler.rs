@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use billing_core::ids::Shard;
-use storage::pg::{StoreError, refill, refill_asides};
+use storage::pg::StoreError;
+use storage::store::{refill, refill_asides};
 
-use crate::clock::Clock;
 use crate::link::DbLink;
 use crate::shared::Shared;
 use crate::stripe::Stripe;
@@ -31,6 +31,7 @@ impl Filler {
                 self.shared.trouble("filling the wheel", &error);
             }
             tokio::select! {
+                biased;
                 () = self.shared.stop_claiming.cancelled() => {}
                 () = tokio::time::sleep(PAUSE) => {}
             }

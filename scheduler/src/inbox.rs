@@ -14,13 +14,10 @@ use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, FLAG_QUARANTINED, OpenAttempt, Planned};
 use billing_core::triage::{Triage, pause, resume, top_up, triage};
 use jiff::Timestamp;
-use storage::pg::{
-    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry, attempts, drop_inbox, load, load_aside,
-    open_case, read_inbox, refill,
-};
+use storage::pg::{AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry};
+use storage::store::{attempts, drop_inbox, load, load_aside, open_case, read_inbox, refill};
 
 use crate::asides;
-use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
 use crate::refund::{Begun, Loaded, RefundRequest, begin};
@@ -62,6 +59,7 @@ impl InboxReader {
                 Err(error) => self.shared.trouble("reading the inbox", &error),
             }
             tokio::select! {
+                biased;
                 () = self.shared.stop_claiming.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }

@@ -8,11 +8,17 @@ use std::time::Duration;
 use billing_core::decide::LaneHint;
 use billing_core::outcome::Outcome;
 use carriers::{Adapter, Attempt, OutcomeSink, SendGuard};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::clock::Clock as _;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::breaker::{Breaker, BreakerState};
 use crate::clock::Clock;
+use crate::hold::{Hold, held};
 use crate::worker::WorkerCarrier;
 
 /// How many attempts pass the rate limit at once.
@@ -21,6 +27,21 @@ const PERMITS_MAX: u32 = 64;
 const FAULT_PAUSE_MS: i64 = 60_000;
 /// The longest rest that a carrier's "come back later" gives a lane; single attempts wait by their own plan.
 const SLOW_DOWN_MAX_MS: i64 = 10_000;
+
+/// The timer's grain.
+const PERMIT_WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// The runtime's clock for the limiter, so that a simulation's time counts.
+#[derive(Debug, Clone, Copy)]
+struct LaneClock(Instant);
+
+impl governor::clock::Clock for LaneClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Self::Instant {
+        self.0.elapsed().into()
+    }
+}
 
 /// One carrier's lane in this worker.
 pub(crate) struct Lane {
@@ -45,20 +66,31 @@ pub(crate) struct Lane {
 struct Rate {
     n: u32,
     per_ms: u32,
-    limiter: RwLock<Arc<DefaultDirectRateLimiter>>,
+    limiter: RwLock<Arc<Limiter>>,
     share: Mutex<(usize, usize)>,
+    clock: LaneClock,
 }
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, LaneClock, NoOpMiddleware<Nanos>>;
 
 impl Rate {
     fn new(n: u32, per_ms: u32) -> Self {
-        let limiter = Arc::new(RateLimiter::direct(quota_of(n, per_ms, 1, 1)));
-        Self { n, per_ms, limiter: RwLock::new(limiter), share: Mutex::new((1, 1)) }
+        let clock = LaneClock(Instant::now());
+        let limiter = Arc::new(RateLimiter::direct_with_clock(quota_of(n, per_ms, 1, 1), clock));
+        Self { n, per_ms, limiter: RwLock::new(limiter), share: Mutex::new((1, 1)), clock }
     }
 
-    fn limiter(&self) -> Arc<DefaultDirectRateLimiter> {
+    fn limiter(&self) -> Arc<Limiter> {
         match self.limiter.read() {
             Ok(limiter) => Arc::clone(&limiter),
             Err(poisoned) => Arc::clone(&poisoned.into_inner()),
+        }
+    }
+
+    async fn one_permit(&self) {
+        while let Err(not_until) = self.limiter().check() {
+            let wait = not_until.wait_time_from(self.clock.now());
+            tokio::time::sleep(wait.max(PERMIT_WAIT_MIN)).await;
         }
     }
 
@@ -69,7 +101,10 @@ impl Rate {
         }
         *share = (owned, all);
         if let Ok(mut limiter) = self.limiter.write() {
-            *limiter = Arc::new(RateLimiter::direct(quota_of(self.n, self.per_ms, owned, all)));
+            *limiter = Arc::new(RateLimiter::direct_with_clock(
+                quota_of(self.n, self.per_ms, owned, all),
+                self.clock,
+            ));
         }
     }
 }
@@ -83,6 +118,7 @@ impl Lane {
         clock: Arc<dyn Clock>,
         guard: Arc<dyn SendGuard>,
         sink: Arc<dyn OutcomeSink>,
+        hold: Option<&Arc<Hold>>,
         running: &mut JoinSet<()>,
     ) -> Arc<Self> {
         let adapter = carrier.adapter;
@@ -97,8 +133,8 @@ impl Lane {
         let (feed, gate) = async_channel::bounded(burst.max(caps.in_flight_max as usize).max(1));
         let rate = Arc::new(Rate::new(caps.rate_n, caps.rate_per_ms));
         let waiting = Arc::new(AtomicUsize::new(0));
-        running.spawn(feed_at_rate(entry, feed.clone(), Arc::clone(&rate), Arc::clone(&waiting)));
-        running.spawn(Arc::clone(&adapter).run(gate, guard, sink));
+        running.spawn(held(hold, feed_at_rate(entry, feed.clone(), Arc::clone(&rate), Arc::clone(&waiting))));
+        running.spawn(held(hold, Arc::clone(&adapter).run(gate, guard, sink)));
         Arc::new(Self {
             carrier: carrier.id,
             adapter,
@@ -287,11 +323,20 @@ async fn feed_at_rate(
         }
         let permits = NonZeroU32::new(u32::try_from(chunk.len()).unwrap_or(1)).unwrap_or(NonZeroU32::MIN);
         // A chunk never exceeds the burst but when the share shrank this instant: then the next limiter is asked.
-        while rate.limiter().until_n_ready(permits).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            if permits.get() > 1 {
-                rate.limiter().until_ready().await;
-                break;
+        loop {
+            match rate.limiter().check_n(permits) {
+                Ok(Ok(())) => break,
+                Ok(Err(not_until)) => {
+                    let wait = not_until.wait_time_from(rate.clock.now());
+                    tokio::time::sleep(wait.max(PERMIT_WAIT_MIN)).await;
+                }
+                Err(_) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    if permits.get() > 1 {
+                        rate.one_permit().await;
+                        break;
+                    }
+                }
             }
         }
         for attempt in chunk.drain(..) {

@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnection;
-use storage::pg::{StoreError, connect};
+use storage::pg::StoreError;
+use storage::store::{Conn, Database, connect};
 
 /// The wait between two tries of what a broken connection interrupted.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// One connection that comes back by itself.
 pub(crate) struct DbLink {
-    url: String,
+    database: Database,
     name: String,
-    conn: Option<PgConnection>,
+    conn: Option<Conn>,
 }
 
 impl DbLink {
-    pub(crate) fn new(url: &str, name: String) -> Self {
-        Self { url: url.to_owned(), name, conn: None }
+    pub(crate) fn new(database: Database, name: String) -> Self {
+        Self { database, name, conn: None }
     }
 
     /// The connection, opened when there is none.
-    pub(crate) async fn conn(&mut self) -> Result<&mut PgConnection, StoreError> {
+    pub(crate) async fn conn(&mut self) -> Result<&mut Conn, StoreError> {
         let conn = match self.conn.take() {
             Some(conn) => conn,
-            None => connect(&self.url, &self.name).await?,
+            None => connect(&self.database, &self.name).await?,
         };
         Ok(self.conn.insert(conn))
     }

@@ -1,7 +1,7 @@
 //! Membership: the lease, the other workers, the shares of the shards. No wall clock matters here: a worker is dead when
 //! its renewals did not change for the TTL on the observer's own CLOCK_BOOTTIME.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use billing_core::ids::Shard;
 use billing_core::period::days_since_2000;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use storage::pg::{
-    Lease, StoreError, WorkerRow, append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over,
-    owned_shards, read_clock, renew_lease, set_low_water, trim_minutes, worker_rows,
+use storage::pg::{Lease, StoreError, WorkerRow};
+use storage::store::{
+    append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over, owned_shards, read_clock,
+    renew_lease, set_low_water, trim_minutes, worker_rows,
 };
 
-use crate::clock::Clock;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
 use crate::shared::Shared;
@@ -61,6 +61,7 @@ impl LeaseKeeper {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.shared.finish.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }
@@ -86,7 +87,7 @@ pub(crate) struct Steward {
     pub(crate) shared: Arc<Shared>,
     pub(crate) db: DbLink,
     seen: HashMap<(i32, i64), (i64, i64)>,
-    leaving: HashMap<i32, i64>,
+    leaving: BTreeMap<i32, i64>,
     given: HashSet<(i64, i32, i16)>,
     partitions_until_day: i32,
     last_low_water_ms: i64,
@@ -101,7 +102,7 @@ impl Steward {
             shared,
             db,
             seen: HashMap::new(),
-            leaving: HashMap::new(),
+            leaving: BTreeMap::new(),
             given: HashSet::new(),
             partitions_until_day: i32::MIN,
             last_low_water_ms: 0,
@@ -134,6 +135,7 @@ impl Steward {
         while !self.shared.finish.is_cancelled() && tokio::time::Instant::now() < until {
             let pause = if self.shared.clock.scale() == 1 { PASS } else { CLOCK_PASS };
             tokio::select! {
+                biased;
                 () = self.shared.finish.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }

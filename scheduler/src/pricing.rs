@@ -35,7 +35,7 @@ pub(crate) async fn read_noted(
     }
     let keys: Vec<(i64, i32)> =
         rows.iter().map(|row| (row.sub.id.0, row.sub.progress.period.number())).collect();
-    let conn = db.conn().await?;
+    let conn = db.conn().await?.postgres()?;
     let noted = load_noted(conn, &keys).await;
     let mut noted = db.checked(noted)?;
     for row in rows {

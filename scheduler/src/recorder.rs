@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::days_since_2000;
@@ -15,15 +15,13 @@ use carriers::Reply;
 use jiff::tz::TimeZone;
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
-use storage::pg::{
-    AsideRow, DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry, attempts, load, load_asides,
-    open_case, post_evidence, quarantine,
-};
+use storage::pg::{AsideRow, DueRow, RecordBatch, RecordRow, StoreError, Verdict, WheelEntry};
+use storage::store::{attempts, load, load_asides, open_case, post_evidence, quarantine, record};
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::asides;
-use crate::clock::Clock;
 use crate::item::{Item, Prepared};
 use crate::link::{DbLink, RETRY_PAUSE};
 use crate::probe;
@@ -124,6 +122,7 @@ impl Recorder {
         let full = self.shared.settings.batch_max;
         if self.stripe.desk_len() == 0 {
             tokio::select! {
+                biased;
                 () = self.stripe.desk_filled.notified() => {}
                 () = tokio::time::sleep(Duration::from_millis(100)) => {}
                 () = self.shared.finish.cancelled() => {}
@@ -135,6 +134,7 @@ impl Recorder {
             && Instant::now() < deadline
         {
             tokio::select! {
+                biased;
                 () = self.stripe.desk_filled.notified() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
@@ -346,8 +346,9 @@ impl Recorder {
         let business_date = days_since_2000(now.to_zoned(TimeZone::UTC).date());
         let stripe = balance_stripe(self.shared.lease.slot, self.stripe.no);
         let lease = self.shared.lease;
-        let recorded = insist!(self, "recording outcomes", |conn| batch.record(
+        let recorded = insist!(self, "recording outcomes", |conn| record(
             conn,
+            &batch,
             &lease,
             stripe,
             now.as_millisecond(),

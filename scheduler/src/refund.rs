@@ -14,11 +14,11 @@ use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress
 use carriers::{Attempt, ExchangeKind, Msisdn, RefundCap};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use storage::pg::{AttemptRow, BeginRefund, DueRow, InboxRow, StoreError, Verdict, begin_refund};
+use storage::pg::{AttemptRow, BeginRefund, DueRow, InboxRow, StoreError, Verdict};
 use storage::spool::SentLine;
+use storage::store::begin_refund;
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
 use crate::link::{DbLink, RETRY_PAUSE};
 use crate::shared::Shared;
 use crate::stripe::{Flight, Stripe};

@@ -1,19 +1,19 @@
 //! What all parts of a worker share: its lease, its book, its lanes, and what it tells of itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use carriers::{Attempt, Reply};
-use sqlx::postgres::PgConnection;
 use storage::history::HistoryStore;
-use storage::pg::{ClockRow, Lease, WorkerIdentity, connect, open_case};
+use storage::pg::{ClockRow, Lease, WorkerIdentity};
 use storage::spool::SentLog;
+use storage::store::{Database, connect, open_case};
 use storage::vault::Vault;
 use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::engine::has_room;
 use crate::guard::LeaseGuard;
 use crate::lane::Lane;
@@ -31,13 +31,13 @@ pub struct Shared {
     pub(crate) settings: WorkerSettings,
     pub(crate) lease: Lease,
     pub(crate) identity: WorkerIdentity,
-    pub(crate) clock: Arc<SystemClock>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) books: Books,
     pub(crate) vault: Arc<Vault>,
     pub(crate) history: Arc<dyn HistoryStore>,
     pub(crate) sent_log: Arc<SentLog>,
     pub(crate) stripes: Vec<Arc<Stripe>>,
-    pub(crate) lanes: HashMap<i32, Arc<Lane>>,
+    pub(crate) lanes: BTreeMap<i32, Arc<Lane>>,
     pub(crate) guard: Arc<LeaseGuard>,
     pub(crate) stats: Stats,
     pub(crate) balances: crate::probe::Balances,
@@ -50,7 +50,7 @@ pub struct Shared {
     pub(crate) partitions_until_day: AtomicI32,
     /// The database's clock as last read, microseconds: never ahead of any later intent.
     pub(crate) database_us: AtomicI64,
-    pub(crate) url: String,
+    pub(crate) database: Database,
     pub(crate) halted: AtomicBool,
     pub(crate) sent_log_ok: AtomicBool,
     pub(crate) last_well_ms: AtomicI64,
@@ -187,7 +187,7 @@ impl Shared {
 
     pub(crate) async fn open_case(&self, subscription_id: i64, kind: &str, what: &str) {
         let opened = async {
-            let mut conn: PgConnection = connect(&self.url, "tollbook case").await?;
+            let mut conn = connect(&self.database, "tollbook case").await?;
             open_case(&mut conn, subscription_id, None, kind, what).await
         };
         if let Err(error) = opened.await {

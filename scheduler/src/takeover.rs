@@ -11,15 +11,12 @@ use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Planned};
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
-use storage::pg::{
-    AsideRow, DueRow, OpenIntent, StoreError, WheelEntry, load, load_asides, open_intents, own_open_attempts,
-    post_evidence,
-};
+use storage::pg::{AsideRow, DueRow, OpenIntent, StoreError, WheelEntry};
+use storage::store::{load, load_asides, open_intents, own_open_attempts, post_evidence};
 use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;
 
 use crate::asides;
-use crate::clock::Clock;
 use crate::item::{Item, SEQ_EXCHANGE};
 use crate::link::DbLink;
 use crate::shared::Shared;

@@ -1,6 +1,6 @@
 //! A worker: one process' share of the engine. Registers, owns shards, runs its stripes, drains, leaves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,10 +10,9 @@ use billing_core::states::{AttemptState, State, from_number};
 use carriers::{Adapter, OutcomeSink, Reply, SendGuard};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryStore, digest_of};
-use storage::pg::{
-    StoreError, WorkerIdentity, connect, fence_worker, read_clock, register_worker, set_low_water,
-};
+use storage::pg::{StoreError, WorkerIdentity};
 use storage::spool::SentLog;
+use storage::store::{Database, connect, fence_worker, read_clock, register_worker, set_low_water};
 use storage::vault::Vault;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -24,10 +23,11 @@ use crate::bookkeeper::{BookKeeper, ReadVersion};
 use crate::books::Books;
 use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::Clock;
 use crate::engine::Engine;
 use crate::filler::Filler;
 use crate::guard::{LeaseGuard, stripe_of};
+use crate::hold::{Hold, held};
 use crate::inbox::InboxReader;
 use crate::lane::Lane;
 use crate::link::DbLink;
@@ -96,8 +96,12 @@ pub struct WorkerCarrier {
 
 /// Everything that a worker is made of.
 pub struct WorkerParts {
-    /// Where Postgres is.
-    pub database_url: String,
+    /// Where the structured data lies.
+    pub database: Database,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Stops the whole worker for a while, in rehearsals.
+    pub hold: Option<Arc<Hold>>,
     /// How to run.
     pub settings: WorkerSettings,
     /// The book in force.
@@ -169,8 +173,9 @@ impl Worker {
     /// # Errors
     /// [`StartError`] when the database or the history cannot be used.
     pub async fn start(parts: WorkerParts) -> Result<Self, StartError> {
-        let mut conn = connect(&parts.database_url, "tollbook start").await?;
-        let clock = Arc::new(SystemClock::new(read_clock(&mut conn).await?));
+        let mut conn = connect(&parts.database, "tollbook start").await?;
+        let clock = parts.clock;
+        clock.set(read_clock(&mut conn).await?);
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
         let database_us = set_low_water(&mut conn, &[], None).await?;
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
@@ -179,11 +184,11 @@ impl Worker {
         let stripe_count = i16::try_from(settings.stripes).unwrap_or(1).max(1);
         let stripes: Vec<Arc<Stripe>> =
             (0..stripe_count).map(|no| Arc::new(Stripe::new(no, bucket_ms, settings.batch_max))).collect();
-        let guard = Arc::new(LeaseGuard::new(Arc::clone(&clock) as Arc<dyn Clock>, settings.send_max_age_ms));
+        let guard = Arc::new(LeaseGuard::new(Arc::clone(&clock), settings.send_max_age_ms));
         guard.watch(stripes.clone());
         let router = Arc::new(Router { stripes: stripes.clone(), lanes: std::sync::OnceLock::new() });
         let mut adapters = JoinSet::new();
-        let mut lanes = HashMap::new();
+        let mut lanes = BTreeMap::new();
         let mut dictionaries = HashMap::new();
         for carrier in parts.carriers {
             if !carrier.dictionary.is_empty() {
@@ -197,9 +202,10 @@ impl Worker {
             let lane = Lane::open(
                 carrier,
                 settings.batch_max,
-                Arc::clone(&clock) as Arc<dyn Clock>,
+                Arc::clone(&clock),
                 Arc::clone(&guard) as Arc<dyn SendGuard>,
                 Arc::clone(&router) as Arc<dyn OutcomeSink>,
+                parts.hold.as_ref(),
                 &mut adapters,
             );
             lanes.insert(carrier_no, lane);
@@ -226,14 +232,14 @@ impl Worker {
             partitions_ready: AtomicBool::new(false),
             partitions_until_day: AtomicI32::new(i32::MIN),
             database_us: AtomicI64::new(database_us),
-            url: parts.database_url,
+            database: parts.database,
             halted: AtomicBool::new(false),
             sent_log_ok: AtomicBool::new(true),
             last_well_ms: AtomicI64::new(now_ms),
             last_trouble: Mutex::default(),
         });
         let mut worker = Self { shared: Arc::clone(&shared), parts: JoinSet::new(), adapters };
-        worker.spawn_parts(&dictionaries, parts.read_version)?;
+        worker.spawn_parts(&dictionaries, parts.read_version, parts.hold.as_ref())?;
         Ok(worker)
     }
 
@@ -241,9 +247,12 @@ impl Worker {
         &mut self,
         dictionaries: &HashMap<i32, (String, Vec<u8>)>,
         read: Arc<ReadVersion>,
+        hold: Option<&Arc<Hold>>,
     ) -> Result<(), StartError> {
         let shared = &self.shared;
-        let link = |what: &str| DbLink::new(&shared.url, format!("tollbook {} {what}", shared.lease.slot));
+        let link = |what: &str| {
+            DbLink::new(shared.database.clone(), format!("tollbook {} {what}", shared.lease.slot))
+        };
         for stripe in &shared.stripes {
             let engine = Engine {
                 shared: Arc::clone(shared),
@@ -258,17 +267,18 @@ impl Worker {
                     sealers: sealers(dictionaries)?,
                 })
             };
-            self.parts.spawn(engine.run());
+            self.parts.spawn(held(hold, engine.run()));
             let (decided, to_record) = mpsc::channel(DECIDED_MAX);
-            self.parts.spawn(recorder("decide")?.decide_all(decided));
-            self.parts.spawn(recorder("record")?.record_all(to_record));
+            self.parts.spawn(held(hold, recorder("decide")?.decide_all(decided)));
+            self.parts.spawn(held(hold, recorder("record")?.record_all(to_record)));
         }
-        self.parts.spawn(LeaseKeeper { shared: Arc::clone(shared), db: link("lease") }.run());
-        self.parts.spawn(Steward::new(Arc::clone(shared), link("steward")).run());
-        self.parts.spawn(InboxReader::new(Arc::clone(shared), link("inbox")).run());
+        let lease = LeaseKeeper { shared: Arc::clone(shared), db: link("lease") };
+        self.parts.spawn(held(hold, lease.run()));
+        self.parts.spawn(held(hold, Steward::new(Arc::clone(shared), link("steward")).run()));
+        self.parts.spawn(held(hold, InboxReader::new(Arc::clone(shared), link("inbox")).run()));
         let keeper = BookKeeper { shared: Arc::clone(shared), db: link("book"), read, refused: 0 };
-        self.parts.spawn(keeper.run());
-        self.parts.spawn(Filler { shared: Arc::clone(shared), db: link("filler") }.run());
+        self.parts.spawn(held(hold, keeper.run()));
+        self.parts.spawn(held(hold, Filler { shared: Arc::clone(shared), db: link("filler") }.run()));
         Ok(())
     }
 
@@ -282,6 +292,7 @@ impl Worker {
     pub async fn run(mut self, stop: CancellationToken) -> WorkerEnd {
         let renew = self.shared.renew.clone();
         let drained = tokio::select! {
+            biased;
             () = stop.cancelled() => Ok(WorkerEnd::Stopped),
             () = renew.cancelled() => Ok(WorkerEnd::Renewed),
             ended = self.parts.join_next() => Err(ended_as(ended)),
@@ -345,7 +356,7 @@ impl Worker {
             return Some(end);
         }
         let left = async {
-            let mut conn = connect(&shared.url, "tollbook leave").await?;
+            let mut conn = connect(&shared.database, "tollbook leave").await?;
             fence_worker(&mut conn, &shared.lease, None).await
         };
         match left.await {
@@ -381,7 +392,7 @@ fn sealers(dictionaries: &HashMap<i32, (String, Vec<u8>)>) -> Result<HashMap<i32
 /// Sends replies to the stripe that waits for them.
 struct Router {
     stripes: Vec<Arc<Stripe>>,
-    lanes: std::sync::OnceLock<HashMap<i32, Arc<Lane>>>,
+    lanes: std::sync::OnceLock<BTreeMap<i32, Arc<Lane>>>,
 }
 
 impl OutcomeSink for Router {

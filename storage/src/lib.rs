@@ -6,5 +6,8 @@ mod scratch;
 pub mod spool;
 pub mod vault;
 
+pub mod memory;
+pub mod mutants;
 pub mod pg;
+pub mod store;
 pub mod story;

@@ -45,8 +45,15 @@ impl Default for SentLogOptions {
 /// The writing side of the log in one directory. Dropping it syncs and closes it.
 #[derive(Debug)]
 pub struct SentLog {
-    shared: Arc<Shared>,
+    place: Place,
     syncer: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Disk(Arc<Shared>),
+    /// For simulations.
+    Memory(Mutex<Vec<SentLine>>),
 }
 
 #[derive(Debug)]
@@ -104,7 +111,22 @@ impl SentLog {
                 .name("sent-log-sync".to_owned())
                 .spawn(move || shared.sync_until_closed())?
         };
-        Ok(SentLog { shared, syncer: Some(syncer) })
+        Ok(SentLog { place: Place::Disk(shared), syncer: Some(syncer) })
+    }
+
+    /// A log in memory, for simulations: no files, no thread.
+    #[must_use]
+    pub fn in_memory() -> SentLog {
+        SentLog { place: Place::Memory(Mutex::default()), syncer: None }
+    }
+
+    /// The lines of a log in memory; none of one on disk (see [`read_all`]).
+    #[must_use]
+    pub fn lines_in_memory(&self) -> Vec<SentLine> {
+        match &self.place {
+            Place::Disk(_) => Vec::new(),
+            Place::Memory(lines) => lines.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
 
     /// Writes the lines with one write(2). When it returns `Ok` they survive this process; only then may the first byte
@@ -121,13 +143,20 @@ impl SentLog {
             let text = format!("{} lines in one append, limit {APPEND_LINES_MAX}", lines.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let mut writing = self.shared.writing();
+        let shared = match &self.place {
+            Place::Disk(shared) => shared,
+            Place::Memory(kept) => {
+                kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(lines);
+                return Ok(());
+            }
+        };
+        let mut writing = shared.writing();
         writing.rotate_if_due()?;
         writing.write(lines)?;
         let was_clean = !std::mem::replace(&mut writing.dirty, true);
         drop(writing);
         if was_clean {
-            self.shared.dirtied.notify_one();
+            shared.dirtied.notify_one();
         }
         Ok(())
     }
@@ -135,8 +164,10 @@ impl SentLog {
 
 impl Drop for SentLog {
     fn drop(&mut self) {
-        self.shared.writing().closing = true;
-        self.shared.dirtied.notify_one();
+        if let Place::Disk(shared) = &self.place {
+            shared.writing().closing = true;
+            shared.dirtied.notify_one();
+        }
         if let Some(syncer) = self.syncer.take() {
             let _ = syncer.join();
         }

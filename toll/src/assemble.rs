@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use carriers::{Adapter, HttpAdapter};
-use scheduler::{BreakerSettings, Catalog, WorkerCarrier, WorkerParts, WorkerSettings};
+use scheduler::{BreakerSettings, Catalog, SystemClock, WorkerCarrier, WorkerParts, WorkerSettings};
 use sqlx::postgres::PgConnection;
 use storage::history::{FjallHistory, FjallHistoryOptions, HistoryStore};
 use storage::pg::{WorkerIdentity, check_keys};
 use storage::spool::{SentLog, SentLogOptions};
+use storage::store::Database;
 use storage::vault::Vault;
 
 use crate::book_files::LoadedBook;
@@ -92,7 +93,9 @@ impl Assembly {
         }
         let slot = former_slot(conn, &self.identity).await?;
         Ok(WorkerParts {
-            database_url: self.database_url.clone(),
+            database: Database::postgres(&self.database_url),
+            clock: Arc::new(SystemClock::default()),
+            hold: None,
             settings: WorkerSettings::from(&loaded.book.engine),
             catalog: Catalog::new(&loaded.book.plans, names)?,
             read_version: book_store::reader(&loaded, self.place.secrets.clone()),

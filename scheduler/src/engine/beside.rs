@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 use billing_core::plan::Usage;
 use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage};
 use carriers::ExchangeKind;
-use storage::pg::{DueRow, StoreError, carrier_txn_id, usage_of};
+use storage::pg::{DueRow, StoreError};
+use storage::store::{carrier_txn_id, usage_of};
 
 use super::{Engine, Ready, carrier_of, decide_row, poison};
 use crate::bounds;
 use crate::catalog::{Catalog, CatalogPlan};
-use crate::clock::Clock;
 use crate::probe;
 use crate::stripe::Work;
 

@@ -10,13 +10,13 @@ use billing_core::triage::{Change, MoveError, Note, Opening, change, change_carr
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use storage::pg::{
-    DueRow, InboxRow, ShiftRow, StoreError, SuccessorRow, allocate_ids, ensure_partitions, lookup,
-    msisdn_aad, open_case, reference_digest, zone_of_subscriber,
+    DueRow, InboxRow, ShiftRow, StoreError, SuccessorRow, allocate_ids, lookup, msisdn_aad, reference_digest,
+    zone_of_subscriber,
 };
+use storage::store::{ensure_partitions, open_case};
 
 use super::InboxReader;
 use crate::catalog::{Catalog, CatalogPlan};
-use crate::clock::Clock;
 use crate::engine::end_of_consent;
 use crate::stripe::{Shift, Stripe, Work};
 
@@ -196,7 +196,7 @@ impl InboxReader {
         (to, asked_zone_no): (&CatalogPlan, i16),
     ) -> Result<Decided, StoreError> {
         let lost = |what: &str| Ok(Decided::Poison(what.to_owned()));
-        let conn = self.db.conn().await?;
+        let conn = self.db.conn().await?.postgres()?;
         let digest = reference_digest(conn, due.sub.ref_seed.0).await;
         let Some(digest) = self.db.checked(digest)? else { return lost("its reference is gone") };
         let (seed, digest) = successor_seed(&plan.rules.merchant, &digest);
@@ -214,7 +214,7 @@ impl InboxReader {
         };
         let slice = u32::from_be_bytes([hmac[0], hmac[1], hmac[2], hmac[3]]) % slices.unsigned_abs().max(1);
         let Ok(shard) = Shard::new(carrier_no, slice) else { return lost("no shard for its line") };
-        let conn = self.db.conn().await?;
+        let conn = self.db.conn().await?.postgres()?;
         let known = lookup(conn, &[seed.0], &[hmac.to_vec()]).await;
         let known = self.db.checked(known)?;
         if known.references.contains_key(&seed.0) {
@@ -224,7 +224,7 @@ impl InboxReader {
         let zone_no = match subscriber {
             None => Some(asked_zone_no),
             Some(subscriber_id) => {
-                let conn = self.db.conn().await?;
+                let conn = self.db.conn().await?.postgres()?;
                 let zone_no = zone_of_subscriber(conn, subscriber_id).await;
                 self.db.checked(zone_no)?
             }
@@ -237,7 +237,7 @@ impl InboxReader {
         if let Err(error) = moved(shard.id(0)) {
             return Ok(error.into()); // before any number is used up
         }
-        let conn = self.db.conn().await?;
+        let conn = self.db.conn().await?.postgres()?;
         let firsts = allocate_ids(conn, &[(shard.0, i32::from(subscriber.is_none()), 1)]).await;
         let firsts = self.db.checked(firsts)?;
         let dense = |sequence: i64| u32::try_from(sequence).ok().map(|sequence| shard.id(sequence));

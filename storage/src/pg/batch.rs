@@ -13,6 +13,10 @@ use super::usage::{CapColumns, CapRow, GiveBack, GiveBackColumns};
 use super::workers::Lease;
 use super::{StoreError, Verdict};
 
+mod rows;
+
+pub(crate) use rows::{AsideValues, BeginValues, RecordValues};
+
 /// One intent.
 #[derive(Debug, Clone, Copy)]
 pub struct BeginRow<'a> {

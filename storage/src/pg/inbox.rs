@@ -29,7 +29,7 @@ pub enum InboxKind {
 }
 
 impl InboxKind {
-    const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Created,
         Self::Stop,
         Self::Evidence,

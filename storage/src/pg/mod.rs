@@ -40,6 +40,7 @@ mod versions;
 mod workers;
 
 pub use asides::{AsideRow, asides_of, due_asides, load_asides, load_held, refill_asides};
+pub(crate) use batch::{AsideValues, BeginValues, RecordValues};
 pub use batch::{BeginBatch, BeginRow, CarrierWords, LEGS_MAX, PostedLeg, RecordBatch, RecordRow, RowKind};
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};

@@ -1,0 +1,233 @@
+//! The database in memory: what the simulation runs the engine on. The same verdicts, rows and errors as Postgres, proven by
+//! one conformance suite (`tests/tests/store.rs`), and statements that the simulation may delay, lose or cut short.
+//!
+//! A statement is one atomic step, as a single autocommit statement is under the locks of `storage/db/procedures`: between
+//! its arrival and its commit others may run, and what it checks is true when it commits.
+
+mod begin;
+mod dump;
+mod inbox;
+mod read;
+mod record;
+mod refund;
+mod rows;
+mod state;
+mod usage;
+mod workers;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::pg::{ClockRow, Names, StoreError};
+use state::State;
+
+pub use dump::{Dump, Watched};
+
+/// What becomes of one statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fate {
+    /// From the client to the server, and until it runs.
+    pub before: Duration,
+    /// From its commit to the client.
+    pub after: Duration,
+    /// How it ends for the client.
+    pub end: End,
+}
+
+/// How a statement ends for its client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With its answer.
+    Answered,
+    /// The connection broke before the server got it.
+    NotReached,
+    /// It was committed, and the connection broke before its answer came.
+    AnswerLost,
+    /// The client is dead by then; the server may have got it, or not.
+    Silent {
+        /// Whether it was committed.
+        committed: bool,
+    },
+}
+
+impl Fate {
+    /// Answered at once.
+    pub const PLAIN: Self = Self { before: Duration::ZERO, after: Duration::ZERO, end: End::Answered };
+}
+
+/// Decides what becomes of each statement of one client.
+pub trait Faults: Send + Sync + fmt::Debug {
+    /// The fate of the statement that is sent now.
+    fn fate(&self, statement: &'static str) -> Fate;
+}
+
+/// Everything works at once.
+#[derive(Debug, Clone, Copy)]
+pub struct NoFaults;
+
+impl Faults for NoFaults {
+    fn fate(&self, _: &'static str) -> Fate {
+        Fate::PLAIN
+    }
+}
+
+/// Tells the server's clock, microseconds since 1970.
+pub type ServerClock = dyn Fn() -> i64 + Send + Sync;
+
+struct Server {
+    state: Mutex<State>,
+    now_us: Box<ServerClock>,
+}
+
+/// A database in memory, as one client sees it.
+#[derive(Clone)]
+pub struct MemoryDb {
+    server: Arc<Server>,
+    faults: Arc<dyn Faults>,
+}
+
+impl fmt::Debug for MemoryDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryDb").field("faults", &self.faults).finish_non_exhaustive()
+    }
+}
+
+/// Everything that was committed until some instant.
+#[derive(Clone)]
+pub struct Snapshot(State);
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
+}
+
+impl MemoryDb {
+    /// An empty database for a book: its names, the digest of its only version, a business clock.
+    #[must_use]
+    pub fn new(names: Names, digest: Vec<u8>, clock: ClockRow, now_us: Box<ServerClock>) -> Self {
+        let state = State::new(names, digest, clock, now_us());
+        Self { server: Arc::new(Server { state: Mutex::new(state), now_us }), faults: Arc::new(NoFaults) }
+    }
+
+    /// The same database as a client sees it to whom all this happens.
+    #[must_use]
+    pub fn seen_by(&self, faults: Arc<dyn Faults>) -> Self {
+        Self { server: Arc::clone(&self.server), faults }
+    }
+
+    /// Everything that is committed now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.state().clone())
+    }
+
+    /// A failover to a standby that has nothing newer than the snapshot.
+    pub fn restore(&self, snapshot: Snapshot) {
+        *self.state() = snapshot.0;
+    }
+
+    /// The amount and operation of an intent that is committed now.
+    #[must_use]
+    pub fn intent(&self, subscription_id: i64, period: i32, attempt_no: i16) -> Option<(i64, i16)> {
+        let state = self.state();
+        let intent = state.intents.get(&(subscription_id, period, attempt_no))?;
+        Some((intent.amount_minor, intent.op))
+    }
+
+    /// Whether an attempt of a charge, other than this one, has neither an outcome nor proof that there is none.
+    #[must_use]
+    pub fn has_other_open(&self, subscription_id: i64, period: i32, attempt_no: i16) -> bool {
+        let state = self.state();
+        let mut others =
+            state.attempts_of(subscription_id, period).filter(|intent| intent.attempt_no != attempt_no);
+        others.any(|intent| !state.outcomes.contains_key(&(subscription_id, period, intent.attempt_no)))
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the faults say so.
+    pub async fn connect(&self) -> Result<MemoryConn, StoreError> {
+        let mut conn = MemoryConn { db: self.clone() };
+        conn.call("connect", |_, _| Ok(())).await?;
+        Ok(conn)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A statement that panics leaves what it did until then; the simulation ends with the panic.
+        self.server.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_us(&self) -> i64 {
+        (self.server.now_us)()
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct MemoryConn {
+    db: MemoryDb,
+}
+
+/// What the server knows when a statement arrives.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    /// The statement's `now()`.
+    now_us: i64,
+    /// When it commits.
+    commit_us: i64,
+}
+
+impl MemoryConn {
+    /// Runs a statement as the server does: it commits even when its client has gone meanwhile.
+    async fn call<T: Send + 'static>(
+        &mut self,
+        statement: &'static str,
+        work: impl FnOnce(&mut State, Arrival) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let fate = self.db.faults.fate(statement);
+        match fate.end {
+            End::NotReached => {
+                tokio::time::sleep(fate.before).await;
+                return Err(broken());
+            }
+            End::Silent { committed: false } => return std::future::pending().await,
+            _ => {}
+        }
+        let answer = if fate.before.is_zero() && fate.after.is_zero() {
+            let now_us = self.db.now_us();
+            let arrival = Arrival { now_us, commit_us: now_us };
+            let mut state = self.db.state();
+            work(&mut state, arrival)
+        } else {
+            let (tell, told) = oneshot::channel();
+            let db = self.db.clone();
+            tokio::spawn(async move {
+                let now_us = db.now_us();
+                tokio::time::sleep(fate.before).await;
+                let answer = work(&mut db.state(), Arrival { now_us, commit_us: db.now_us() });
+                tokio::time::sleep(fate.after).await;
+                let _ = tell.send(answer);
+            });
+            told.await.map_err(|_| broken())?
+        };
+        match fate.end {
+            End::AnswerLost => Err(broken()),
+            End::Silent { .. } => std::future::pending().await,
+            _ => answer,
+        }
+    }
+}
+
+fn broken() -> StoreError {
+    StoreError::Unavailable(sqlx::Error::Protocol("the simulated connection broke".to_owned()))
+}
+
+/// As a constraint refuses a whole statement.
+fn refused(what: &str) -> StoreError {
+    StoreError::Refused(sqlx::Error::Protocol(what.to_owned()))
+}

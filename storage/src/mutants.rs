@@ -1,0 +1,101 @@
+//! Protections that can be left out by name, so that the simulation can prove that it would notice. Only in builds with the
+//! feature `mutants`: everywhere else [`on`] is `false` at compile time and nothing of this is left.
+
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
+        /// A protection that is left out.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutant { $($(#[$doc])* $variant),+ }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The name that people use.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// What a dead worker left behind is sent again instead of being unknown.
+    ResendAfterTakeover = "resend-after-takeover",
+    /// Another incarnation's intent under our key is sent as if it were ours.
+    ForeignIntentSent = "foreign-intent-sent",
+    /// The last word before the first byte is always yes.
+    NoSendGuard = "no-send-guard",
+    /// Any epoch may write.
+    NoFence = "no-fence",
+    /// Who owns a shard is not asked when intents are made.
+    NoOwnerCheck = "no-owner-check",
+    /// Keys on the wire are not derived from the attempt alone.
+    RandomKeys = "random-keys",
+    /// A lost answer is read as a refusal.
+    TimeoutAsRefusal = "timeout-as-refusal",
+    /// "Seen before" is read as a refusal.
+    DuplicateAsRefusal = "duplicate-as-refusal",
+    /// A refund is sent while another attempt of its charge is unknown.
+    RefundDuringUnknown = "refund-during-unknown",
+    /// A refund holds nothing of what was collected.
+    RefundNotHeld = "refund-not-held",
+    /// Intents are not counted against caps.
+    CapNotReserved = "cap-not-reserved",
+    /// Caps are not asked.
+    CapNotChecked = "cap-not-checked",
+    /// Periods are named by the day in UTC.
+    PeriodByUtcDay = "period-by-utc-day",
+    /// Shards are handed over while batches are in flight.
+    HandOverWithoutWaiting = "hand-over-without-waiting",
+    /// Requests leave before their intents are durable.
+    SendBeforeIntent = "send-before-intent",
+    /// A commit whose answer was lost is taken for one that happened.
+    LostCommitIsSent = "lost-commit-is-sent",
+    /// STOP is not looked at in the statement that makes intents.
+    StopNotChecked = "stop-not-checked",
+    /// The window is looked at neither by the statement nor by the guard.
+    WindowNotChecked = "window-not-checked",
+    /// The revision that was read is not demanded.
+    RevNotDemanded = "rev-not-demanded",
+    /// What a dead worker left behind is not looked for.
+    NoTakeover = "no-takeover",
+    /// The low water passes batches that are still open.
+    LowWaterAhead = "low-water-ahead",
+    /// A recorded outcome is overwritten by a later one.
+    OutcomeFlipped = "outcome-flipped",
+    /// Transfers are left out when an outcome is recorded.
+    NoTransfers = "no-transfers",
+    /// Outcomes are recorded before their history is durable.
+    HistoryAfterRecord = "history-after-record",
+    /// Each worker uses the whole of a carrier's rate.
+    WholeRate = "whole-rate",
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    // A simulation runs on one thread: two of them may leave out different things.
+    static LEFT_OUT: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether a protection is left out just now, on this thread.
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn on(mutant: Mutant) -> bool {
+    LEFT_OUT.with(|left_out| left_out.get() == Some(mutant))
+}
+
+/// Whether a protection is left out: never, in this build.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+#[inline]
+pub const fn on(_: Mutant) -> bool {
+    false
+}
+
+/// Leaves a protection out on this thread, or none any more.
+#[cfg(feature = "mutants")]
+pub fn leave_out(mutant: Option<Mutant>) {
+    LEFT_OUT.with(|left_out| left_out.set(mutant));
+}
