@@ -64,6 +64,7 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_trouble_total", Kind::Counter, Unit::Count, "Failures that are tried again, by what was being done."),
     ("tollbook_shards", Kind::Gauge, Unit::Count, "Shards owned by this process."),
     ("tollbook_wheel_entries", Kind::Gauge, Unit::Count, "Subscriptions waiting in memory to become due."),
+    ("tollbook_due_entries", Kind::Gauge, Unit::Count, "Of these, those whose time has come and that wait for their turn."),
     ("tollbook_in_flight", Kind::Gauge, Unit::Count, "Subscriptions on their way between due and durable."),
     ("tollbook_lane_depth", Kind::Gauge, Unit::Count, "Attempts inside the lane of a carrier."),
     ("tollbook_ready", Kind::Gauge, Unit::Count, "1 while this process claims and sends, else 0."),
