@@ -38,13 +38,22 @@ pub(crate) struct Evidence {
     pub(crate) outcome: StoryOutcome,
     pub(crate) carrier_code: Option<String>,
     pub(crate) carrier_txn_id: Option<String>,
+    /// The rule that makes it evidence; 0 for an answer to the request itself.
+    pub(crate) why: i16,
 }
 
 impl Evidence {
     pub(crate) fn of(item: &Item) -> Option<Self> {
         let (period, attempt_no) = item.attempt_key()?;
         let (outcome, carrier_code, carrier_txn_id) = item.outcome()?;
-        Some(Self { period, attempt_no, outcome: StoryOutcome::of(outcome), carrier_code, carrier_txn_id })
+        Some(Self {
+            period,
+            attempt_no,
+            outcome: StoryOutcome::of(outcome),
+            carrier_code,
+            carrier_txn_id,
+            why: 0,
+        })
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
@@ -269,6 +278,7 @@ pub(crate) async fn give_late_answers(
             outcome: StoryOutcome::of(outcome),
             carrier_code,
             carrier_txn_id,
+            why: 0,
         };
         if let Ok(payload) = evidence.encode() {
             let conn = db.conn().await?;
