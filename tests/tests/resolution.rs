@@ -370,6 +370,9 @@ fn questions_keep_to_their_fifth_while_a_backlog_runs() {
 #[test]
 fn what_protects_money_is_not_shortened_under_real_time() {
     let world = World::start("rsrefuse", &WorldOptions { engine_toml: HURRIED, ..WorldOptions::default() });
+    let applied = world.run(&["book", "apply", "--yes"]);
+    let told = String::from_utf8_lossy(&applied.stdout);
+    assert!(!applied.status.success() && told.contains("resolution.time_scale is 300"), "{told}");
     let mut command = world.toll("data");
     command.args(["serve", "--listen", "127.0.0.1:0"]);
     let output = command.output().unwrap();

@@ -36,7 +36,7 @@ impl Plan {
         patience_ms: 72 * HOUR_MS,
         file_look_ms: HOUR_MS,
         file_patience_ms: 72 * HOUR_MS,
-        review_after_ms: 60 * SECOND_MS,
+        review_after_ms: 600 * SECOND_MS,
         contradictions_max: 2,
     };
 

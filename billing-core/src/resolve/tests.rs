@@ -47,10 +47,10 @@ fn b() -> Proof {
 }
 
 #[test]
-fn without_any_proof_people_look_at_it_after_a_minute() {
+fn without_any_proof_people_look_at_it_after_ten_minutes() {
     let step = |now_ms| next_step(&Proof::default(), &Plan::STANDARD, &facts(now_ms, &[]));
-    assert_eq!(step(2_000), Step::WaitUntil(at(61_000)));
-    assert_eq!(step(61_000), Step::Review(Rule::REVIEW_NO_PROOF));
+    assert_eq!(step(2_000), Step::WaitUntil(at(601_000)));
+    assert_eq!(step(601_000), Step::Review(Rule::REVIEW_NO_PROOF));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_duplicate_is_asked_about_and_never_a_refusal() {
     let both = Proof { inquiry: b().inquiry, ..a() };
     assert!(matches!(next_step(&both, &Plan::STANDARD, &facts(6_000, &asks)), Step::Inquire { .. }));
     // Nobody to ask: more repeats would bring more duplicates.
-    let alone = next_step(&a(), &Plan::STANDARD, &facts(2 * MINUTE, &asks));
+    let alone = next_step(&a(), &Plan::STANDARD, &facts(11 * MINUTE, &asks));
     assert_eq!(alone, Step::Review(Rule::REVIEW_DUPLICATE));
     // It knows the key and does not know it: two answers that cannot both be true.
     let late = 11 * MINUTE;
@@ -129,7 +129,7 @@ fn not_found_counts_late_twice_and_apart() {
 #[test]
 fn an_inquiry_by_the_carriers_id_needs_that_id() {
     let by_id = Proof { inquiry: Some(Inquiry { by_txn_id: true, ..ASKED_BY_REF }), ..Proof::default() };
-    let unknown = facts(2 * MINUTE, &[]);
+    let unknown = facts(11 * MINUTE, &[]);
     assert_eq!(next_step(&by_id, &Plan::STANDARD, &unknown), Step::Review(Rule::REVIEW_NO_KEY));
     let known = Facts { txn_id_known: true, ..unknown };
     assert!(matches!(next_step(&by_id, &Plan::STANDARD, &known), Step::Inquire { .. }));
