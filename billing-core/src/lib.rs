@@ -39,6 +39,7 @@ pub mod triage;
 pub mod decide;
 
 pub mod reason;
+pub mod resolve;
 pub mod subscription;
 
 pub mod calendar;

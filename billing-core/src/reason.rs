@@ -212,6 +212,41 @@ rules! {
     PLAN_MOVED = 103, "move.plan" v 1: "the subscription was moved to another plan; its first period there starts where the last paid one ends";
     /// Another carrier.
     CARRIER_MOVED = 104, "move.carrier" v 1: "the line moved to another carrier: this subscription is closed, and the next one's first period starts where the last paid one here ends";
+
+    /// The same request again.
+    RESOLVE_RESEND = 110, "resolve.resend" v 1: "the result is UNKNOWN and the carrier remembers our key, so the same request was sent again under it";
+    /// The carrier was asked.
+    RESOLVE_INQUIRE = 111, "resolve.inquire" v 1: "the result is UNKNOWN, so the carrier was asked what became of it";
+    /// A question found it.
+    RESOLVE_FOUND = 112, "resolve.found" v 1: "the carrier was asked and said what became of it, which counts at once";
+    /// A repeat brought the result.
+    RESOLVE_REPEATED = 113, "resolve.repeated" v 1: "the carrier answered the repeated request under the same key with its result";
+    /// Not found, often enough.
+    RESOLVE_ABSENT = 114, "resolve.absent" v 1: "the carrier did not know it, asked late enough, often enough and far enough apart, while no request could still be on its way";
+    /// Not in the files.
+    RESOLVE_FILE_ABSENT = 115, "resolve.file_absent" v 1: "the carrier's complete files do not have it, and it had the time to get into them";
+    /// Not found, which alone proves nothing.
+    RESOLVE_NOT_FOUND = 116, "resolve.not_found" v 1: "the carrier does not know it; one such answer, or an early one, proves nothing, so it stays UNKNOWN";
+    /// The carrier is not done.
+    RESOLVE_WORKING = 117, "resolve.working" v 1: "the carrier knows it and is not done with it, so it stays UNKNOWN";
+    /// Nothing was learned.
+    RESOLVE_NOTHING = 118, "resolve.nothing" v 1: "nothing was learned that says something about the first request, so it stays UNKNOWN";
+    /// Another amount, line or operation.
+    RESOLVE_CONTRADICTS = 119, "resolve.contradicts" v 1: "the answer speaks of another amount, currency, line, key or operation, so it stays UNKNOWN";
+    /// No proof at all.
+    REVIEW_NO_PROOF = 120, "review.no_proof" v 1: "the carrier declares no way to prove what became of it, so people settle it";
+    /// All means are used up.
+    REVIEW_EXHAUSTED = 121, "review.exhausted" v 1: "every way that the carrier declares was tried and none brought proof, so people settle it";
+    /// Contradictory evidence.
+    REVIEW_CONTRADICTION = 122, "review.contradiction" v 1: "the carrier's answers contradict each other or the request, so people settle it";
+    /// The data are set aside.
+    REVIEW_QUARANTINED = 123, "review.quarantined" v 1: "its subscription is quarantined, so people settle it";
+    /// The key of the question is not known.
+    REVIEW_NO_KEY = 124, "review.no_key" v 1: "the carrier is asked by its own id, and no answer brought one, so people settle it";
+    /// The file did not come.
+    REVIEW_FILE_MISSING = 125, "review.file_missing" v 1: "the carrier's file that would prove it was not taken in, so people settle it";
+    /// A duplicate that nobody explains.
+    REVIEW_DUPLICATE = 126, "review.duplicate" v 1: "the carrier has seen the key before and cannot be asked with which result, so people settle it";
 }
 
 /// What a rule looked at. The number is what the history keeps.

@@ -22,7 +22,9 @@ pub use adapter::{
     Finding, Inquired, LinkState, OutcomeSink, RefundCap, Reply, ReservationCap, SendGuard,
 };
 pub use callback::{Acknowledgement, Callback, CallbackError, read_callback};
-pub use definition::{CarrierDefinition, Means, Proof};
+pub use definition::{
+    CallbackCap, CarrierDefinition, FileCap, InquiryCap, InquiryKey, Means, Proof, RepeatCap,
+};
 pub use dialect::template::{BuildError, TemplateError};
 pub use http::{HttpAdapter, SetupError, TargetError};
 pub use msisdn::{Msisdn, MsisdnError, MsisdnRule};

@@ -298,7 +298,8 @@ impl Engine {
         let mut attempts = Vec::with_capacity(ready.len());
         let mut lines = Vec::with_capacity(ready.len());
         let begun_ms = self.shared.clock.machine_ms();
-        let intent_at = self.shared.clock.wall();
+        // What the times inside a request are made of: kept with the intent, so that a repeat has the same body.
+        let (intent_at, told_at) = (self.shared.clock.wall(), now);
         let mut flights = Vec::with_capacity(ready.len());
         let mut over = Vec::new();
         for (row, verdict) in ready.into_iter().zip(verdicts) {
@@ -306,8 +307,7 @@ impl Engine {
                 // ExistsMine: the first call's commit answer was lost, and nothing of this batch reached a lane.
                 Verdict::Ok | Verdict::ExistsMine => {
                     lines.push(self.sent_line(&row, intent_at));
-                    let (attempt, flight) =
-                        self.flight(row, floor, begun_ms, now.as_millisecond(), intent_at);
+                    let (attempt, flight) = self.flight(row, floor, begun_ms, now.as_millisecond(), told_at);
                     attempts.push(attempt);
                     flights.push(flight);
                 }

@@ -302,8 +302,8 @@ impl InboxReader {
                 catalog: self.shared.books.for_answer(due.book_version),
                 row: due,
                 planned,
-                from: AttemptState::Unknown,
-                why: 0,
+                from: standing(aside.open),
+                why: evidence.why,
                 outcome,
                 carrier_code: evidence.carrier_code,
                 carrier_txn_id: evidence.carrier_txn_id,
@@ -325,7 +325,7 @@ impl InboxReader {
         let (attempt_no, open) =
             aside.as_ref().map_or((at.attempt_no, at.open), |aside| (aside.attempt_no, aside.open));
         let same = (current || aside.is_some()) && attempt_no == evidence.attempt_no;
-        if !same || open != OpenAttempt::Unknown {
+        if !same || !is_doubtful(open) {
             stripe.release(row.subscription_id);
             self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
             let attempt = Some((evidence.period, evidence.attempt_no));
@@ -350,8 +350,8 @@ impl InboxReader {
             row: due,
             aside,
             planned,
-            from: AttemptState::Unknown,
-            why: 0,
+            from: standing(open),
+            why: evidence.why,
             outcome,
             carrier_code: evidence.carrier_code,
             carrier_txn_id: evidence.carrier_txn_id,
@@ -373,7 +373,7 @@ impl InboxReader {
         };
         let conn = self.db.conn().await?;
         let kept = load_aside(conn, subscription_id, planned.period).await;
-        let kept = self.db.checked(kept)?.filter(|kept| kept.open == OpenAttempt::Unknown);
+        let kept = self.db.checked(kept)?.filter(|kept| is_doubtful(kept.open));
         Ok(kept.filter(|kept| kept.attempt_no == planned.attempt_no).map(|kept| (planned, kept)))
     }
 
@@ -448,5 +448,18 @@ impl InboxReader {
         let conn = self.db.conn().await?;
         let dropped = drop_inbox(conn, Shard(row.shard.0), &[row.id]).await;
         self.db.checked(dropped)
+    }
+}
+
+/// Whether evidence may still settle what is open.
+fn is_doubtful(open: OpenAttempt) -> bool {
+    matches!(open, OpenAttempt::Unknown | OpenAttempt::InReview)
+}
+
+/// Where an attempt stands that evidence is about.
+fn standing(open: OpenAttempt) -> AttemptState {
+    match open {
+        OpenAttempt::InReview => AttemptState::InReview,
+        _ => AttemptState::Unknown,
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Lane {
     rests_until_ms: AtomicI64,
     clock: Arc<dyn Clock>,
     rate: Arc<Rate>,
+    /// Places that the resolution of unknown attempts uses.
+    lent: AtomicUsize,
 }
 
 /// The carrier's rate and this worker's share of it: owned slices ÷ all slices, so that all workers together never exceed
@@ -67,8 +69,16 @@ struct Rate {
     n: u32,
     per_ms: u32,
     limiter: RwLock<Arc<Limiter>>,
-    share: Mutex<(usize, usize)>,
+    share: Mutex<Share>,
     clock: LaneClock,
+}
+
+/// Owned slices, all slices, and whether a fifth is lent to the resolution of unknown attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Share {
+    owned: usize,
+    all: usize,
+    lent: bool,
 }
 
 type Limiter = RateLimiter<NotKeyed, InMemoryState, LaneClock, NoOpMiddleware<Nanos>>;
@@ -77,7 +87,8 @@ impl Rate {
     fn new(n: u32, per_ms: u32) -> Self {
         let clock = LaneClock(Instant::now());
         let limiter = Arc::new(RateLimiter::direct_with_clock(quota_of(n, per_ms, 1, 1), clock));
-        Self { n, per_ms, limiter: RwLock::new(limiter), share: Mutex::new((1, 1)), clock }
+        let share = Mutex::new(Share { owned: 1, all: 1, lent: false });
+        Self { n, per_ms, limiter: RwLock::new(limiter), share, clock }
     }
 
     fn limiter(&self) -> Arc<Limiter> {
@@ -94,17 +105,27 @@ impl Rate {
         }
     }
 
-    fn set_share(&self, owned: usize, all: usize) {
+    fn share(&self) -> Share {
+        self.share.lock().map_or(Share { owned: 1, all: 1, lent: false }, |share| *share)
+    }
+
+    fn quota(&self, share: Share) -> Quota {
+        match share.lent {
+            true => quota_of(self.n.saturating_mul(4), self.per_ms.saturating_mul(5), share.owned, share.all),
+            false => quota_of(self.n, self.per_ms, share.owned, share.all),
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Share)) {
         let Ok(mut share) = self.share.lock() else { return };
-        if owned == 0 || *share == (owned, all) {
+        let mut changed = *share;
+        change(&mut changed);
+        if changed.owned == 0 || *share == changed {
             return;
         }
-        *share = (owned, all);
+        *share = changed;
         if let Ok(mut limiter) = self.limiter.write() {
-            *limiter = Arc::new(RateLimiter::direct_with_clock(
-                quota_of(self.n, self.per_ms, owned, all),
-                self.clock,
-            ));
+            *limiter = Arc::new(RateLimiter::direct_with_clock(self.quota(changed), self.clock));
         }
     }
 }
@@ -147,6 +168,7 @@ impl Lane {
             rests_until_ms: AtomicI64::new(0),
             clock,
             rate,
+            lent: AtomicUsize::new(0),
         })
     }
 
@@ -172,14 +194,47 @@ impl Lane {
 
     /// This worker's part of what the carrier allows, per second and at a time: owned slices of all slices.
     pub(crate) fn set_share(&self, owned: usize, all: usize) {
-        self.rate.set_share(owned, all);
-        let part = self.adapter.caps().in_flight_max as usize * owned / all.max(1);
-        self.adapter.limit_in_flight(u32::try_from(part).unwrap_or(u32::MAX));
+        self.rate.change(|share| (share.owned, share.all) = (owned, all));
+        self.limit_in_flight();
+    }
+
+    /// Owned slices of all slices.
+    pub(crate) fn share(&self) -> (usize, usize) {
+        let share = self.rate.share();
+        (share.owned, share.all)
+    }
+
+    /// Does without a fifth of the rate, and without so many of the exchanges at a time, while the resolution of unknown
+    /// attempts uses them: together they never exceed what the carrier allows. 0: takes everything back.
+    pub(crate) fn lend(&self, places: usize) {
+        if self.lent.swap(places, Ordering::SeqCst) != places {
+            self.rate.change(|share| share.lent = places > 0);
+            self.limit_in_flight();
+        }
+    }
+
+    /// Whether the lent places are free: a lane of one place only has to be empty.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.part() > 1 || self.in_lane.load(Ordering::Relaxed) == 0
+    }
+
+    /// This worker's part of the exchanges at a time.
+    fn part(&self) -> usize {
+        let (owned, all) = self.share();
+        self.adapter.caps().in_flight_max as usize * owned / all.max(1)
+    }
+
+    fn limit_in_flight(&self) {
+        let own = self.part().saturating_sub(self.lent.load(Ordering::SeqCst));
+        self.adapter.limit_in_flight(u32::try_from(own).unwrap_or(u32::MAX));
     }
 
     fn room(&self, inside: usize) -> usize {
         let now_ms = self.clock.machine_ms();
         if now_ms < self.rests_until_ms.load(Ordering::Relaxed) {
+            return 0;
+        }
+        if self.lent.load(Ordering::SeqCst) > 0 && self.part() <= 1 {
             return 0;
         }
         let free = self.depth_max.saturating_sub(inside);
@@ -293,7 +348,7 @@ impl std::fmt::Debug for Lane {
 }
 
 /// `owned` of `all` parts of `n` per `per_ms`.
-fn quota_of(n: u32, per_ms: u32, owned: usize, all: usize) -> Quota {
+pub(crate) fn quota_of(n: u32, per_ms: u32, owned: usize, all: usize) -> Quota {
     let parts = u128::from(n.max(1)) * owned.max(1) as u128;
     let period_ns = u128::from(per_ms.max(1)) * 1_000_000 * all.max(1) as u128 / parts;
     let period = Duration::from_nanos(u64::try_from(period_ns).unwrap_or(u64::MAX).max(1));
@@ -312,9 +367,7 @@ async fn feed_at_rate(
 ) {
     let mut chunk = Vec::with_capacity(PERMITS_MAX as usize);
     while let Ok(first) = entry.recv().await {
-        let (n, per_ms) = (rate.n, rate.per_ms);
-        let (owned, all) = rate.share.lock().map_or((1, 1), |share| *share);
-        let chunk_max = quota_of(n, per_ms, owned, all).burst_size().get().min(PERMITS_MAX);
+        let chunk_max = rate.quota(rate.share()).burst_size().get().min(PERMITS_MAX);
         chunk.push(first);
         while chunk.len() < chunk_max as usize
             && let Ok(more) = entry.try_recv()

@@ -1,7 +1,8 @@
 //! **Drives.** Workers, shards, the due wheel, lanes, the recorder.
 //!
 //! Read in this order: [`engine`] (what is due goes out), [`recorder`] (what comes back is recorded), [`lane`] (between
-//! the engine and one carrier), [`membership`] (who owns which shards), [`takeover`] (what a dead worker left behind).
+//! the engine and one carrier), [`membership`] (who owns which shards), [`takeover`] (what a dead worker left behind), [`resolver`] (what became of what is
+//! unknown).
 //!
 //! Absent on purpose: decisions. What to do with a due subscription and what an outcome means is `billing-core`'s alone;
 //! this crate carries it out.
@@ -24,6 +25,7 @@ mod membership;
 mod pricing;
 mod probe;
 mod refund;
+mod resolver;
 mod takeover;
 
 pub mod import;

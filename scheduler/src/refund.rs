@@ -220,7 +220,7 @@ pub(crate) async fn begin(
 ) -> Result<Begun, StoreError> {
     let id = asked.subscription_id;
     let prepared = prepare(shared, asked, loaded);
-    let (planned, aside, mut flight, mut attempt) = match prepared {
+    let (planned, aside, mut flight, attempt) = match prepared {
         Ok(prepared) => prepared,
         Err(why) => {
             stripe.release(id);
@@ -280,7 +280,6 @@ pub(crate) async fn begin(
     }
     let intent_at = shared.clock.wall();
     (flight.floor, flight.begun_ms) = (floor, shared.clock.machine_ms());
-    attempt.intent_at = intent_at;
     let line = SentLine {
         subscription_id: id,
         period: planned.period.number(),
@@ -345,7 +344,8 @@ fn prepare(shared: &Shared, asked: &InboxRow, loaded: Loaded<'_>) -> Result<Prep
         msisdn,
         amount: Money::new(planned.amount_minor, currency),
         text: Arc::clone(&plan.text),
-        intent_at: shared.clock.wall(),
+        // As its intent keeps it: a repeat has the same body.
+        intent_at: now,
         kind: ExchangeKind::Send,
         carrier_txn_id: None,
         parent_ref: Some(parent_ref),

@@ -41,13 +41,22 @@ pub struct Evidence {
     pub carrier_code: Option<String>,
     /// What the carrier calls it, if it said so.
     pub carrier_txn_id: Option<String>,
+    /// The rule that makes it evidence; 0 for an answer to the request itself.
+    pub why: i16,
 }
 
 impl Evidence {
     pub(crate) fn of(item: &Item) -> Option<Self> {
         let (period, attempt_no) = item.attempt_key()?;
         let (outcome, carrier_code, carrier_txn_id) = item.outcome()?;
-        Some(Self { period, attempt_no, outcome: StoryOutcome::of(outcome), carrier_code, carrier_txn_id })
+        Some(Self {
+            period,
+            attempt_no,
+            outcome: StoryOutcome::of(outcome),
+            carrier_code,
+            carrier_txn_id,
+            why: 0,
+        })
     }
 
     /// The payload.
@@ -279,6 +288,7 @@ pub(crate) async fn give_late_answers(
             outcome: StoryOutcome::of(outcome),
             carrier_code,
             carrier_txn_id,
+            why: 0,
         };
         if let Ok(payload) = evidence.encode() {
             let conn = db.conn().await?;

@@ -33,6 +33,7 @@ use crate::lane::Lane;
 use crate::link::DbLink;
 use crate::membership::{LeaseKeeper, Steward};
 use crate::recorder::{DECIDED_MAX, Recorder};
+use crate::resolver::{AskGuard, AskLane, AskSink, Resolver, ResolverState};
 use crate::shared::Shared;
 use crate::stats::Stats;
 use crate::stripe::{Stripe, Work};
@@ -60,6 +61,9 @@ pub struct WorkerSettings {
     pub send_max_age_ms: i64,
     /// How long a drain waits for answers.
     pub drain_deadline_ms: u64,
+    /// By how much the intervals of the resolution of unknown attempts are divided; above 1 only under a clock that does
+    /// not run as time does.
+    pub resolution_time_scale: i64,
 }
 
 impl From<&EngineSettings> for WorkerSettings {
@@ -76,6 +80,7 @@ impl From<&EngineSettings> for WorkerSettings {
             low_water_every_ms: signed(book.low_water_every_ms),
             send_max_age_ms: signed(book.send_max_age_ms),
             drain_deadline_ms: book.drain_deadline_ms,
+            resolution_time_scale: i64::from(book.resolution_time_scale.max(1)),
         }
     }
 }
@@ -88,6 +93,10 @@ pub struct WorkerCarrier {
     pub id: String,
     /// Speaks to it.
     pub adapter: Arc<dyn Adapter>,
+    /// Speaks to it about unknown attempts, over connections of its own.
+    pub asker: Arc<dyn Adapter>,
+    /// What it can prove about them.
+    pub proof: carriers::Proof,
     /// When its lane opens the breaker.
     pub breaker: BreakerSettings,
     /// Compression dictionary for its exchanges.
@@ -133,6 +142,15 @@ pub enum StartError {
     /// The history could not keep a dictionary.
     #[error("the history is not usable: {0}")]
     History(#[from] storage::history::HistoryError),
+    /// Intervals that protect money would be shortened under real time.
+    #[error(
+        "resolution.time_scale is {time_scale}, and the business clock runs as time does: only sandboxes may shorten \
+         what carriers are given to settle; leave it out"
+    )]
+    Hurried {
+        /// What the setting says.
+        time_scale: i64,
+    },
     /// A carrier's dictionary is not usable.
     #[error("carrier {carrier}: its compression dictionary is not usable: {why}")]
     Dictionary {
@@ -176,6 +194,10 @@ impl Worker {
         let mut conn = connect(&parts.database, "tollbook start").await?;
         let clock = parts.clock;
         clock.set(read_clock(&mut conn).await?);
+        let time_scale = parts.settings.resolution_time_scale;
+        if time_scale > 1 && clock.scale() == 1 {
+            return Err(StartError::Hurried { time_scale });
+        }
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
         let database_us = set_low_water(&mut conn, &[], None).await?;
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
@@ -190,6 +212,18 @@ impl Worker {
         let mut adapters = JoinSet::new();
         let mut lanes = BTreeMap::new();
         let mut dictionaries = HashMap::new();
+        let stop_claiming = CancellationToken::new();
+        let ask_guard = Arc::new(AskGuard::new(
+            Arc::clone(&guard),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+            stop_claiming.clone(),
+            settings.send_max_age_ms,
+        ));
+        let places: usize =
+            parts.carriers.iter().map(|carrier| carrier.asker.caps().in_flight_max as usize).sum();
+        let (answers, replies) = async_channel::bounded(places.max(1));
+        let answers = Arc::new(AskSink(answers));
+        let mut ask_lanes = HashMap::new();
         for carrier in parts.carriers {
             if !carrier.dictionary.is_empty() {
                 parts
@@ -199,6 +233,14 @@ impl Worker {
             }
             let carrier_no = carrier.carrier_no;
             dictionaries.insert(carrier_no, (carrier.id.clone(), carrier.dictionary.clone()));
+            let ask_lane = AskLane::open(
+                Arc::clone(&carrier.asker),
+                carrier.proof.clone(),
+                Arc::clone(&ask_guard) as Arc<dyn SendGuard>,
+                Arc::clone(&answers) as Arc<dyn OutcomeSink>,
+                &mut adapters,
+            );
+            ask_lanes.insert(carrier_no, ask_lane);
             let lane = Lane::open(
                 carrier,
                 settings.batch_max,
@@ -226,7 +268,7 @@ impl Worker {
             guard,
             stats: Stats::default(),
             balances: crate::probe::Balances::default(),
-            stop_claiming: CancellationToken::new(),
+            stop_claiming,
             finish: CancellationToken::new(),
             renew: CancellationToken::new(),
             partitions_ready: AtomicBool::new(false),
@@ -240,6 +282,20 @@ impl Worker {
         });
         let mut worker = Self { shared: Arc::clone(&shared), parts: JoinSet::new(), adapters };
         worker.spawn_parts(&dictionaries, parts.read_version, parts.hold.as_ref())?;
+        let resolver = Resolver {
+            shared: Arc::clone(&shared),
+            db: DbLink::new(shared.database.clone(), format!("tollbook {} resolver", shared.lease.slot)),
+            sealers: sealers(&dictionaries)?,
+            lanes: ask_lanes,
+            guard: ask_guard,
+            replies,
+            lanes_version: shared.books.current().names.book_version,
+            state: ResolverState::default(),
+        };
+        // The memory store has no questions to carriers yet: what is UNKNOWN stays so in the simulation.
+        if matches!(shared.database, Database::Postgres(_)) {
+            worker.parts.spawn(held(parts.hold.as_ref(), resolver.run()));
+        }
         Ok(worker)
     }
 

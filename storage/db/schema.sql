@@ -36,6 +36,27 @@ ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.attempt_ask (
+    subscription_id bigint NOT NULL,
+    moved_minor bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    asked_at timestamp with time zone NOT NULL,
+    answered_at timestamp with time zone DEFAULT now() NOT NULL,
+    period integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    ask_no smallint NOT NULL,
+    kind smallint NOT NULL,
+    finding smallint NOT NULL,
+    reason smallint NOT NULL,
+    rule_id smallint NOT NULL,
+    CONSTRAINT attempt_ask_ask_no_check CHECK ((ask_no >= 1)),
+    CONSTRAINT attempt_ask_finding_check CHECK (((finding >= 1) AND (finding <= 7))),
+    CONSTRAINT attempt_ask_kind_check CHECK (((kind >= 1) AND (kind <= 2))),
+    CONSTRAINT attempt_ask_moved_minor_check CHECK ((moved_minor >= 0))
+);
+
+COMMENT ON TABLE public.attempt_ask IS 'what was asked about unknown attempts (1 the same request again, 2 a question) and what it brought; its bytes are in the history';
+
 CREATE TABLE public.attempt_intent (
     subscription_id bigint NOT NULL,
     amount_minor bigint NOT NULL,
@@ -79,10 +100,23 @@ CREATE TABLE public.attempt_open (
     carrier_code text,
     carrier_txn_id text,
     assignee text,
+    next_ask_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_write_at timestamp with time zone,
+    last_writer bigint,
+    asks smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT attempt_open_asks_check CHECK ((asks >= 0)),
     CONSTRAINT attempt_open_kind_check CHECK (((kind >= 1) AND (kind <= 3)))
 );
 
 COMMENT ON TABLE public.attempt_open IS 'attempts that are accepted (1), unknown (2) or in review (3): small, and every row is somebody''s money';
+
+COMMENT ON COLUMN public.attempt_open.next_ask_at IS 'when the shard''s owner looks at an unknown attempt next';
+
+COMMENT ON COLUMN public.attempt_open.last_write_at IS 'when the same request was last sent again: set before, and when its answer was kept';
+
+COMMENT ON COLUMN public.attempt_open.last_writer IS 'the incarnation that did so';
+
+COMMENT ON COLUMN public.attempt_open.asks IS 'repeats and questions so far; one without its row in attempt_ask: its sender died over it';
 
 CREATE TABLE public.attempt_outcome (
     subscription_id bigint NOT NULL,
@@ -569,6 +603,9 @@ ALTER TABLE ONLY public.account
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.attempt_ask
+    ADD CONSTRAINT attempt_ask_pkey PRIMARY KEY (subscription_id, period, attempt_no, ask_no);
+
 ALTER TABLE ONLY public.attempt_intent
     ADD CONSTRAINT attempt_intent_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
@@ -685,6 +722,8 @@ ALTER TABLE ONLY public.zone
 
 CREATE INDEX attempt_intent_at ON ONLY public.attempt_intent USING brin (intent_at) WITH (pages_per_range='32', autosummarize='on');
 
+CREATE INDEX attempt_open_ask ON public.attempt_open USING btree (((subscription_id >> 44)), next_ask_at) WHERE (kind = 2);
+
 CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription_id) WHERE (next_at_ms IS NOT NULL);
 
 CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
@@ -694,6 +733,8 @@ CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscri
 CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.account_day FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_ask FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_intent FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 

@@ -29,6 +29,18 @@ pub struct Mock {
 
 impl Mock {
     pub fn start(dir: &Path, id: &str, dialect: &str, currency: &str, behaviour: &str) -> Self {
+        Self::start_with(dir, id, dialect, currency, behaviour, &[])
+    }
+
+    /// With further arguments.
+    pub fn start_with(
+        dir: &Path,
+        id: &str,
+        dialect: &str,
+        currency: &str,
+        behaviour: &str,
+        more: &[&str],
+    ) -> Self {
         let ledger = dir.join(format!("{id}.ledger.ndjson"));
         let script = dir.join(format!("{id}.behaviour.json"));
         std::fs::write(&script, behaviour).unwrap();
@@ -39,6 +51,7 @@ impl Mock {
             .arg("--behaviour")
             .arg(&script)
             .arg("--stdin-guard")
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -27,6 +27,8 @@ pub struct WorldOptions {
     pub business_at: &'static str,
     /// The mock's behaviour as JSON.
     pub behaviour: &'static str,
+    /// More arguments of the mock.
+    pub mock_args: &'static [&'static str],
     /// More lines for engine.toml.
     pub engine_toml: &'static str,
 }
@@ -39,6 +41,7 @@ impl Default for WorldOptions {
             scale: 1,
             business_at: "2026-12-01T09:00:00Z",
             behaviour: "{}",
+            mock_args: &[],
             engine_toml: "",
         }
     }
@@ -68,7 +71,7 @@ impl World {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let book = Book::write(&dir, options);
-        let mock = Mock::start(&dir, "medina", "flat", "TND", options.behaviour);
+        let mock = Mock::start_with(&dir, "medina", "flat", "TND", options.behaviour, options.mock_args);
         let mut launcher = LauncherOptions::new(dir.join("postgres"), "tollbook");
         launcher.settings = vec![("max_connections".into(), "80".into())];
         let postgres = PrivatePostgres::start(launcher).unwrap();

@@ -76,12 +76,16 @@ impl Assembly {
         for definition in &loaded.carriers {
             let Some((carrier_no, ..)) = names.carriers.get(definition.id.as_ref()) else { continue };
             let base = self.bases.get(definition.id.as_ref()).map(String::as_str);
-            let adapter =
-                HttpAdapter::new(definition, base).with_context(|| format!("carrier {}", definition.id))?;
+            let adapter = || {
+                let made = HttpAdapter::new(definition, base);
+                made.with_context(|| format!("carrier {}", definition.id))
+            };
             carriers.push(WorkerCarrier {
                 carrier_no: *carrier_no,
                 id: definition.id.to_string(),
-                adapter: Arc::new(adapter) as Arc<dyn Adapter>,
+                adapter: Arc::new(adapter()?) as Arc<dyn Adapter>,
+                asker: Arc::new(adapter()?) as Arc<dyn Adapter>,
+                proof: definition.proof.clone(),
                 breaker: BreakerSettings {
                     share_percent: u32::from(definition.breaker.unknown_share_percent),
                     window_ms: i64::from(definition.breaker.window_ms),

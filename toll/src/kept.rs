@@ -170,6 +170,7 @@ fn name(key: &HistoryKey) -> String {
         (no, 0) => format!("the kept exchange of attempt {no}"),
         (no, 1) => format!("the kept decision on late evidence for attempt {no}"),
         (no, 2) => format!("the kept takeover of attempt {no}"),
+        (no, seq) if seq > 1 << 33 => format!("the kept ask {} about attempt {no}", seq - (1 << 33)),
         (no, seq) => format!("the kept row {seq} of attempt {no}"),
     }
 }

@@ -57,6 +57,8 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_balances_total", Kind::Counter, Unit::Count, "Balance checks, by whether anything was learned."),
     ("tollbook_quarantined_total", Kind::Counter, Unit::Count, "Subscriptions put aside for a person because they could not be decided or recorded."),
     ("tollbook_taken_over_total", Kind::Counter, Unit::Count, "Open intents of dead workers taken over, by whether evidence of their outcome was found."),
+    ("tollbook_asks_total", Kind::Counter, Unit::Count, "Questions and repeats about unknown attempts, by carrier, kind and what they brought."),
+    ("tollbook_resolved_total", Kind::Counter, Unit::Count, "Unknown attempts settled or given to people by the resolution, by carrier and rule."),
     ("tollbook_fenced_workers_total", Kind::Counter, Unit::Count, "Workers fenced by this process because their lease was not renewed."),
     ("tollbook_book_changes_total", Kind::Counter, Unit::Count, "Versions of the book taken in by this process without a restart."),
     ("tollbook_alerts_total", Kind::Counter, Unit::Count, "Answers of carriers that a person should see, by kind."),
@@ -67,6 +69,7 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_due_entries", Kind::Gauge, Unit::Count, "Of these, those whose time has come and that wait for their turn."),
     ("tollbook_in_flight", Kind::Gauge, Unit::Count, "Subscriptions on their way between due and durable."),
     ("tollbook_lane_depth", Kind::Gauge, Unit::Count, "Attempts inside the lane of a carrier."),
+    ("tollbook_unknown_attempts", Kind::Gauge, Unit::Count, "Unknown attempts of the shards owned by this process, by carrier."),
     ("tollbook_ready", Kind::Gauge, Unit::Count, "1 while this process claims and sends, else 0."),
     ("tollbook_due_to_durable_p99_seconds", Kind::Gauge, Unit::Seconds, "From due to durable, 99th percentile since the last reset."),
 ];

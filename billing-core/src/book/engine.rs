@@ -16,6 +16,7 @@
 //! | `history.min_free` | `"1GiB"` | 0 to 1TiB |
 //! | `api.listen` | `"127.0.0.1:0"` | an address and a port |
 //! | `drain.deadline` | `"10s"` | 0s to 5m |
+//! | `resolution.time_scale` | 1 | 1 to 10000; above 1 only under the scaled clock of a sandbox |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -53,6 +54,9 @@ pub struct EngineSettings {
     pub listen: SocketAddr,
     /// `drain.deadline`: how long a stopping worker waits for replies.
     pub drain_deadline_ms: u64,
+    /// `resolution.time_scale`: by how much the intervals of the resolution of unknown attempts are divided. A worker
+    /// refuses to start with more than 1 under a business clock that runs as time does.
+    pub resolution_time_scale: u32,
 }
 
 impl Default for EngineSettings {
@@ -72,6 +76,7 @@ impl Default for EngineSettings {
             history_min_free_mib: GIB_MIB,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             drain_deadline_ms: 10_000,
+            resolution_time_scale: 1,
         }
     }
 }
@@ -84,13 +89,14 @@ const MINUTE_MS: i64 = 60_000;
 pub fn read_engine(source: &Source, problems: &mut Problems) -> EngineSettings {
     let mut settings = EngineSettings::default();
     let Some(mut root) = Table::parse(source, problems) else { return settings };
-    let sections: [(&str, Section); 6] = [
+    let sections: [(&str, Section); 7] = [
         ("lease", lease),
         ("batch", batch),
         ("wheel", wheel),
         ("history", history),
         ("api", api),
         ("drain", drain),
+        ("resolution", resolution),
     ];
     for (name, read) in sections {
         if let Some(mut table) = root.opt_table(name, problems) {
@@ -161,6 +167,10 @@ fn drain(table: &mut Table<'_>, settings: &mut EngineSettings, problems: &mut Pr
     set(&mut settings.drain_deadline_ms, table.opt_duration_ms("deadline", 0..=5 * MINUTE_MS, problems));
 }
 
+fn resolution(table: &mut Table<'_>, settings: &mut EngineSettings, problems: &mut Problems) {
+    set(&mut settings.resolution_time_scale, table.opt_int("time_scale", 1..=10_000, problems));
+}
+
 /// A size, `"4GiB"` or a number of MiB, up to 1 TiB.
 fn size(table: &mut Table<'_>, key: &str, min_mib: i64, problems: &mut Problems) -> Option<Spanned<i64>> {
     if table.type_of(key) == Some("integer") {
@@ -211,7 +221,7 @@ mod tests {
         assert_eq!(read(text), (EngineSettings::default(), vec![]));
         let shown = text.lines().filter(|line| line.contains(" = ")).count();
         let documented = include_str!("engine.rs").lines().filter(|line| line.starts_with("//! | `")).count();
-        assert_eq!((shown, documented), (14, 14));
+        assert_eq!((shown, documented), (15, 15));
     }
 
     #[test]
@@ -219,7 +229,7 @@ mod tests {
         let text = "[lease]\nttl = \"30s\"\nrenew = \"10s\"\n[batch]\nmax = 4000\nwait = \"0ms\"\nstripes = 8\n\
                     send_max_age = \"1m\"\n[wheel]\nhorizon = \"4h\"\ninbox_poll = \"50ms\"\n\
                     low_water_every = \"1s\"\nslices = 64\n[history]\nquota = 512\nmin_free = \"2GiB\"\n[api]\n\
-                    listen = \"[::1]:8080\"\n[drain]\ndeadline = \"1500ms\"\n";
+                    listen = \"[::1]:8080\"\n[drain]\ndeadline = \"1500ms\"\n[resolution]\ntime_scale = 60\n";
         let expected = EngineSettings {
             lease_ttl_ms: 30_000,
             lease_renew_ms: 10_000,
@@ -235,6 +245,7 @@ mod tests {
             history_min_free_mib: 2_048,
             listen: "[::1]:8080".parse().unwrap(),
             drain_deadline_ms: 1_500,
+            resolution_time_scale: 60,
         };
         assert_eq!(read(text), (expected, vec![]));
     }
@@ -256,7 +267,7 @@ mod tests {
             "config/engine.toml:13:10: `api.listen` is \"localhost\"; write an address and a port, such as \
              \"127.0.0.1:8080\"",
             "config/engine.toml:14:2: unknown key `drian`; did you mean `drain`? known keys: api, batch, drain, \
-             history, lease, wheel",
+             history, lease, resolution, wheel",
         ];
         assert_eq!(read(text).1, expected);
     }

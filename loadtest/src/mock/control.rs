@@ -18,7 +18,7 @@ pub(super) fn handle(
     path: &str,
     body: &[u8],
     now_us: u64,
-    open_silent: u64,
+    (open_silent, inquiries): (u64, u64),
 ) -> (StatusCode, Bytes) {
     match (path.strip_prefix(PREFIX).unwrap_or_default(), method) {
         ("behaviour", &Method::GET) => json(StatusCode::OK, books.behaviour()),
@@ -27,7 +27,9 @@ pub(super) fn handle(
             behave(books, next, now_us)
         }
         ("behaviour", &Method::PUT) => behave(books, Behaviour::from_json(body), now_us),
-        ("stats", &Method::GET) => json(StatusCode::OK, &AllStats { stats: books.stats(), open_silent }),
+        ("stats", &Method::GET) => {
+            json(StatusCode::OK, &AllStats { stats: books.stats(), open_silent, inquiries })
+        }
         ("sync", &Method::POST) => match books.sync() {
             Ok(()) => (StatusCode::NO_CONTENT, Bytes::new()),
             Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
@@ -52,6 +54,8 @@ struct AllStats<'a> {
     stats: &'a Stats,
     /// Connections held open without an answer right now.
     open_silent: u64,
+    /// Questions about requests that were answered since the start.
+    inquiries: u64,
 }
 
 #[derive(Serialize)]

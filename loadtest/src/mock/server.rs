@@ -128,6 +128,8 @@ struct Shared {
     draw: Draw,
     ledger_path: std::path::PathBuf,
     open_silent: Cell<u64>,
+    /// Questions about requests that were answered.
+    inquiries: Cell<u64>,
     ticks: Rc<Cell<u64>>,
     connections: RefCell<HashMap<u64, (AbortHandle, Rc<Watch>)>>,
     last_connection: Cell<u64>,
@@ -157,6 +159,7 @@ impl Shared {
             draw: Draw::new(seed),
             ledger_path: ledger,
             open_silent: Cell::new(0),
+            inquiries: Cell::new(0),
             // Ticks start at 1: a watch reads 0 as "nothing arrives".
             ticks: Rc::new(Cell::new(1)),
             connections: RefCell::default(),
@@ -362,6 +365,7 @@ fn status(shared: &Shared, further: &str) -> Response<Reply> {
     let Some(key) = further.strip_prefix("/status/").filter(|key| !key.is_empty()) else {
         return reply(StatusCode::NOT_FOUND, Bytes::from_static(b"{\"error\":\"no such path\"}"));
     };
+    shared.inquiries.set(shared.inquiries.get() + 1);
     let books = shared.books.borrow();
     let said = books.status_of(key, now_us());
     let mut asked = shared.dialect.read(b"{}");
@@ -421,7 +425,14 @@ fn control_reply(
         return reply(StatusCode::PAYLOAD_TOO_LARGE, Bytes::new());
     };
     let books = &mut shared.books.borrow_mut();
-    let (status, body) = control::handle(books, method, path, &body, now_us(), shared.open_silent.get());
+    let (status, body) = control::handle(
+        books,
+        method,
+        path,
+        &body,
+        now_us(),
+        (shared.open_silent.get(), shared.inquiries.get()),
+    );
     reply(status, body)
 }
 

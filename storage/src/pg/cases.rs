@@ -88,7 +88,7 @@ pub async fn own_open_attempts(
            JOIN worker_incarnation w ON w.incarnation = i.incarnation
            JOIN subscription s ON s.id = o.subscription_id
            JOIN subscriber r ON r.id = s.subscriber_id
-          WHERE o.kind = 2 AND o.reason = 84 AND w.host = $1 AND w.spool = $2 AND w.incarnation <> $3
+          WHERE o.kind IN (2, 3) AND o.reason = 84 AND w.host = $1 AND w.spool = $2 AND w.incarnation <> $3
           LIMIT $4",
     )
     .bind(host)

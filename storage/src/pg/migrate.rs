@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
+    (5, "resolution", include_str!("../../db/migrations/0005_resolution.sql")),
     (7, "statistics", include_str!("../../db/migrations/0007_statistics.sql")),
 ];
 
@@ -52,6 +53,12 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/close_month.sql"),
     include_str!("../../db/procedures/verify_ledger.sql"),
     include_str!("../../db/procedures/trim_minutes.sql"),
+    include_str!("../../db/procedures/us.sql"),
+    include_str!("../../db/procedures/due_asks.sql"),
+    include_str!("../../db/procedures/begin_resend.sql"),
+    include_str!("../../db/procedures/record_ask.sql"),
+    include_str!("../../db/procedures/postpone_asks.sql"),
+    include_str!("../../db/procedures/review_attempt.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

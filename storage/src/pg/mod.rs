@@ -33,6 +33,7 @@ mod more;
 mod outbox;
 mod query;
 mod refund;
+mod resolution;
 mod stats;
 mod usage;
 mod verdict;
@@ -65,6 +66,10 @@ pub use more::{MoreRow, MovedRow, ShiftRow, SuccessorRow};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
+pub use resolution::{
+    AttemptKey, DueAsk, NewAsk, begin_resend, due_asks, postpone_asks, record_ask, review_attempt,
+    unknown_counts,
+};
 pub use stats::{MinuteRow, append_minutes, trim_minutes};
 pub use usage::{CapRow, GiveBack, usage_of};
 pub use verdict::Verdict;

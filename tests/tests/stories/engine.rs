@@ -187,7 +187,8 @@ impl<'a> Play<'a> {
         let row = rows.into_iter().find(|row| row.attempt_no == attempt_no).unwrap();
         let op = billing_core::outcome::Op::from_number(row.op).unwrap();
         let outcome = StoryOutcome::of(answer.outcome(op, row.amount_minor));
-        let evidence = Evidence { period, attempt_no, outcome, carrier_code: None, carrier_txn_id: None };
+        let evidence =
+            Evidence { period, attempt_no, outcome, carrier_code: None, carrier_txn_id: None, why: 0 };
         pg::post_evidence(&mut self.conn, id, &evidence.encode().unwrap()).await.unwrap();
     }
 

@@ -9,7 +9,7 @@ use billing_core::schedule::Cadence;
 use carriers::StandInSecrets;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use storage::pg::{PlanCount, current_book, plan_counts};
+use storage::pg::{PlanCount, current_book, plan_counts, read_clock};
 
 use super::on_disk;
 use crate::book_files::{self, LoadedBook};
@@ -114,7 +114,15 @@ pub(super) async fn make(conn: &mut PgConnection, new: &LoadedBook) -> anyhow::R
         None => Vec::new(),
     };
     let counts = plan_counts(conn).await?;
-    Ok(compare(current.map_or(0, |current| current.version), old_sources, new, counts))
+    let mut plan = compare(current.map_or(0, |current| current.version), old_sources, new, counts);
+    let time_scale = new.book.engine.resolution_time_scale;
+    if time_scale > 1 && read_clock(conn).await?.scale == 1 {
+        plan.refused.push(format!(
+            "engine: resolution.time_scale is {time_scale}, and the business clock runs as time does: no worker would \
+             start, because only sandboxes may shorten what carriers are given to settle"
+        ));
+    }
+    Ok(plan)
 }
 
 fn compare(against: i32, old_sources: Vec<Source>, new: &LoadedBook, counts: Vec<PlanCount>) -> Plan {

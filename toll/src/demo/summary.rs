@@ -20,6 +20,14 @@ pub(crate) async fn summarize(
         .await?;
     let unknown: i64 =
         sqlx::query_scalar("SELECT count(*) FROM attempt_open WHERE kind = 2").fetch_one(&mut conn).await?;
+    let reviewed: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM attempt_open WHERE kind = 3").fetch_one(&mut conn).await?;
+    let resolved: i64 = sqlx::query_scalar(
+        "SELECT count(DISTINCT (a.subscription_id, a.period, a.attempt_no)) FROM attempt_ask a
+           JOIN attempt_outcome o USING (subscription_id, period, attempt_no)",
+    )
+    .fetch_one(&mut conn)
+    .await?;
     let comparison = compare(&mut conn, &simulators.ledgers()).await?;
     println!("• stopped; data is kept in {}", global.data.display());
     println!(
@@ -28,6 +36,13 @@ pub(crate) async fn summarize(
         grouped(i64::try_from(comparison.applied_by_carrier).unwrap_or(0)),
         grouped(unknown),
     );
+    if resolved + reviewed > 0 {
+        println!(
+            "✓ {} UNKNOWN settled by asking their carriers, {} given to people",
+            grouped(resolved),
+            grouped(reviewed),
+        );
+    }
     let mut collected = serde_json::Map::new();
     for (code, sums) in &comparison.collected {
         let text = |minor: i64| {
@@ -43,6 +58,8 @@ pub(crate) async fn summarize(
             "charges": charges,
             "collected": collected,
             "unknown": unknown,
+            "in_review": reviewed,
+            "resolved": resolved,
             "differences": comparison.differences_total,
         });
         println!("{object}");

@@ -11,7 +11,7 @@ use storage::pg::{AttemptRow, IncarnationRow};
 use storage::story::{Story, StoryDecision, StoryExchange};
 
 use super::gather::reason_name;
-use super::story::{Attempt, Bytes, Decided, Exchange, Sender};
+use super::story::{Asked, Attempt, Bytes, Decided, Exchange, Sender};
 use super::why::{self, state_name};
 use crate::reading::Loaded;
 use crate::shown::{Mask, hex, one_line, printable};
@@ -23,6 +23,8 @@ const SEQ_EXCHANGE: i64 = 0;
 const SEQ_EVIDENCE: i64 = 1;
 /// ... a decision on what a dead worker left behind.
 const SEQ_TAKEOVER: i64 = 2;
+/// ... and what was asked while its result was unknown, from the next one on.
+const SEQ_ASK: i64 = 1 << 33;
 /// Text of a request or an answer that is shown at most, characters; `--bytes` shows all.
 const TEXT_CHARS_MAX: usize = 16_384;
 
@@ -79,6 +81,7 @@ pub(super) fn of(row: &AttemptRow, sources: &Sources<'_>) -> Attempt {
         our_ref: our_ref.map_or_else(|error| error.to_string(), |our_ref| our_ref.to_string()),
         sender: sender(row.incarnation, sources.lives),
         exchange: exchange.map(|exchange| wire(exchange, sources)),
+        asked: asked(no, sources),
         answer: answer(row, exchange, sources),
         reason: row.reason.map(reason_name),
         moved: row.moved_minor.filter(|minor| *minor > 0).map(|minor| Amount::new(minor, row.currency)),
@@ -149,6 +152,23 @@ fn wire(exchange: &StoryExchange, sources: &Sources<'_>) -> Exchange {
     }
 }
 
+fn asked(attempt_no: i16, sources: &Sources<'_>) -> Vec<Asked> {
+    let of_attempt = |((no, seq), story): (&(i16, i64), &'_ Story)| {
+        let exchange = story.exchange.as_ref().filter(|_| *no == attempt_no && *seq > SEQ_ASK)?;
+        let outcome = exchange.outcome.outcome()?;
+        Some(Asked {
+            number: seq - SEQ_ASK,
+            why: RuleWords::new(story.why),
+            exchange: wire(exchange, sources),
+            answer: why::answer(outcome, &sources.loaded.place.carrier),
+            rule: RuleWords::new(story.decision.rule),
+        })
+    };
+    let mut asked: Vec<Asked> = sources.stories.iter().filter_map(of_attempt).collect();
+    asked.sort_by_key(|asked| asked.number);
+    asked
+}
+
 fn shown_bytes(bytes: &[u8], sources: &Sources<'_>) -> Bytes {
     let masked = sources.mask.bytes(bytes);
     let mut text = printable(&masked);
@@ -203,6 +223,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         let recorded = row.state != AttemptState::Intent as i16 && !(seq == SEQ_EXCHANGE && taken_over);
         decided.push(Decided {
             on,
+            proof: (story.why != 0 && seq == SEQ_EVIDENCE).then(|| RuleWords::new(story.why)),
             rule: RuleWords::new(decision.rule),
             facts: facts(story, sources.loaded),
             attempt_from: from,
@@ -220,6 +241,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
     if from != now {
         decided.push(Decided {
             on: if decided.is_empty() { "the answer" } else { "what followed" },
+            proof: None,
             rule: RuleWords::new(row.outcome_rule.unwrap_or(0)),
             facts: Vec::new(),
             attempt_from: from,

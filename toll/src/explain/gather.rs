@@ -316,9 +316,10 @@ fn open(
             "the shard's next owner: it records what the sender's spool knows, else UNKNOWN".to_owned()
         }
         _ if attempt.reason == Some(sender_died) => format!(
-            "an answer that lies in the sender's spool ({spool}), looked for while that spool is in use; else people"
+            "an answer that lies in the sender's spool ({spool}), looked for while that spool is in use, or \
+             the carrier, asked as its file declares in [proof]; else people"
         ),
-        _ => "people, with evidence from the carrier, who finds the request by our key".to_owned(),
+        _ => "the carrier, asked as its file declares in [proof]; without proof people settle it".to_owned(),
     };
     Some(Open {
         attempt: attempt.attempt_no,

@@ -1,6 +1,6 @@
 //! An explanation as text: the sentence first, then what, why, each attempt, the money, and what comes next.
 
-use super::story::{Attempt, Bytes, Decided, Explanation, Note};
+use super::story::{Asked, Attempt, Bytes, Decided, Exchange, Explanation, Note};
 use super::why::step_words;
 use crate::out::{Paint, Table};
 use crate::words;
@@ -108,16 +108,7 @@ impl Page {
         let fenced = sender.fenced_at.as_ref().map_or(String::new(), |at| format!(", over since {at}"));
         self.field("sent by", &format!("{place}incarnation {}{fenced}", sender.incarnation));
         if let Some(exchange) = &attempt.exchange {
-            match (&exchange.sent_at, exchange.wrote) {
-                (Some(at), true) => {
-                    let after = words::span_us(i64::from(exchange.latency_us));
-                    self.field("wire", &format!("first byte {at}, answered or given up after {after}"));
-                }
-                (None, true) => self.field("wire", "a byte may have left"),
-                (_, false) => self.field("wire", "no byte left"),
-            }
-            self.bytes("request", &exchange.request);
-            self.bytes("answer", &exchange.response);
+            self.wire(exchange);
         }
         self.field("carrier", &attempt.answer);
         let code = attempt.carrier_code.as_ref().map(|code| format!("code {code}"));
@@ -130,6 +121,7 @@ impl Page {
             let alert = self.paint.warn(alert);
             self.field("alert", &alert);
         }
+        attempt.asked.iter().for_each(|asked| self.asked(asked));
         if let Some(moved) = &attempt.moved {
             self.field("moved", &moved.to_string());
         }
@@ -137,6 +129,30 @@ impl Page {
             self.field("decided at", &decided_at.to_string());
         }
         attempt.decisions.iter().for_each(|decided| self.decided(decided));
+    }
+
+    fn asked(&mut self, asked: &Asked) {
+        self.field("asked", &format!("{}: {}", asked.number, asked.why));
+        self.wire(&asked.exchange);
+        self.field("carrier", &asked.answer);
+        if let Some(alert) = &asked.exchange.alert {
+            let alert = self.paint.warn(alert);
+            self.field("alert", &alert);
+        }
+        self.field("counts as", &asked.rule.to_string());
+    }
+
+    fn wire(&mut self, exchange: &Exchange) {
+        match (&exchange.sent_at, exchange.wrote) {
+            (Some(at), true) => {
+                let after = words::span_us(i64::from(exchange.latency_us));
+                self.field("wire", &format!("first byte {at}, answered or given up after {after}"));
+            }
+            (None, true) => self.field("wire", "a byte may have left"),
+            (_, false) => self.field("wire", "no byte left"),
+        }
+        self.bytes("request", &exchange.request);
+        self.bytes("answer", &exchange.response);
     }
 
     fn bytes(&mut self, name: &str, bytes: &Bytes) {
@@ -168,6 +184,9 @@ impl Page {
                 decided.on, decided.attempt_from, decided.attempt_to, decided.charge
             ),
         );
+        if let Some(proof) = &decided.proof {
+            self.field("", &proof.to_string());
+        }
         self.field("", &decided.rule.to_string());
         self.facts(&decided.facts);
         if let Some(next) = &decided.next {

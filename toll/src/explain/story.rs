@@ -69,11 +69,27 @@ pub(crate) struct Attempt {
     pub(crate) moved: Option<Amount>,
     pub(crate) carrier_code: Option<String>,
     pub(crate) carrier_txn_id: Option<String>,
+    /// What was asked about it while its result was unknown, oldest first.
+    pub(crate) asked: Vec<Asked>,
     /// Business time of the decision on its final answer.
     pub(crate) decided_at: Option<Moment>,
     pub(crate) decisions: Vec<Decided>,
     #[serde(skip)]
     pub(crate) sort_ms: i64,
+}
+
+/// The same request again, or a question, about an attempt whose result was unknown.
+#[derive(Debug, Serialize)]
+pub(crate) struct Asked {
+    /// Its number, from 1.
+    pub(crate) number: i64,
+    /// Why it was asked.
+    pub(crate) why: RuleWords,
+    pub(crate) exchange: Exchange,
+    /// What the carrier said, in one sentence.
+    pub(crate) answer: String,
+    /// How much of that counts.
+    pub(crate) rule: RuleWords,
 }
 
 /// The process that sent.
@@ -115,6 +131,8 @@ pub(crate) struct Bytes {
 pub(crate) struct Decided {
     /// On what: `the answer`, `late evidence`, `takeover`.
     pub(crate) on: &'static str,
+    /// Why that is evidence, where the resolution of the unknown attempt brought it.
+    pub(crate) proof: Option<RuleWords>,
     pub(crate) rule: RuleWords,
     /// What the rule looked at, each as a phrase; empty where that was not kept.
     pub(crate) facts: Vec<String>,

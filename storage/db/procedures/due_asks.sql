@@ -1,0 +1,36 @@
+-- UNKNOWN attempts of these shards that are to be looked at, the longest overdue first, so many per carrier: the intent,
+-- who may still write under its key, and what was asked so far. Instants are microseconds of the database's clock.
+CREATE OR REPLACE FUNCTION due_asks(p_shards int[], p_carriers int[], p_limits int[]) RETURNS TABLE (
+    now_us bigint, subscription_id bigint, period int, attempt_no int2, op int2, parent_no int2, amount_minor bigint,
+    currency int2, round int2, step int2, not_before_ms bigint, not_after_ms bigint, book_version int,
+    business_at_ms bigint, digest_hi bigint, digest_lo bigint, intent_us bigint, since_us bigint, reason int2,
+    carrier_txn_id text, sender bigint, sender_fenced_us bigint, last_write_us bigint, last_writer bigint,
+    writer_fenced_us bigint, asks int2, flags int, ask_kinds int2[], asked_us bigint[], answered_us bigint[],
+    findings int2[], reasons int2[], moveds bigint[]
+)
+LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
+    SELECT us(now()), o.subscription_id, o.period, o.attempt_no, i.op, i.parent_no, i.amount_minor,
+           i.currency, i.round, i.step, i.not_before_ms, i.not_after_ms, i.book_version,
+           i.business_at_ms, i.digest_hi, i.digest_lo, us(i.intent_at), us(o.since), o.reason,
+           o.carrier_txn_id, i.incarnation, us(sender.fenced_at), us(o.last_write_at), o.last_writer,
+           us(writer.fenced_at), o.asks, s.flags, a.kinds, a.asked, a.answered, a.findings, a.reasons, a.moveds
+      FROM unnest(p_carriers, p_limits) AS room (carrier_no, places)
+     CROSS JOIN LATERAL (SELECT x.* FROM attempt_open x
+                          WHERE x.kind = 2 AND x.subscription_id >> 44 = room.carrier_no AND x.next_ask_at <= now()
+                            AND (x.subscription_id >> 32)::int = ANY (p_shards)
+                          ORDER BY x.next_ask_at LIMIT room.places) AS o
+      JOIN attempt_intent i
+        ON i.subscription_id = o.subscription_id AND i.period = o.period AND i.attempt_no = o.attempt_no
+      JOIN subscription s ON s.id = o.subscription_id
+      LEFT JOIN worker_incarnation sender ON sender.incarnation = i.incarnation
+      LEFT JOIN worker_incarnation writer ON writer.incarnation = o.last_writer
+      LEFT JOIN LATERAL (SELECT array_agg(k.kind ORDER BY k.ask_no) AS kinds,
+                                array_agg(us(k.asked_at) ORDER BY k.ask_no) AS asked,
+                                array_agg(us(k.answered_at) ORDER BY k.ask_no) AS answered,
+                                array_agg(k.finding ORDER BY k.ask_no) AS findings,
+                                array_agg(k.reason ORDER BY k.ask_no) AS reasons,
+                                array_agg(k.moved_minor ORDER BY k.ask_no) AS moveds
+                           FROM attempt_ask k
+                          WHERE k.subscription_id = o.subscription_id AND k.period = o.period
+                            AND k.attempt_no = o.attempt_no) AS a ON true
+$$;
