@@ -241,5 +241,5 @@ def i16(books, found):
     if unknown and books.options.resolved:
         found.violation(f"{unknown} attempts are still unknown")
     elif unknown:
-        found.not_checked(f"that {unknown} listed UNKNOWN attempts get resolved: resolution is not built yet "
+        found.not_checked(f"that {unknown} listed UNKNOWN attempts get resolved: the run may have ended before "
                           "(--resolved demands it)")

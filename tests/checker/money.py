@@ -120,7 +120,7 @@ def i03(books, found):
         elif books.options.resolved and getattr(books.opens.get(attempt), "kind", 2) != 3:
             found.violation(f"{attempt_name(attempt)}: {line.carrier} applied it, and it is still unknown to us", line)
     if not books.options.resolved:
-        found.not_checked("that nothing is unknown any more: UNKNOWN is not resolved by itself yet (--resolved demands it)")
+        found.not_checked("that nothing is unknown any more: the run may have ended before its resolution (--resolved demands it)")
 
 
 def i04(books, found):
