@@ -1,6 +1,7 @@
-//! Measures and rehearses: mock carriers, populations, benchmarks.
+//! Measures and rehearses: mock carriers, populations, benchmarks, simulation.
 
 pub mod bench;
 pub mod compare;
 pub mod mock;
 pub mod population;
+pub mod sim;

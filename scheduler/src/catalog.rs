@@ -6,6 +6,7 @@ use std::sync::Arc;
 use billing_core::money::Currency;
 use billing_core::plan::PlanRules;
 use billing_core::zone::{Zone, ZoneError};
+use storage::mutants::{Mutant, on};
 use storage::pg::Names;
 
 /// A plan with its numbers.
@@ -45,7 +46,9 @@ impl Catalog {
                 Some((plan_no, CatalogPlan { plan_no, carrier_no, rules: rules.clone(), text }))
             })
             .collect();
-        let zones = names.zones.iter().map(|(name, no)| Ok((*no, Zone::named(name)?)));
+        let in_utc = on(Mutant::PeriodByUtcDay);
+        let name_of = |name| if in_utc { "Africa/Abidjan" } else { name };
+        let zones = names.zones.iter().map(|(name, no)| Ok((*no, Zone::named(name_of(name))?)));
         let zones = zones.collect::<Result<_, ZoneError>>()?;
         Ok(Self { names, plans, zones })
     }

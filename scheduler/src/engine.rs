@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use billing_core::ids::{AttemptId, ChargeId, OurRef, Shard, money_digest};
+use billing_core::ids::{AttemptId, ChargeId, OurRef, RefSeed, Shard, money_digest};
 use billing_core::money::Money;
 use billing_core::period::days_since_2000;
 use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Conditions, Triage, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
+use storage::mutants::{Mutant, on};
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry};
 use storage::spool::SentLine;
 use storage::store::{self, load};
@@ -209,7 +210,8 @@ impl Engine {
         let prepared = (|| -> Result<_, String> {
             let currency = Catalog::currency(plan, row.currency)
                 .ok_or("the subscription's currency is not the plan's")?;
-            let our_ref = OurRef::new(row.sub.ref_seed, planned.period, planned.attempt_no).map_err(text)?;
+            let our_ref =
+                OurRef::new(self.key_seed(&row), planned.period, planned.attempt_no).map_err(text)?;
             let charge = ChargeId { subscription: row.sub.id, period: planned.period };
             let digest = money_digest(
                 AttemptId { charge, attempt_no: planned.attempt_no },
@@ -256,6 +258,16 @@ impl Engine {
         }
     }
 
+    fn key_seed(&self, row: &DueRow) -> RefSeed {
+        let RefSeed(seed) = row.sub.ref_seed;
+        match on(Mutant::RandomKeys) {
+            true => {
+                RefSeed((seed ^ self.shared.lease.incarnation ^ self.shared.clock.machine_ms()) & i64::MAX)
+            }
+            false => RefSeed(seed),
+        }
+    }
+
     /// Hops 5 and 6: the intents durable, the sent lines written, then the lanes.
     pub(crate) async fn send(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Result<(), StoreError> {
         let (probes, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| row.probe);
@@ -284,7 +296,11 @@ impl Engine {
             });
         }
         let floor = self.stripe.open_floor(self.shared.database_us.load(Ordering::SeqCst), ready.len());
-        let verdicts = match self.begin(&batch, now.as_millisecond()).await {
+        let begun = match on(Mutant::SendBeforeIntent) {
+            true => Ok(vec![Verdict::Ok; batch.len()]),
+            false => self.begin(&batch, now.as_millisecond()).await,
+        };
+        let verdicts = match begun {
             Ok(verdicts) => verdicts,
             Err(error) => {
                 // Refused: nothing is durable. (Fenced: everything is dropped anyway.)
@@ -305,7 +321,9 @@ impl Engine {
         for (row, verdict) in ready.into_iter().zip(verdicts) {
             match verdict {
                 // ExistsMine: the first call's commit answer was lost, and nothing of this batch reached a lane.
-                Verdict::Ok | Verdict::ExistsMine => {
+                Verdict::Ok | Verdict::ExistsMine | Verdict::ExistsSame
+                    if verdict != Verdict::ExistsSame || on(Mutant::ForeignIntentSent) =>
+                {
                     lines.push(self.sent_line(&row, intent_at));
                     let (attempt, flight) = self.flight(row, floor, begun_ms, now.as_millisecond(), told_at);
                     attempts.push(attempt);
@@ -341,6 +359,10 @@ impl Engine {
         for attempt in attempts {
             self.shared.dispatch(&self.stripe, attempt, lines_written);
         }
+        if on(Mutant::SendBeforeIntent) {
+            tokio::time::sleep(RETRY_PAUSE).await;
+            self.begin(&batch, now.as_millisecond()).await?;
+        }
         self.over_cap(over, now).await
     }
 
@@ -355,6 +377,9 @@ impl Engine {
                 Err(error) => Err(error),
             };
             match begun {
+                Err(error) if error.is_transient() && on(Mutant::LostCommitIsSent) => {
+                    return Ok(vec![Verdict::Ok; batch.len()]);
+                }
                 Err(error) if error.is_transient() && !self.shared.is_halted() => {
                     self.shared.trouble("making intents durable", &error);
                     tokio::time::sleep(RETRY_PAUSE).await;

@@ -155,6 +155,7 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
+        let next_at = due.sub.progress.next_at;
         let current = self.shared.books.current();
         let catalog = self.shared.books.of(&due, &current).unwrap_or(current);
         let decided = match (catalog.plan(due.sub.plan_no), catalog.zone(due.zone_no)) {
@@ -171,6 +172,7 @@ impl InboxReader {
             }
             _ => {
                 stripe.release(row.subscription_id);
+                self.fires_again(stripe, row.subscription_id, next_at);
                 self.drop_row(row).await
             }
         }
@@ -216,6 +218,14 @@ impl InboxReader {
                 self.drop_row(row).await
             }
         }
+    }
+
+    /// Lets a subscription go whose row could not be read. Whether it fired meanwhile is not known, so it is looked at.
+    fn let_go(&self, stripe: &Stripe, id: i64) {
+        stripe.release(id);
+        let at_ms = self.shared.clock.business().as_millisecond();
+        stripe.wheel().keep(WheelEntry { id, at_ms });
+        stripe.asides().keep(WheelEntry { id, at_ms });
     }
 
     /// What fired while it was held fell out of the wheel.
@@ -293,7 +303,7 @@ impl InboxReader {
         let refund = match self.open_refund(row.subscription_id, &evidence).await {
             Ok(refund) => refund,
             Err(error) => {
-                stripe.release(row.subscription_id);
+                self.let_go(stripe, row.subscription_id);
                 return Err(error);
             }
         };
@@ -319,7 +329,7 @@ impl InboxReader {
             true => None,
             false => asides::aside_of(&mut self.db, row.subscription_id, evidence.period)
                 .await
-                .inspect_err(|_| stripe.release(row.subscription_id))?
+                .inspect_err(|_| self.let_go(stripe, row.subscription_id))?
                 .and_then(Result::ok),
         };
         let (attempt_no, open) =
@@ -337,9 +347,10 @@ impl InboxReader {
                 format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
             return self.make_case(row, attempt, &what).await;
         }
-        let found = self.intent(row.subscription_id, &evidence).await;
-        let Some(planned) = found.inspect_err(|_| stripe.release(row.subscription_id))? else {
-            stripe.release(row.subscription_id);
+        let intent = self.intent(row.subscription_id, &evidence).await;
+        let intent = intent.inspect_err(|_| self.let_go(stripe, row.subscription_id))?;
+        let Some(planned) = intent else {
+            self.let_go(stripe, row.subscription_id);
             return self
                 .make_case(row, Some((evidence.period, evidence.attempt_no)), "evidence without its intent")
                 .await;
@@ -422,10 +433,11 @@ impl InboxReader {
             Err(error) => Err(error),
         };
         if !matches!(&loaded, Ok((rows, _)) if !rows.is_empty()) {
-            stripe.release(id);
+            self.let_go(stripe, id);
         }
         let (mut rows, poison) = loaded?;
-        asides::read_held(&self.shared, &mut self.db, &mut rows).await.inspect_err(|_| stripe.release(id))?;
+        let held = asides::read_held(&self.shared, &mut self.db, &mut rows).await;
+        held.inspect_err(|_| self.let_go(stripe, id))?;
         for (subscription_id, rev, why) in poison {
             stripe.put(Work::Poison { subscription_id, rev, why });
         }

@@ -10,6 +10,7 @@ use billing_core::ids::Shard;
 use billing_core::period::days_since_2000;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use storage::mutants::{Mutant, on};
 use storage::pg::{Lease, StoreError, WorkerRow};
 use storage::store::{
     append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over, owned_shards, read_clock,
@@ -157,7 +158,8 @@ impl Steward {
         for (carrier_no, slices, _) in self.shared.books.current().names.carriers.values() {
             if let Some(lane) = self.shared.lanes.get(carrier_no) {
                 let all = usize::try_from(*slices).unwrap_or(1);
-                lane.set_share(owned.get(carrier_no).copied().unwrap_or(0), all);
+                let own = owned.get(carrier_no).copied().unwrap_or(0);
+                lane.set_share(if on(Mutant::WholeRate) { all } else { own }, all);
             }
         }
     }
@@ -171,7 +173,8 @@ impl Steward {
         let workers = self.db.checked(workers)?;
         self.fence_the_dead(&workers, now_ms).await?;
         if !self.shared.stop_claiming.is_cancelled() {
-            self.balance(now_ms).await?;
+            let own = workers.iter().find(|worker| worker.lease == self.shared.lease);
+            self.balance(now_ms, own.map_or(0, |worker| worker.shards)).await?;
             self.set_shares();
         }
         if now_ms - self.last_low_water_ms >= self.shared.settings.low_water_every_ms {
@@ -257,8 +260,9 @@ impl Steward {
         Ok(())
     }
 
-    /// Shares are even: whoever has more than the ceiling hands over, whoever has less takes what is free.
-    async fn balance(&mut self, now_ms: i64) -> Result<(), StoreError> {
+    /// Shares are even: whoever has more than the ceiling hands over, whoever has less takes what is free. `kept`: how many
+    /// shards are ours in the database; more than we know of, when the answer to a claim was lost.
+    async fn balance(&mut self, now_ms: i64, kept: i64) -> Result<(), StoreError> {
         if !self.shared.guard.lease_lasts() {
             return Ok(());
         }
@@ -285,12 +289,15 @@ impl Steward {
             }
         }
         self.hand_over_drained(now_ms).await?;
-        if free > 0 && own < share && self.leaving.is_empty() {
-            let want = i32::try_from(share - own).unwrap_or(i32::MAX);
+        let wants = free > 0 && own < share && self.leaving.is_empty();
+        if wants || kept > own {
+            let want = if wants { i32::try_from(share - own).unwrap_or(i32::MAX) } else { 0 };
             let conn = self.db.conn().await?;
             let claimed = claim_shards(conn, &self.shared.lease, want).await;
-            for shard in self.db.checked(claimed)? {
-                self.take(Shard(shard)).await?;
+            let claimed = self.db.checked(claimed)?;
+            let owned = self.owned();
+            for shard in claimed.into_iter().map(Shard).filter(|shard| !owned.contains(shard)) {
+                self.take(shard).await?;
             }
         }
         Ok(())
@@ -299,6 +306,9 @@ impl Steward {
     async fn take(&mut self, shard: Shard) -> Result<(), StoreError> {
         let Some(stripe) = stripe_of(&self.shared.stripes, shard.id(0)).cloned() else { return Ok(()) };
         let left = loop {
+            if on(Mutant::NoTakeover) {
+                break 0;
+            }
             match takeover::take_over(&self.shared, &stripe, &mut self.db, shard).await {
                 // The shard is ours already: without its takeover it must not be charged, so try until it works.
                 Err(error) if error.is_transient() && !self.shared.is_halted() => {
@@ -327,7 +337,7 @@ impl Steward {
             let shard = Shard(shard);
             let busy =
                 stripe_of(&self.shared.stripes, shard.id(0)).is_some_and(|stripe| stripe.is_busy(shard));
-            if !busy {
+            if !busy || on(Mutant::HandOverWithoutWaiting) {
                 drained.push(shard.0);
             } else if now_ms - since_ms > DRAIN_MAX_MS {
                 self.leaving.remove(&shard.0);
@@ -370,6 +380,7 @@ impl Steward {
         for stripe in self.shared.stripes.clone() {
             let shards: Vec<i32> = stripe.wheel().shards().map(|shard| shard.0).collect();
             let low_water = match stripe.floor_us() {
+                _ if on(Mutant::LowWaterAhead) => Some(known_us),
                 Some(i64::MIN) => None,
                 Some(floor) => Some(floor.min(known_us)),
                 None => Some(known_us),

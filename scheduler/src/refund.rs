@@ -14,6 +14,7 @@ use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress
 use carriers::{Attempt, ExchangeKind, Msisdn, RefundCap};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use storage::mutants::{Mutant, on};
 use storage::pg::{AttemptRow, BeginRefund, DueRow, InboxRow, StoreError, Verdict};
 use storage::spool::SentLine;
 use storage::store::begin_refund;
@@ -305,6 +306,15 @@ pub(crate) async fn begin(
     Ok(Begun::Sent)
 }
 
+/// Open attempts as if they had been refused: only where the simulation proves that it would notice.
+fn settled(attempts: &[AttemptRow]) -> Vec<AttemptRow> {
+    let mut attempts = attempts.to_vec();
+    for row in attempts.iter_mut().filter(|row| !state_of(row).is_final()) {
+        row.state = AttemptState::Declined as i16;
+    }
+    attempts
+}
+
 type Prepared = (Planned, Aside, Flight, Attempt);
 
 fn prepare(shared: &Shared, asked: &InboxRow, loaded: Loaded<'_>) -> Result<Prepared, String> {
@@ -312,6 +322,12 @@ fn prepare(shared: &Shared, asked: &InboxRow, loaded: Loaded<'_>) -> Result<Prep
         error.to_string()
     }
     let Loaded { row, attempts, kept } = loaded;
+    let forgotten = on(Mutant::RefundDuringUnknown).then(|| settled(attempts));
+    let attempts = forgotten.as_deref().unwrap_or(attempts);
+    let kept = kept.map(|kept| match forgotten {
+        Some(_) => Aside { open: OpenAttempt::None, ..kept },
+        None => kept,
+    });
     let request = RefundRequest::decode(&asked.payload).ok_or("a request that cannot be read")?;
     let now = shared.clock.business();
     let charge =

@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use billing_core::ids::Shard;
-use billing_core::outcome::{Doubt, Op, Outcome};
+use billing_core::outcome::{Doubt, NotSentProof, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, Planned};
 use serde::{Deserialize, Serialize};
 use storage::history::{HistoryKey, seal};
+use storage::mutants::{Mutant, on};
 use storage::pg::{AsideRow, DueRow, OpenIntent, StoreError, WheelEntry};
 use storage::store::{load, load_asides, open_intents, own_open_attempts, post_evidence};
 use storage::story::{Story, StoryOutcome};
@@ -171,8 +172,11 @@ async fn hand_to_recorder(
             }
         };
         let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
-        let (outcome, carrier_code, carrier_txn_id) =
-            known.unwrap_or((Outcome::Unknown(Doubt::SenderDied), None, None));
+        let left = match on(Mutant::ResendAfterTakeover) {
+            true => Outcome::NotSent(NotSentProof::Guard),
+            false => Outcome::Unknown(Doubt::SenderDied),
+        };
+        let (outcome, carrier_code, carrier_txn_id) = known.unwrap_or((left, None, None));
         metrics::counter!("tollbook_taken_over_total", "evidence" => (!matches!(outcome, Outcome::Unknown(_))).to_string())
             .increment(1);
         stripe.put(Work::Found(Box::new(Found {

@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use billing_core::book::engine::EngineSettings;
+use billing_core::outcome::{NotSentProof, Outcome, Refusal};
 use billing_core::states::{AttemptState, State, from_number};
 use carriers::{Adapter, OutcomeSink, Reply, SendGuard};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryStore, digest_of};
+use storage::mutants::{Mutant, on};
 use storage::pg::{StoreError, WorkerIdentity};
 use storage::spool::SentLog;
 use storage::store::{Database, connect, fence_worker, read_clock, register_worker, set_low_water};
@@ -452,7 +454,8 @@ struct Router {
 }
 
 impl OutcomeSink for Router {
-    fn deliver(&self, reply: Reply) {
+    fn deliver(&self, mut reply: Reply) {
+        reply.outcome = misread(reply.outcome);
         let subscription_id = reply.ticket as i64;
         let carrier_no = (subscription_id >> 44) as i32;
         if let Some(lane) = self.lanes.get().and_then(|lanes| lanes.get(&carrier_no)) {
@@ -469,6 +472,17 @@ impl OutcomeSink for Router {
         if let Some(stripe) = stripe_of(&self.stripes, subscription_id) {
             stripe.put(Work::Reply(reply));
         }
+    }
+}
+
+/// An answer as it is read: otherwise only where the simulation proves that it would notice.
+fn misread(outcome: Outcome) -> Outcome {
+    let refused = Outcome::Declined(Refusal::NoFunds);
+    match outcome {
+        Outcome::Unknown(_) if on(Mutant::TimeoutAsRefusal) => refused,
+        Outcome::Unknown(_) if on(Mutant::LostAnswerAsNotSent) => Outcome::NotSent(NotSentProof::Connect),
+        Outcome::Duplicate if on(Mutant::DuplicateAsRefusal) => refused,
+        read => read,
     }
 }
 

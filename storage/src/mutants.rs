@@ -29,22 +29,22 @@ mutants! {
     NoSendGuard = "no-send-guard",
     /// Any epoch may write.
     NoFence = "no-fence",
-    /// Who owns a shard is not asked when intents are made.
-    NoOwnerCheck = "no-owner-check",
     /// Keys on the wire are not derived from the attempt alone.
     RandomKeys = "random-keys",
     /// A lost answer is read as a refusal.
     TimeoutAsRefusal = "timeout-as-refusal",
+    /// A lost answer is read as a request that was never sent.
+    LostAnswerAsNotSent = "lost-answer-as-not-sent",
     /// "Seen before" is read as a refusal.
     DuplicateAsRefusal = "duplicate-as-refusal",
     /// A refund is sent while another attempt of its charge is unknown.
     RefundDuringUnknown = "refund-during-unknown",
-    /// A refund holds nothing of what was collected.
-    RefundNotHeld = "refund-not-held",
     /// Intents are not counted against caps.
     CapNotReserved = "cap-not-reserved",
     /// Caps are not asked.
     CapNotChecked = "cap-not-checked",
+    /// An unknown attempt counts against caps no more.
+    UnknownFreesCap = "unknown-frees-cap",
     /// Periods are named by the day in UTC.
     PeriodByUtcDay = "period-by-utc-day",
     /// Shards are handed over while batches are in flight.
@@ -53,6 +53,8 @@ mutants! {
     SendBeforeIntent = "send-before-intent",
     /// A commit whose answer was lost is taken for one that happened.
     LostCommitIsSent = "lost-commit-is-sent",
+    /// A record whose answer was lost is taken for one that happened.
+    LostRecordIsDone = "lost-record-is-done",
     /// STOP is not looked at in the statement that makes intents.
     StopNotChecked = "stop-not-checked",
     /// The window is looked at neither by the statement nor by the guard.
@@ -63,8 +65,6 @@ mutants! {
     NoTakeover = "no-takeover",
     /// The low water passes batches that are still open.
     LowWaterAhead = "low-water-ahead",
-    /// A recorded outcome is overwritten by a later one.
-    OutcomeFlipped = "outcome-flipped",
     /// Transfers are left out when an outcome is recorded.
     NoTransfers = "no-transfers",
     /// Outcomes are recorded before their history is durable.

@@ -133,6 +133,7 @@ fn banned_words_of_the_glossary_do_not_appear() {
         "reorder",
         "order-preserving",
         "order_by",
+        "\"jobs\"", // the option that every tool calls so
         "\"user\"", // the word of HTTP Basic (RFC 7617) in a carrier's file
     ];
     let mut found = Vec::new();

@@ -16,6 +16,7 @@ use crate::ops::OpsCommand;
 use crate::preview::PreviewArgs;
 use crate::query::QueryCommand;
 use crate::serve::ServeArgs;
+use crate::sim::SimArgs;
 use crate::status::StatusArgs;
 use crate::sub;
 use crate::wish;
@@ -58,6 +59,8 @@ pub(crate) enum Command {
     /// Measure: charges per second, CPU and bytes per charge, against Postgres' own ceiling
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Rehearse: the engine in a simulated world where everything goes wrong, seed by seed
+    Sim(SimArgs),
     /// Tell the whole story of a charge: what was due, what was sent, what came back, who decided what and why
     Explain(ExplainArgs),
     /// Charges

@@ -24,6 +24,7 @@ mod reading;
 mod refund;
 mod serve;
 mod shown;
+mod sim;
 mod status;
 mod sub;
 mod wish;
@@ -88,6 +89,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             demo::demo(&global, args).await
         }
         Command::Bench(command) => bench::run(&global, command).await,
+        Command::Sim(args) => sim::sim(&global, args).await,
         Command::Explain(args) => explain::explain(&global, args).await,
         Command::Charge(command) => charge::run(&global, command).await,
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,

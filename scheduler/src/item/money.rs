@@ -5,6 +5,7 @@ use billing_core::outcome::Op;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Planned, Progress, Reservation};
 use jiff::Timestamp;
+use storage::mutants::{Mutant, on};
 use storage::pg::{GiveBack, RecordRow, RowKind};
 
 use super::{ANSWER_WITHIN, AttemptFacts, Item};
@@ -95,6 +96,7 @@ impl Item {
         let less = match attempt {
             AttemptState::Declined | AttemptState::NotSent | AttemptState::NotApplied => true,
             AttemptState::Approved => moved_minor < planned.amount_minor,
+            AttemptState::Unknown => on(Mutant::UnknownFreesCap),
             _ => false,
         };
         (reserves && less && self.has_caps()).then_some(own)

@@ -138,6 +138,12 @@ impl MemoryDb {
         Some((intent.amount_minor, intent.op))
     }
 
+    /// Whether an incarnation was fenced.
+    #[must_use]
+    pub fn is_fenced(&self, incarnation: i64) -> bool {
+        self.state().incarnations.get(&incarnation).is_none_or(|row| row.fenced)
+    }
+
     /// Whether an attempt of a charge, other than this one, has neither an outcome nor proof that there is none.
     #[must_use]
     pub fn has_other_open(&self, subscription_id: i64, period: i32, attempt_no: i16) -> bool {

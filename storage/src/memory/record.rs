@@ -119,11 +119,7 @@ impl State {
         let Some(sub) = self.subscriptions.get(&row.id) else { return Verdict::NotFound };
         if let Some(kept) = self.outcomes.get(&key).filter(|_| row.kind != 3) {
             let same = row.kind == 1 && kept.class == row.class && kept.moved_minor == row.moved;
-            return match same {
-                true => Verdict::FinalSame,
-                false if on(Mutant::OutcomeFlipped) => Verdict::Ok,
-                false => Verdict::Conflict,
-            };
+            return if same { Verdict::FinalSame } else { Verdict::Conflict };
         }
         if row.kind == 2 && self.opens.contains_key(&key) && sub.rev == row.rev + 1 {
             return Verdict::FinalSame;
@@ -167,7 +163,7 @@ impl State {
                 if !fits {
                     return Err("attempt_outcome: a check constraint");
                 }
-                if self.outcomes.contains_key(&key) && !on(Mutant::OutcomeFlipped) {
+                if self.outcomes.contains_key(&key) {
                     return Err("attempt_outcome: a unique constraint");
                 }
             }
@@ -179,7 +175,7 @@ impl State {
             }
             for leg in &row.legs {
                 let place = (row.id, row.period, row.attempt_no, leg.leg);
-                let known = self.transfers.contains_key(&place) && !on(Mutant::OutcomeFlipped);
+                let known = self.transfers.contains_key(&place);
                 if !partition || leg.amount <= 0 || leg.debit == leg.credit {
                     return Err("transfer: a check constraint");
                 }
@@ -187,7 +183,7 @@ impl State {
                     return Err("transfer: a unique constraint");
                 }
             }
-            let granted = self.grants.contains_key(&key) && !on(Mutant::OutcomeFlipped);
+            let granted = self.grants.contains_key(&key);
             if row.grant_until != 0 && (!partition || granted) {
                 return Err("entitlement_grant: a constraint");
             }
@@ -208,8 +204,7 @@ impl State {
         for grant in batch.more.grants.iter().filter(|grant| passed(grant.place)) {
             let row = &batch.rows[grant.place - 1];
             let known = self.grants.contains_key(&(row.id, row.period, row.attempt_no));
-            if !self.has_partition(row.period) || known && !on(Mutant::OutcomeFlipped) || row.grant_until != 0
-            {
+            if !self.has_partition(row.period) || known || row.grant_until != 0 {
                 return Err("entitlement_grant: a constraint");
             }
         }

@@ -117,9 +117,7 @@ fn begin(state: &mut State, arrival: Arrival, asked: Asked, lease: &Lease) -> Re
     if open || !fits || is_open {
         return Ok(Verdict::StaleRev);
     }
-    if !on(Mutant::RefundNotHeld) {
-        kept.refunded_minor += amount;
-    }
+    kept.refunded_minor += amount;
     (kept.collected_minor, kept.rev) = (collected, kept.rev + 1);
     state.bare.insert((id, period, no));
     let intent = Intent { intent_at_us: arrival.now_us, committed_us: arrival.commit_us, ..intent };

@@ -110,12 +110,15 @@ impl MemoryConn {
         let lease = *lease;
         self.call("claim_shards", move |state, _| {
             state.check_fence(&lease)?;
+            let own = state.owners.iter().filter(|(_, owner)| **owner == Some(lease.slot));
+            let mut all: Vec<i32> = own.map(|(shard, _)| *shard).collect();
             let free = state.owners.iter_mut().filter(|(_, owner)| owner.is_none());
             let claimed = free.take(usize::try_from(want).unwrap_or(0)).map(|(shard, owner)| {
                 *owner = Some(lease.slot);
                 *shard
             });
-            Ok(claimed.collect())
+            all.extend(claimed);
+            Ok(all)
         })
         .await
     }

@@ -122,7 +122,7 @@ pub async fn worker_rows(conn: &mut PgConnection) -> Result<Vec<WorkerRow>, Stor
         .collect())
 }
 
-/// Takes up to `want` free shards.
+/// Takes up to `want` free shards; gives every shard that the slot has then.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when the lease is over.

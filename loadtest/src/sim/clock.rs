@@ -1,0 +1,72 @@
+//! One worker's clocks on the runtime's paused time. Its wall clock may be wrong; its machine clock never is.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use scheduler::Clock;
+use storage::pg::ClockRow;
+use tokio::time::Instant;
+
+/// The wall clock at the beginning of every run: 2027-01-11T00:00:00Z.
+pub(super) const START_MS: i64 = 1_799_625_600_000;
+/// Business milliseconds per machine millisecond: a day a minute.
+pub(super) const SCALE: i32 = 1_440;
+
+/// The clocks of one worker.
+#[derive(Debug)]
+pub(super) struct SimClock {
+    start: Instant,
+    skew_ms: AtomicI64,
+    row: Mutex<ClockRow>,
+}
+
+/// The business clock that all share.
+pub(super) fn business_clock() -> ClockRow {
+    ClockRow { base_machine_ms: START_MS, base_business_ms: START_MS, scale: SCALE }
+}
+
+impl SimClock {
+    pub(super) fn new(start: Instant) -> Self {
+        Self { start, skew_ms: AtomicI64::new(0), row: Mutex::new(business_clock()) }
+    }
+
+    /// From now on the wall clock is so many milliseconds ahead.
+    pub(super) fn set_skew(&self, skew_ms: i64) {
+        self.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    /// By how much business time is ahead of everybody else's, milliseconds.
+    pub(super) fn business_skew_ms(&self) -> i64 {
+        self.skew_ms.load(Ordering::Relaxed) * i64::from(SCALE)
+    }
+
+    fn row(&self) -> ClockRow {
+        *self.row.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for SimClock {
+    fn machine_ms(&self) -> i64 {
+        1_000_000 + i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn wall(&self) -> Timestamp {
+        let ms = i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let wall_ms = START_MS + ms + self.skew_ms.load(Ordering::Relaxed);
+        Timestamp::from_millisecond(wall_ms).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn business(&self) -> Timestamp {
+        let ms = self.row().business_ms(self.wall().as_millisecond());
+        Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn scale(&self) -> i32 {
+        self.row().scale
+    }
+
+    fn set(&self, row: ClockRow) {
+        *self.row.lock().unwrap_or_else(PoisonError::into_inner) = row;
+    }
+}

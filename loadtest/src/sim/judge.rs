@@ -1,0 +1,309 @@
+//! The judge: compares the carriers' ledgers with what the store holds in the end, row by row. Shares no code with the
+//! engine: it reads the tables and does its own arithmetic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use billing_core::outcome::Op;
+use serde_json::Value;
+use storage::history::HistoryStore as _;
+use storage::memory::Dump;
+
+use super::Outcome;
+use super::book::{CAP_DAY_MINOR, PRICE_MINOR, Population, WINDOW, ZONES};
+use super::carrier::Row;
+use super::world::{World, business_now_ms};
+
+/// A period's number is its local day times this, for plans of one charge a day.
+const DAY_STEP: i64 = 2_048;
+/// 2000-01-01 in days since 1970.
+const EPOCH_DAYS: i64 = 10_957;
+const DAY_MS: i64 = 86_400_000;
+/// Class of an approved attempt.
+const APPROVED: i64 = 5;
+
+type Key = (i64, i64, i64);
+
+struct Books {
+    dump: Dump,
+    intents: BTreeMap<Key, Value>,
+    outcomes: BTreeMap<Key, Value>,
+    open: BTreeSet<Key>,
+    ledger: Vec<Row>,
+}
+
+fn int(row: &Value, name: &str) -> i64 {
+    row.get(name).and_then(Value::as_i64).unwrap_or(0)
+}
+
+fn maybe(row: &Value, name: &str) -> Option<i64> {
+    row.get(name).and_then(Value::as_i64)
+}
+
+fn key(row: &Value) -> Key {
+    (int(row, "subscription_id"), int(row, "period"), int(row, "attempt_no"))
+}
+
+/// Compares everything, and says what was broken.
+pub(super) async fn judge(seed: u64, world: &World, population: &Population) -> anyhow::Result<Outcome> {
+    let mut dump = world.db.dump();
+    let by_key = |dump: &mut Dump, table: &'static str| -> BTreeMap<Key, Value> {
+        dump.remove(table).unwrap_or_default().into_iter().map(|row| (key(&row), row)).collect()
+    };
+    let books = Books {
+        intents: by_key(&mut dump, "attempt_intent"),
+        outcomes: by_key(&mut dump, "attempt_outcome"),
+        open: by_key(&mut dump, "attempt_open").into_keys().collect(),
+        dump,
+        ledger: world.carriers.iter().flat_map(|carrier| carrier.ledger()).collect(),
+    };
+    let mut outcome = Outcome { seed, ..Outcome::default() };
+    doubles(&books, &mut outcome);
+    lost(&books, &mut outcome);
+    phantoms(&books, &mut outcome);
+    refunds(&books, &mut outcome);
+    undecided(&books, &mut outcome);
+    calendar(&books, world, population, &mut outcome);
+    caps(&books, &mut outcome);
+    transfers(&books, &mut outcome);
+    requests(world, &books, population, &mut outcome);
+    watched(world, &mut outcome);
+    history(world, &books, &mut outcome).await?;
+    let (digest, events, faults, broken, lines) = world.log.end();
+    outcome.other.extend(broken);
+    outcome.charges = books.ledger.iter().filter(|row| row.op == Op::Charge).count() as u64;
+    outcome.attempts = books.intents.len() as u64;
+    (outcome.digest, outcome.events, outcome.faults, outcome.lines) = (digest, events, faults, lines);
+    Ok(outcome)
+}
+
+fn attempt_of(row: &Row) -> Key {
+    (row.subscription_id, i64::from(row.period), i64::from(row.attempt_no))
+}
+
+/// I1, I2: nothing is collected above what a day costs, whatever keys it went under.
+fn doubles(books: &Books, outcome: &mut Outcome) {
+    let mut collected: BTreeMap<(i64, i32), i64> = BTreeMap::new();
+    for row in books.ledger.iter().filter(|row| row.op == Op::Charge) {
+        *collected.entry((row.subscription_id, row.period)).or_default() += row.amount_minor;
+    }
+    for ((id, period), sum) in collected.into_iter().filter(|(_, sum)| *sum > PRICE_MINOR) {
+        outcome.doubles.push(format!("{sum} collected of {PRICE_MINOR} due: {id} {period}"));
+    }
+}
+
+/// I3: everything that a carrier applied is approved here, with its amount, or still open.
+fn lost(books: &Books, outcome: &mut Outcome) {
+    for row in &books.ledger {
+        let key = attempt_of(row);
+        let recorded = books.outcomes.get(&key);
+        let approved = recorded
+            .is_some_and(|r| int(r, "class") == APPROVED && int(r, "moved_minor") == row.amount_minor);
+        if !approved && (recorded.is_some() || !books.open.contains(&key)) {
+            let class = recorded.map(|recorded| int(recorded, "class"));
+            outcome.lost.push(format!("{:?} applied, here {class:?}: {key:?}", row.op));
+        }
+    }
+}
+
+/// I4, I5: everything that is approved here is in a carrier's ledger.
+fn phantoms(books: &Books, outcome: &mut Outcome) {
+    let mut applied: BTreeMap<Key, i64> = BTreeMap::new();
+    books.ledger.iter().for_each(|row| *applied.entry(attempt_of(row)).or_default() += row.amount_minor);
+    for (key, row) in books.outcomes.iter().filter(|(_, row)| int(row, "class") == APPROVED) {
+        let there = applied.get(key).copied().unwrap_or(0);
+        if there < int(row, "moved_minor") {
+            outcome.phantoms.push(format!("{} approved, {there} applied: {key:?}", int(row, "moved_minor")));
+        }
+    }
+}
+
+/// I12: nothing is given back above what was collected; one refund per key.
+fn refunds(books: &Books, outcome: &mut Outcome) {
+    let mut sums: BTreeMap<(i64, i32), (i64, i64)> = BTreeMap::new();
+    let mut keys: BTreeSet<&str> = BTreeSet::new();
+    for row in &books.ledger {
+        let sum = sums.entry((row.subscription_id, row.period)).or_default();
+        match row.op {
+            Op::Refund => {
+                sum.1 += row.amount_minor;
+                if !keys.insert(&row.our_ref) || row.parent_ref.is_none() {
+                    outcome.other.push(format!("refund applied twice or of nothing: {}", row.our_ref));
+                }
+            }
+            _ => sum.0 += row.amount_minor,
+        }
+    }
+    for (key, (collected, back)) in sums.into_iter().filter(|(_, (collected, back))| back > collected) {
+        outcome.other.push(format!("{back} given back of {collected}: {key:?}"));
+    }
+}
+
+/// I16: every intent has its outcome or its open row.
+fn undecided(books: &Books, outcome: &mut Outcome) {
+    for key in books.intents.keys() {
+        if !books.outcomes.contains_key(key) && !books.open.contains(key) {
+            outcome.lost.push(format!("intent with neither outcome nor open row: {key:?}"));
+        }
+    }
+    for row in books.dump.get("case_file").into_iter().flatten() {
+        let kind = row.get("kind").and_then(Value::as_str).unwrap_or_default();
+        if matches!(kind, "quarantine" | "intent_differs" | "conflict") {
+            outcome.other.push(format!("a case that no fault explains: {row}"));
+        }
+    }
+}
+
+/// I13: every local day that passed has an attempt or a reason, and no other day has one.
+fn calendar(books: &Books, world: &World, population: &Population, outcome: &mut Outcome) {
+    let mut told: BTreeSet<(i64, i64)> = books.intents.keys().map(|(id, period, _)| (*id, *period)).collect();
+    let mut ranges: Vec<(i64, i64, i64)> = Vec::new();
+    for note in books.dump.get("charge_note").into_iter().flatten() {
+        let (id, period) = (int(note, "subscription_id"), int(note, "period"));
+        match maybe(note, "before_period") {
+            Some(before) => ranges.push((id, period, before)),
+            None => drop(told.insert((id, period))),
+        }
+    }
+    let now_ms = business_now_ms(world);
+    let rows: BTreeMap<i64, &Value> =
+        books.dump.get("subscription").into_iter().flatten().map(|row| (int(row, "id"), row)).collect();
+    for new in &population.subscriptions {
+        let Some(row) = rows.get(&new.id) else { continue };
+        let offset_ms = offset_minutes(new.zone_no) * 60_000;
+        let today = (now_ms + offset_ms).div_euclid(DAY_MS) - EPOCH_DAYS;
+        let (first, current) = (i64::from(new.anchor_day), int(row, "period") / DAY_STEP);
+        for day in first..current {
+            let period = day * DAY_STEP;
+            let passed =
+                |(id, from, before): &(i64, i64, i64)| *id == new.id && *from <= period && period < *before;
+            if !told.contains(&(new.id, period)) && !ranges.iter().any(passed) {
+                outcome.lost.push(format!("day {day} of {} has neither charge nor reason", new.id));
+            }
+        }
+        // Active, and nobody said stop: yesterday is past.
+        let goes_on = matches!(int(row, "state"), 1..=5) && maybe(row, "stop_at_ms").is_none();
+        if goes_on && int(row, "flags") == 0 && current < today - 1 {
+            outcome.lost.push(format!("{} stands at day {current}, today is {today}: {row}", new.id));
+        }
+        let mut own = told.range((new.id, i64::MIN)..=(new.id, i64::MAX)).map(|(_, period)| *period);
+        if let Some(wrong) =
+            own.find(|p| p % DAY_STEP != 0 || p / DAY_STEP < first || p / DAY_STEP > today + 1)
+        {
+            outcome.other.push(format!("period {wrong} of {} is no day of its calendar", new.id));
+        }
+    }
+}
+
+fn offset_minutes(zone_no: i16) -> i64 {
+    ZONES.iter().find(|(no, ..)| *no == zone_no).map_or(0, |(_, _, minutes)| *minutes)
+}
+
+/// I18: the country's cap over all plans of a subscriber, by the day on which the request was made.
+fn caps(books: &Books, outcome: &mut Outcome) {
+    let subscribers: BTreeMap<i64, i64> = books
+        .dump
+        .get("subscription")
+        .into_iter()
+        .flatten()
+        .map(|row| (int(row, "id"), int(row, "subscriber_id")))
+        .collect();
+    let mut sums: BTreeMap<(i64, i64), i64> = BTreeMap::new();
+    for row in books.ledger.iter().filter(|row| row.op == Op::Charge && row.subscription_id >> 44 == 2) {
+        let day = books.intents.get(&attempt_of(row)).map_or(0, |intent| int(intent, "cap_day"));
+        let subscriber = subscribers.get(&row.subscription_id).copied().unwrap_or(0);
+        *sums.entry((subscriber, day)).or_default() += row.amount_minor;
+    }
+    for (key, sum) in sums.into_iter().filter(|(_, sum)| *sum > CAP_DAY_MINOR) {
+        outcome.other.push(format!("{sum} collected in a day, {CAP_DAY_MINOR} is the cap: {key:?}"));
+    }
+}
+
+/// I10, I11: what moved is what was posted.
+fn transfers(books: &Books, outcome: &mut Outcome) {
+    let mut posted: BTreeMap<Key, i64> = BTreeMap::new();
+    for row in books.dump.get("transfer").into_iter().flatten() {
+        if matches!(int(row, "leg"), 1 | 4 | 5 | 6) {
+            let key = (int(row, "source_id"), int(row, "period"), int(row, "attempt_no"));
+            *posted.entry(key).or_default() += int(row, "amount");
+        }
+    }
+    for (key, row) in &books.outcomes {
+        let (moved, sum) = (int(row, "moved_minor"), posted.get(key).copied().unwrap_or(0));
+        if moved != sum {
+            outcome.other.push(format!("{moved} moved, {sum} posted: {key:?}"));
+        }
+    }
+    let balances = books.dump.get("account_balance").into_iter().flatten();
+    let total: i64 = balances.map(|row| int(row, "posted")).sum();
+    if total != 0 {
+        outcome.other.push(format!("the balances sum to {total}"));
+    }
+}
+
+/// I17, I18: rates, hours, STOP, as the carriers saw them.
+fn requests(world: &World, books: &Books, population: &Population, outcome: &mut Outcome) {
+    let zones: BTreeMap<i64, i16> =
+        population.subscriptions.iter().map(|new| (new.id, new.zone_no)).collect();
+    for carrier in &world.carriers {
+        let received = carrier.received();
+        // Two permits at once per lane, and a new limiter whenever a share changes.
+        let most = carrier.rate as usize + 8;
+        for (at, first) in received.iter().enumerate() {
+            let within = received[at..].iter().take_while(|r| r.at_us < first.at_us + 1_000_000).count();
+            if within > most {
+                outcome.other.push(format!("carrier {} got {within} requests in a second", carrier.no));
+                break;
+            }
+        }
+        for request in received.iter().filter(|request| request.op == Op::Charge) {
+            let offset = zones.get(&request.subscription_id).map_or(0, |zone| offset_minutes(*zone));
+            let minute = (request.business_ms / 60_000 + offset).rem_euclid(24 * 60);
+            if !(WINDOW.0..WINDOW.1).contains(&minute) {
+                let id = request.subscription_id;
+                outcome.other.push(format!("charged at local minute {minute}: {id}"));
+            }
+        }
+    }
+    let watched = world.db.watched();
+    for ((id, period, no), (_, committed_us)) in &watched.intents {
+        let stopped = watched.stopped_us.get(id).is_some_and(|stopped_us| stopped_us < committed_us);
+        let op = books.intents.get(&(*id, i64::from(*period), i64::from(*no))).map_or(0, |i| int(i, "op"));
+        if stopped && op == Op::Charge as i64 {
+            outcome.other.push(format!("charged after STOP: {id} {period} {no}"));
+        }
+    }
+}
+
+/// I8, I9: no outcome was replaced, no fenced worker wrote.
+fn watched(world: &World, outcome: &mut Outcome) {
+    let watched = world.db.watched();
+    if watched.flipped > 0 {
+        outcome.other.push(format!("{} outcomes were replaced", watched.flipped));
+    }
+    if watched.stale_writes > 0 {
+        outcome.other.push(format!("{} writes under an epoch that was over", watched.stale_writes));
+    }
+}
+
+/// I14: every outcome has its row in a history, unless a machine was lost with it.
+async fn history(world: &World, books: &Books, outcome: &mut Outcome) -> anyhow::Result<()> {
+    if world.spool_lost.load(Ordering::SeqCst) {
+        return Ok(());
+    }
+    let histories = world.histories.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let ids: BTreeSet<i64> = books.outcomes.keys().map(|(id, ..)| *id).collect();
+    let mut told: BTreeSet<Key> = BTreeSet::new();
+    for history in &histories {
+        for id in &ids {
+            for row in history.timeline(*id, 0, i32::MAX, usize::MAX).await? {
+                told.insert((*id, i64::from(row.key.period), i64::from(row.key.attempt_no)));
+            }
+        }
+    }
+    for key in books.outcomes.keys().filter(|key| !told.contains(*key)) {
+        outcome.other.push(format!("an outcome without its history: {key:?}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,387 @@
+//! One run: a world that is built from its seed, in which things go wrong for a while, then nothing more does, and then the
+//! books are compared.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use billing_core::book::Book;
+use carriers::Proof;
+use scheduler::{
+    BreakerSettings, Catalog, Hold, RefundRequest, Worker, WorkerCarrier, WorkerEnd, WorkerParts,
+    WorkerSettings,
+};
+use storage::history::{MemoryHistory, Room};
+use storage::memory::{MemoryDb, ServerClock};
+use storage::pg::{InboxKind, Names, WorkerIdentity};
+use storage::spool::SentLog;
+use storage::store::Database;
+use storage::vault::Vault;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::carrier::{Carrier, Link, Manners};
+use super::clock::{SCALE, START_MS, SimClock, business_clock};
+use super::dice::Dice;
+use super::log::Log;
+use super::seat::{Seat, SeatHistory, Step, Weather};
+use super::{Outcome, Settings, book, judge};
+
+/// Machine time for everything to come to rest: a dead worker's lease, an accepted request's deadline (24 business hours),
+/// a charge's last round.
+const CALM: Duration = Duration::from_secs(80);
+
+/// What all parts of a run share.
+pub(super) struct World {
+    pub(super) start: Instant,
+    pub(super) log: Arc<Log>,
+    pub(super) db: MemoryDb,
+    pub(super) carriers: Vec<Arc<Carrier>>,
+    pub(super) histories: Mutex<Vec<Arc<MemoryHistory>>>,
+    pub(super) spool_lost: AtomicBool,
+    calm: Arc<AtomicBool>,
+    stop: CancellationToken,
+    book: &'static Book,
+    names: Names,
+    vault: Arc<Vault>,
+    stripes: usize,
+}
+
+/// Runs one seed on a runtime of its own: one thread, paused time.
+pub(super) fn run(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+    runtime.block_on(live(seed, settings))
+}
+
+async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
+    let dice = Dice::new(seed, 1);
+    let start = Instant::now();
+    let log = Arc::new(Log::new(start, settings.lines));
+    let book = book::book()?;
+    let names = book::names(book)?;
+    let vault = Arc::new(Vault::for_tests(7));
+    let now_us: Box<ServerClock> =
+        Box::new(move || START_MS * 1_000 + i64::try_from(start.elapsed().as_micros()).unwrap_or(i64::MAX));
+    let db = MemoryDb::new(names.clone(), vec![1], business_clock(), now_us);
+    // What a failover loses is found again only under the same keys: see the head of `sim`.
+    let failovers = dice.permille(125);
+    let carriers = book::SLICES.iter().map(|(no, ..)| {
+        let kinds = if failovers { 2 } else { 3 };
+        let manners = [Manners::Repeats, Manners::Refuses, Manners::Forgets][dice.below(kinds) as usize];
+        let rate = u32::try_from(dice.between(4, 20)).unwrap_or(20);
+        let own = Dice::new(seed, 100 + *no as u64);
+        Arc::new(Carrier::new(*no, manners, rate, start, own, Arc::clone(&log), db.clone(), failovers))
+    });
+    let world = Arc::new(World {
+        start,
+        log: Arc::clone(&log),
+        db: db.clone(),
+        carriers: carriers.collect(),
+        histories: Mutex::default(),
+        spool_lost: AtomicBool::new(false),
+        calm: Arc::new(AtomicBool::new(failovers)),
+        stop: CancellationToken::new(),
+        book,
+        names: names.clone(),
+        vault,
+        stripes: if dice.permille(250) { 2 } else { 1 },
+    });
+    let count = u32::try_from(dice.between(40, 120))?;
+    // Under a cap another charge may take the room of one that a failover lost.
+    let shares = (count, if failovers { 0 } else { 300 });
+    let population = book::population(book, &names, &world.vault, &dice, shares)?;
+    let mut conn = db.connect().await?;
+    conn.insert_subscriptions(1, &population.subscribers, &population.subscriptions).await?;
+    let ids: Vec<i64> = population.subscriptions.iter().map(|new| new.id).collect();
+
+    let weather = Weather { not_reached: dice.below(8), answer_lost: dice.below(15), slow: dice.below(30) };
+    let seats: Vec<Arc<Seat>> = (0..if dice.permille(300) { 3 } else { 2 })
+        .map(|no| {
+            let clock = Arc::new(SimClock::new(start));
+            let own = Dice::new(seed, 200 + no);
+            let no = i64::try_from(no).unwrap_or(0);
+            Arc::new(Seat::new(no, Arc::clone(&log), clock, weather, own, Arc::clone(&world.calm)))
+        })
+        .collect();
+    let mut working = tokio::task::JoinSet::new();
+    for seat in &seats {
+        working.spawn(work(Arc::clone(&world), Arc::clone(seat)));
+    }
+    let troubled = Duration::from_secs(settings.days * 60);
+    let own = Dice::new(seed, 2);
+    if failovers {
+        fail_over(&world, &seats, &own, troubled).await;
+    } else {
+        let trouble = tokio::spawn(trouble(Arc::clone(&world), seats.clone(), own, troubled));
+        let people = tokio::spawn(people(Arc::clone(&world), ids, Dice::new(seed, 3), troubled));
+        tokio::time::sleep(troubled).await;
+        trouble.await?;
+        people.await?;
+    }
+    world.calm.store(true, Ordering::SeqCst);
+    for seat in &seats {
+        seat.cut_off.store(false, Ordering::SeqCst);
+        seat.clock.set_skew(0);
+        seat.go_on();
+    }
+    log.event("calm", &[]);
+    tokio::time::sleep(CALM).await;
+    world.stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(60), async {
+        while let Some(ended) = working.join_next().await {
+            ended??;
+        }
+        anyhow::Ok(())
+    });
+    match ended.await {
+        Ok(ended) => ended?,
+        Err(_) => log.broken("the workers did not drain within a minute".to_owned()),
+    }
+    // What the carriers apply late.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    judge::judge(seed, &world, &population).await
+}
+
+impl World {
+    fn new_spool(&self, seat: &Arc<Seat>) -> Spool {
+        let kept = Arc::new(MemoryHistory::new());
+        let mut histories = self.histories.lock().unwrap_or_else(PoisonError::into_inner);
+        histories.push(Arc::clone(&kept));
+        let name = format!("spool {}", histories.len());
+        let history = Arc::new(SeatHistory { kept, seat: Arc::clone(seat) });
+        Spool { name, history, sent_log: Arc::new(SentLog::in_memory()) }
+    }
+
+    fn parts(
+        &self,
+        seat: &Arc<Seat>,
+        spool: &Spool,
+        slot: Option<i32>,
+        hold: Arc<Hold>,
+    ) -> anyhow::Result<WorkerParts> {
+        let life = seat.lives.load(Ordering::SeqCst);
+        let incarnation = (seat.no + 1) * 1_000_000 + i64::try_from(life)?;
+        let mut carriers = Vec::new();
+        for carrier in &self.carriers {
+            let link = || Link::new(Arc::clone(carrier), Arc::clone(seat), incarnation);
+            let id = book::SLICES.iter().find(|(no, ..)| *no == carrier.no).map(|(_, id, _)| *id);
+            carriers.push(WorkerCarrier {
+                carrier_no: carrier.no,
+                id: id.unwrap_or_default().to_owned(),
+                adapter: Arc::new(link()?),
+                asker: Arc::new(link()?),
+                proof: Proof::default(),
+                breaker: BreakerSettings { share_percent: 95, ..BreakerSettings::default() },
+                dictionary: Vec::new(),
+            });
+        }
+        Ok(WorkerParts {
+            database: Database::Memory(self.db.seen_by(Arc::clone(seat) as _)),
+            clock: Arc::clone(&seat.clock) as _,
+            hold: Some(hold),
+            settings: WorkerSettings {
+                stripes: self.stripes,
+                batch_max: 200,
+                batch_wait_ms: 200,
+                wheel_horizon_ms: 7_200_000,
+                inbox_poll_ms: 500,
+                lease_ttl_ms: 8_000,
+                lease_renew_ms: 2_000,
+                low_water_every_ms: 2_000,
+                send_max_age_ms: 10_000,
+                drain_deadline_ms: 5_000,
+                resolution_time_scale: 1,
+            },
+            catalog: Catalog::new(&self.book.plans, self.names.clone())?,
+            read_version: Arc::new(|_| Err("there is only one version".to_owned())),
+            carriers,
+            vault: Arc::clone(&self.vault),
+            history: Arc::clone(&spool.history) as _,
+            sent_log: Arc::clone(&spool.sent_log),
+            identity: WorkerIdentity {
+                host: "sim".to_owned(),
+                boot_id: "sim".to_owned(),
+                spool: spool.name.clone(),
+                endpoint: String::new(),
+            },
+            slot,
+            incarnation,
+        })
+    }
+}
+
+/// What a machine keeps of its worker.
+struct Spool {
+    name: String,
+    history: Arc<SeatHistory>,
+    sent_log: Arc<SentLog>,
+}
+
+/// One worker after the other at one seat.
+async fn work(world: Arc<World>, seat: Arc<Seat>) -> anyhow::Result<()> {
+    let mut spool = world.new_spool(&seat);
+    let mut slot = None;
+    while !world.stop.is_cancelled() {
+        let hold = seat.born();
+        let parts = world.parts(&seat, &spool, slot, hold)?;
+        let mut taken = slot;
+        let end = tokio::select! {
+            biased;
+            () = seat.killed.notified() => None,
+            end = life(&world, parts, &mut taken) => Some(end),
+        };
+        slot = taken;
+        world.log.event("life ended", &[seat.no, end.as_ref().map_or(0, |end| end.is_ok().into())]);
+        match end {
+            None if !seat.calm.load(Ordering::SeqCst) && seat.dice.permille(200) => {
+                world.log.fault("a machine is gone with its spool", &[seat.no]);
+                world.spool_lost.store(true, Ordering::SeqCst);
+                spool = world.new_spool(&seat);
+                slot = None;
+            }
+            Some(Ok(WorkerEnd::Died(why))) => world.log.broken(format!("a part of a worker died: {why}")),
+            Some(Ok(WorkerEnd::Stopped)) if world.stop.is_cancelled() => return Ok(()),
+            // The database was away when it started, or it was fenced, or its machine is back.
+            _ => {}
+        }
+        tokio::time::sleep(seat.dice.millis(500, 15_000)).await;
+    }
+    Ok(())
+}
+
+async fn life(
+    world: &World,
+    parts: WorkerParts,
+    slot: &mut Option<i32>,
+) -> Result<WorkerEnd, scheduler::StartError> {
+    let worker = Worker::start(parts).await?;
+    *slot = Some(worker.shared().report().slot);
+    Ok(worker.run(world.stop.clone()).await)
+}
+
+/// Nothing goes wrong but that the database fails over to a standby that lacks its last commits; everything is started
+/// again then.
+async fn fail_over(world: &World, seats: &[Arc<Seat>], dice: &Dice, troubled: Duration) {
+    let ends = world.start + troubled;
+    while Instant::now() < ends {
+        tokio::time::sleep(dice.millis(5_000, 40_000)).await;
+        let snapshot = world.db.snapshot();
+        let behind = dice.millis(100, 2_000);
+        tokio::time::sleep(behind).await;
+        world.log.fault("a failover loses the last commits", &[behind.as_millis() as i64]);
+        seats.iter().for_each(|seat| seat.die());
+        world.db.restore(snapshot);
+    }
+}
+
+/// What goes wrong, as planned by the seed.
+async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled: Duration) {
+    let ends = world.start + troubled;
+    let mut later = tokio::task::JoinSet::new();
+    while Instant::now() < ends {
+        tokio::time::sleep(dice.millis(1_000, 25_000)).await;
+        let Some(seat) = seats.get(dice.below(seats.len() as u64) as usize).cloned() else { return };
+        let log = Arc::clone(&world.log);
+        match dice.below(10) {
+            0..3 => {
+                let step = Step::ALL[dice.below(Step::ALL.len() as u64) as usize];
+                seat.light(step, dice.below(if step == Step::AnyStatement { 60 } else { 6 }));
+            }
+            3 => {
+                log.fault("killed", &[seat.no]);
+                seat.die();
+            }
+            4..6 => {
+                let span = dice.millis(500, 20_000);
+                log.fault("stopped for a while", &[seat.no, span.as_millis() as i64]);
+                seat.stop();
+                later.spawn(async move {
+                    tokio::time::sleep(span).await;
+                    seat.go_on();
+                });
+            }
+            6 => {
+                let skew_ms = dice.between(0, 2_000) as i64 - 1_000;
+                log.fault("the wall clock jumps", &[seat.no, skew_ms]);
+                seat.clock.set_skew(skew_ms);
+            }
+            7 => {
+                let span = dice.millis(200, 14_000);
+                log.fault("cut off from the database", &[seat.no, span.as_millis() as i64]);
+                seat.cut_off.store(true, Ordering::SeqCst);
+                later.spawn(async move {
+                    tokio::time::sleep(span).await;
+                    seat.cut_off.store(false, Ordering::SeqCst);
+                });
+            }
+            8 => {
+                let history = {
+                    let kept = world.histories.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.get(dice.below(kept.len() as u64) as usize).cloned()
+                };
+                let Some(history) = history else { continue };
+                let span = dice.millis(500, 8_000);
+                log.fault("the history is full", &[span.as_millis() as i64]);
+                history.set_room(Room::Full);
+                later.spawn(async move {
+                    tokio::time::sleep(span).await;
+                    history.set_room(Room::Ok);
+                });
+            }
+            _ => {
+                log.fault("the database is away", &[]);
+                let all = seats.clone();
+                all.iter().for_each(|seat| seat.cut_off.store(true, Ordering::SeqCst));
+                let span = dice.millis(200, 6_000);
+                later.spawn(async move {
+                    tokio::time::sleep(span).await;
+                    all.iter().for_each(|seat| seat.cut_off.store(false, Ordering::SeqCst));
+                });
+            }
+        }
+    }
+    while later.join_next().await.is_some() {}
+}
+
+/// What people do meanwhile: they stop, rest, come back, and want their money back.
+async fn people(world: Arc<World>, ids: Vec<i64>, dice: Dice, troubled: Duration) {
+    let ends = world.start + troubled;
+    let Some(interval) = troubled.checked_div(u32::try_from(ids.len()).unwrap_or(1).max(1)) else { return };
+    while Instant::now() < ends {
+        tokio::time::sleep(dice.millis(0, interval.as_millis() as u64)).await;
+        let Some(id) = ids.get(dice.below(ids.len() as u64) as usize).copied() else { return };
+        let now_ms = business_now_ms(&world);
+        match dice.below(10) {
+            0..2 => {
+                world.log.event("STOP", &[id]);
+                let _ = world.db.stop_subscription(id, now_ms);
+            }
+            2 => {
+                let until = now_ms + dice.between(1, 48) as i64 * 3_600_000;
+                world.db.post_wish(id, InboxKind::Pause, Some(until));
+            }
+            3 => world.db.post_wish(id, InboxKind::Resume, None),
+            4 => world.db.post_wish(id, InboxKind::TopUp, Some(now_ms)),
+            _ => refund(&world, &dice),
+        }
+    }
+}
+
+/// Someone wants back what was collected, all of it or half, and may ask twice.
+fn refund(world: &World, dice: &Dice) {
+    let Some(carrier) = world.carriers.get(dice.below(2) as usize) else { return };
+    let ledger = carrier.ledger();
+    let Some(row) = ledger.get(dice.below(ledger.len() as u64) as usize) else { return };
+    let amount_minor = if dice.permille(500) { 0 } else { row.amount_minor / 2 };
+    let request = RefundRequest { period: row.period, attempt_no: 0, amount_minor, reason: "sim".to_owned() };
+    let Ok(payload) = request.encode() else { return };
+    for _ in 0..dice.between(1, 3) {
+        world.log.event("refund asked", &[row.subscription_id, i64::from(row.period), amount_minor]);
+        world.db.ask_refund(row.subscription_id, &payload);
+    }
+}
+
+pub(super) fn business_now_ms(world: &World) -> i64 {
+    START_MS + i64::try_from(world.start.elapsed().as_millis()).unwrap_or(0) * i64::from(SCALE)
+}

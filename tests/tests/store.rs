@@ -1,0 +1,133 @@
+//! One conformance suite for the two stores: the same calls, by seed, on the memory store and on a real Postgres must give the
+//! same verdicts, rows and errors; in the end the tables are equal. So the simulation's store can be believed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod store_calls;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sqlx::postgres::PgConnection;
+use storage::launcher::{LauncherOptions, PrivatePostgres};
+use storage::memory::Dump;
+
+use store_calls::Pair;
+
+/// Calls per seed.
+const CALLS: usize = 200;
+
+#[test]
+fn both_stores_answer_alike_and_hold_the_same() {
+    let dir = std::env::temp_dir().join(format!("tollbook-store-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut options = LauncherOptions::new(dir.join("postgres"), "tollbook");
+    // Nothing of it outlives the test.
+    options.settings = vec![("fsync".into(), "off".into())];
+    let postgres = PrivatePostgres::start(options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut verdicts = BTreeMap::new();
+        for seed in 1..=6 {
+            let mut pair = Pair::start(&postgres.url(), seed).await;
+            for call in 0..CALLS {
+                pair.call().await;
+                if call % 40 == 39 {
+                    same_tables(&mut pair, seed, call).await;
+                }
+            }
+            same_tables(&mut pair, seed, CALLS).await;
+            for (verdict, count) in std::mem::take(&mut pair.verdicts) {
+                *verdicts.entry(verdict).or_insert(0) += count;
+            }
+        }
+        // The suite is worth something only if it met every verdict.
+        for verdict in [
+            "begin Ok",
+            "begin ExistsSame",
+            "begin ExistsDifferent",
+            "begin ExistsMine",
+            "begin StaleRev",
+            "begin Stopped",
+            "begin OutsideWindow",
+            "begin NotOwner",
+            "begin NoPartition",
+            "begin NotFound",
+            "begin OverCap",
+            "record Ok",
+            "record FinalSame",
+            "record Conflict",
+            "record StaleRev",
+            "record NotOwner",
+            "record NoPartition",
+            "record NotFound",
+            "refund Ok",
+            "refund StaleRev",
+        ] {
+            assert!(
+                verdicts.get(verdict).is_some_and(|count| *count > 0),
+                "never met {verdict}: {verdicts:?}"
+            );
+        }
+    });
+    drop(postgres);
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+async fn same_tables(pair: &mut Pair, seed: u64, call: usize) {
+    let memory = pair.memory_dump();
+    let kept = postgres_dump(&mut pair.raw, &memory).await;
+    for (table, rows) in &memory {
+        let sorted = |rows: &[Value]| {
+            let mut lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
+            lines.sort();
+            lines
+        };
+        let (ours, theirs) = (sorted(rows), sorted(&kept[table]));
+        for (left, right) in ours.iter().zip(&theirs) {
+            assert_eq!(left, right, "{table} differs, seed {seed}, call {call} (memory, then Postgres)");
+        }
+        assert_eq!(ours.len(), theirs.len(), "{table} has another number of rows, seed {seed}, call {call}");
+    }
+}
+
+/// The same tables out of Postgres, with the columns that the memory store has.
+async fn postgres_dump(conn: &mut PgConnection, memory: &Dump) -> BTreeMap<&'static str, Vec<Value>> {
+    let mut kept = BTreeMap::new();
+    for (table, sql) in [
+        ("worker", "SELECT to_jsonb(t)::text FROM (SELECT w.*, l.renewals FROM worker w JOIN worker_lease l USING (slot)) t"),
+        ("worker_incarnation", "SELECT to_jsonb(t)::text FROM (SELECT *, fenced_at IS NOT NULL AS fenced FROM worker_incarnation) t"),
+        ("shard_owner", "SELECT to_jsonb(t)::text FROM shard_owner t"),
+        ("shard_inbox", "SELECT to_jsonb(t)::text FROM (SELECT *, length(payload) AS bytes FROM shard_inbox) t"),
+        ("subscription", "SELECT to_jsonb(t)::text FROM subscription t"),
+        ("attempt_intent", "SELECT to_jsonb(t)::text FROM attempt_intent t"),
+        ("attempt_outcome", "SELECT to_jsonb(t)::text FROM attempt_outcome t"),
+        ("attempt_open", "SELECT to_jsonb(t)::text FROM attempt_open t"),
+        ("charge_aside", "SELECT to_jsonb(t)::text FROM charge_aside t"),
+        ("charge_note", "SELECT to_jsonb(t)::text FROM charge_note t"),
+        ("transfer", "SELECT to_jsonb(t)::text FROM transfer t"),
+        ("account_balance", "SELECT to_jsonb(t)::text FROM account_balance t"),
+        ("entitlement_grant", "SELECT to_jsonb(t)::text FROM entitlement_grant t"),
+        (
+            "outbox",
+            "SELECT to_jsonb(t)::text FROM (SELECT business_at_ms, merchant_no, unnest(subscription_ids) AS subscription_id,
+                    unnest(amounts) AS amount, unnest(periods) AS period, unnest(revs) AS rev, unnest(events) AS event
+               FROM outbox) t",
+        ),
+        ("case_file", "SELECT to_jsonb(t)::text FROM case_file t"),
+        ("subscriber_usage", "SELECT to_jsonb(t)::text FROM subscriber_usage t"),
+    ] {
+        let texts: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut *conn).await.unwrap();
+        let columns: Option<Vec<String>> =
+            memory[table].first().and_then(Value::as_object).map(|row| row.keys().cloned().collect());
+        let row = |text: String| {
+            let mut row: serde_json::Map<String, Value> = serde_json::from_str(&text).unwrap();
+            if let Some(columns) = &columns {
+                row.retain(|name, _| columns.contains(name));
+            }
+            Value::Object(row)
+        };
+        kept.insert(table, texts.into_iter().map(row).collect());
+    }
+    kept
+}
