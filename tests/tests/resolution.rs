@@ -205,6 +205,11 @@ fn a_repeat_under_the_same_key_brings_the_first_result() {
     assert_eq!(with("applied"), 20);
     assert!(with("replayed") > 0 && with("not_processed") > 0, "{lines}");
     assert_eq!(with("mismatch"), 0, "a repeat has the same money fields");
+    let explained = explain_first(&world);
+    let requests: Vec<&str> =
+        explained.split("  request ").skip(1).filter_map(|text| text.split("  answer ").next()).collect();
+    assert!(requests.len() == 2 && requests[0].contains("POST /v1/charge HTTP/1.1"), "{explained}");
+    assert_eq!(requests[0], requests[1], "byte for byte");
     all_agrees(&world, engine);
 }
 
