@@ -60,6 +60,11 @@ impl Books {
         self.version(version, &current).unwrap_or(current)
     }
 
+    /// A version, if it is held (or what stands in for one that cannot be read); else it is asked for, so look again soon.
+    pub(crate) fn held(&self, version: i32) -> Option<Arc<Catalog>> {
+        self.version(version, &self.current())
+    }
+
     fn version(&self, version: i32, current: &Arc<Catalog>) -> Option<Arc<Catalog>> {
         if version == current.names.book_version {
             return Some(Arc::clone(current));

@@ -401,3 +401,27 @@ async fn feed_at_rate(
     }
     feed.close();
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_is_lent_is_a_fifth_of_this_workers_part() {
+        let rate = Rate::new(100, 1_000);
+        let period = |rate: &Rate| rate.quota(rate.share()).replenish_interval();
+        assert_eq!(period(&rate), Duration::from_millis(10));
+        rate.change(|share| share.lent = true);
+        assert_eq!(period(&rate), Duration::from_micros(12_500), "80 per second");
+        assert_eq!(
+            quota_of(100, 5_000, 1, 1).replenish_interval(),
+            Duration::from_millis(50),
+            "20 per second"
+        );
+        rate.change(|share| (share.owned, share.all) = (1, 4));
+        assert_eq!(period(&rate), Duration::from_millis(50), "20 per second");
+        rate.change(|share| share.lent = false);
+        assert_eq!(period(&rate), Duration::from_millis(40), "25 per second");
+    }
+}

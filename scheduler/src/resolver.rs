@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use billing_core::outcome::{Doubt, Outcome};
 use billing_core::reason::Rule;
-use billing_core::resolve::{Ask, AskKind, Finding, Heard, Plan, Step, Told, next_step, read_finding};
+use billing_core::resolve::{Ask, AskKind, Finding, Heard, Step, Told, read_finding};
 use carriers::{Inquired, Reply};
 use jiff::{SignedDuration, Timestamp};
 use storage::history::HistoryError;
@@ -26,6 +26,7 @@ use crate::shared::Shared;
 use crate::takeover::Evidence;
 use crate::worker::WorkerEnd;
 
+mod deciding;
 mod facts;
 mod lane;
 mod request;
@@ -42,8 +43,6 @@ const ROWS_MAX: i32 = 200;
 const HELD_AGAIN_MS: i64 = 1_000;
 /// Evidence that was posted and not applied is looked at again after this.
 const SETTLED_AGAIN_MS: i64 = 60_000;
-/// The database's clock may run so far ahead of ours between two passes.
-const JUMP_MS: i64 = 2_000;
 /// How often the open ones are counted.
 const COUNT_EVERY_MS: i64 = 10_000;
 
@@ -79,6 +78,8 @@ pub(crate) struct ResolverState {
     clocks: Option<(Timestamp, i64)>,
     trusted_since: Option<Timestamp>,
     counted_ms: Option<i64>,
+    /// Carriers whose files are those of the lanes, by earlier version of the book.
+    same_files: HashMap<i32, HashSet<i32>>,
 }
 
 impl Resolver {
@@ -140,6 +141,7 @@ impl Resolver {
         if let Some(first) = due.first() {
             self.watch_clock(first.now, now_ms, shared.clock.machine_ms());
         }
+        self.compare_carriers(&due).await?;
         let mut plan = Pass::default();
         let looked = self.look(due, &mut plan, now_ms).await;
         let ids: Vec<i64> = plan.wanted.iter().map(|(row, _)| row.key.subscription_id).collect();
@@ -215,51 +217,6 @@ impl Resolver {
             }
         }
         Ok(())
-    }
-
-    /// What the core says of it; `None` for a carrier without a lane.
-    fn step(&self, due: &DueAsk) -> Option<Step> {
-        let carrier_no = (due.key.subscription_id >> 44) as i32;
-        let lane = self.lanes.get(&carrier_no)?;
-        let hurry = self.hurry();
-        let known = self.known(due, lane);
-        Some(next_step(&lane.proof(hurry), &Plan::STANDARD.hurried(hurry), &facts::of(due, &known)))
-    }
-
-    fn known(&self, due: &DueAsk, lane: &AskLane) -> facts::Known {
-        let shared = &self.shared;
-        // What an earlier book said, or a carrier's earlier file, may have made another body.
-        let version = due.book_version;
-        let same_body =
-            version >= self.lanes_version && shared.books.for_answer(version).names.book_version == version;
-        facts::Known {
-            incarnation: shared.lease.incarnation,
-            lease_ttl_ms: shared.settings.lease_ttl_ms,
-            send_max_age_ms: shared.settings.send_max_age_ms,
-            reply_timeout_ms: lane.reply_timeout_ms(),
-            trusted_since: self.state.trusted_since,
-            same_body,
-        }
-    }
-
-    /// By how much the intervals are divided: never under a clock that runs as time does.
-    fn hurry(&self) -> i64 {
-        if self.shared.clock.scale() == 1 { 1 } else { self.shared.settings.resolution_time_scale.max(1) }
-    }
-
-    /// A clock that jumped ahead would make everything look old enough.
-    fn watch_clock(&mut self, database: Timestamp, before_ms: i64, after_ms: i64) {
-        if let Some((last, last_ms)) = self.state.clocks {
-            let passed_ms = database.as_millisecond().saturating_sub(last.as_millisecond());
-            if passed_ms > after_ms.saturating_sub(last_ms) + JUMP_MS {
-                tracing::warn!(
-                    passed_ms,
-                    "the database's clock jumped ahead: \"not found\" begins to count anew"
-                );
-                self.state.trusted_since = Some(database);
-            }
-        }
-        self.state.clocks = Some((database, before_ms));
     }
 
     /// Sends what is held and has room.

@@ -205,6 +205,45 @@ fn a_repeat_under_the_same_key_brings_the_first_result() {
     assert_eq!(with("applied"), 20);
     assert!(with("replayed") > 0 && with("not_processed") > 0, "{lines}");
     assert_eq!(with("mismatch"), 0, "a repeat has the same money fields");
+    let explained = explain_first(&world);
+    let requests: Vec<&str> =
+        explained.split("  request ").skip(1).filter_map(|text| text.split("  answer ").next()).collect();
+    assert!(requests.len() == 2 && requests[0].contains("POST /v1/charge HTTP/1.1"), "{explained}");
+    assert_eq!(requests[0], requests[1], "byte for byte");
+    all_agrees(&world, engine);
+}
+
+#[test]
+fn a_repeat_after_a_change_of_the_book_has_the_bytes_of_the_first() {
+    let world = world("rsbook", r#"{"silent_applied_ppm":1000000}"#, REPEAT);
+    world.import_rows("medina-kids-daily", 0, 3, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("3 unknown", SOON, || unknown(&world) == 3);
+    // Busy says nothing about the first request.
+    world.mock.behave(r#"{"down":true}"#);
+    wait_until("they were repeated", SOON, || {
+        world.number("SELECT count(*) FROM attempt_ask WHERE finding = 6") >= 3 || approved(&world) > 0
+    });
+    assert!(engine.terminate().1);
+    world.book.change(
+        "plans/medina-kids-daily.toml",
+        "text = \"Kids stories, one day\"",
+        "text = \"Other words\"",
+    );
+    assert_eq!(world.apply_book(), 2);
+    let engine = world.serve("engine");
+    world.mock.behave(r#"{"down":false}"#);
+    wait_until("3 approved", SOON, || approved(&world) == 3);
+    assert_eq!(world.mock.applied(), 3);
+    let lines = std::fs::read_to_string(&world.mock.ledger).unwrap();
+    assert!(lines.contains("\"replayed\"") && !lines.contains("Other words"), "{lines}");
+    // The checker knows plans by the words of the book in force.
+    world.book.change(
+        "plans/medina-kids-daily.toml",
+        "text = \"Other words\"",
+        "text = \"Kids stories, one day\"",
+    );
+    assert_eq!(world.apply_book(), 3);
     all_agrees(&world, engine);
 }
 

@@ -35,7 +35,7 @@ const SCRIPTS: [Script; 3] = [
         what: "alfa (Spain, mostly solvent)",
         behaviour: r#"{"balance":{"classes":[{"share_ppm":850000,"min_minor":5000,"max_minor":90000},
             {"share_ppm":150000,"min_minor":0,"max_minor":300}]},"topup_minor":2000,"topup_every_ms":300000,
-            "barred_ppm":5000,"unknown_ppm":1000,"throttle_ppm":2000,"reset_applied_ppm":60,"latency_ms":5}"#,
+            "barred_ppm":5000,"unknown_ppm":1000,"throttle_ppm":2000,"reset_applied_ppm":500,"latency_ms":5}"#,
     },
     Script {
         id: "medina",
