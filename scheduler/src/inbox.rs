@@ -1,6 +1,7 @@
 //! The owner's side of the shard inbox: new subscriptions, stops, late evidence. Rows are deleted in the commit that
 //! applies them.
 
+mod consent;
 mod moving;
 
 use std::sync::Arc;
@@ -86,6 +87,7 @@ impl InboxReader {
                 }
                 Some(InboxKind::Refund) => self.refund(&stripe, &row).await?,
                 Some(InboxKind::Move) => self.moved(&stripe, &row).await?,
+                Some(InboxKind::Consent) => self.consented(&stripe, &row).await?,
                 None => tracing::warn!(
                     id = row.id,
                     "an inbox row of a kind that this version does not know was left alone"

@@ -475,7 +475,7 @@ COMMENT ON COLUMN public.subscription.anchor_done IS 'periods that were counted 
 
 COMMENT ON COLUMN public.subscription.tries IS 'requests of this charge that counted; day_tries of them on the local day try_day';
 
-COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: the same as a stop at that instant';
+COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: nothing is charged until it is renewed';
 
 CREATE TABLE public.subscription_ref (
     ref_seed bigint NOT NULL,

@@ -25,7 +25,7 @@ mod reserve;
 
 pub use arrears::{AsideTriage, triage_aside};
 pub use conditions::{Balance, BalanceAnswer, Conditions};
-pub use lifecycle::{pause, resume, signed_up, top_up};
+pub use lifecycle::{consent_ended, pause, resume, signed_up, top_up};
 pub use moves::{Change, MoveError, MoveRefused, Opening, change, change_carrier};
 
 /// What to do with one subscription.
@@ -114,7 +114,7 @@ pub enum NoteKind {
     Cancel = 6,
     /// The answer's deadline passed.
     Doubt = 7,
-    /// A trial, a parking or a pause begins or ends.
+    /// A trial, a parking or a pause begins or ends; consent ends or is renewed.
     State = 8,
     /// A top-up was announced.
     TopUp = 9,

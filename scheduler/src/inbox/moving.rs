@@ -16,8 +16,6 @@ use storage::pg::{
 
 use super::InboxReader;
 use crate::catalog::{Catalog, CatalogPlan};
-use crate::clock::Clock;
-use crate::engine::end_of_consent;
 use crate::stripe::{Shift, Stripe, Work};
 
 /// What a move asks for, as the inbox carries it: ids and names as the book has them.
@@ -87,10 +85,9 @@ impl InboxReader {
         if !stripe.hold(id) {
             return Ok(()); // on its way: the next pass
         }
-        let Some(mut due) = self.load_one(stripe, id).await? else {
+        let Some(due) = self.load_one(stripe, id).await? else {
             return self.drop_row(row).await;
         };
-        end_of_consent(&mut due, self.shared.clock.business());
         let next_at = due.sub.progress.next_at;
         let current = self.shared.books.current();
         let Some(own) = self.shared.books.of(&due, &current) else {

@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
+    (5, "consent", include_str!("../../db/migrations/0005_consent.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -41,6 +42,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/insert_subscriptions.sql"),
     include_str!("../../db/procedures/open_successor.sql"),
     include_str!("../../db/procedures/stop_subscription.sql"),
+    include_str!("../../db/procedures/set_consent.sql"),
     include_str!("../../db/procedures/post_top_up.sql"),
     include_str!("../../db/procedures/quarantine.sql"),
     include_str!("../../db/procedures/apply_book.sql"),

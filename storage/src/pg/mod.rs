@@ -50,8 +50,8 @@ pub use import::{
     reference_digest, zone_of_subscriber,
 };
 pub use inbox::{
-    InboxKind, InboxRow, ask_move, drop_inbox, post_evidence, post_top_up, post_wish, read_inbox,
-    stop_subscription,
+    InboxKind, InboxRow, ask_move, drop_inbox, last_note_rule, post_evidence, post_top_up, post_wish,
+    read_inbox, set_consent, stop_subscription,
 };
 pub use keys::check_keys;
 pub use ledger::{
