@@ -3,6 +3,7 @@
 
 mod consent;
 mod moving;
+mod reversal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use crate::takeover::Evidence;
 use crate::worker::WorkerEnd;
 
 pub use self::moving::{MoveRequest, successor_seed};
+pub use self::reversal::{REVERSAL_REFERENCE_CHARS_MAX, ReversalRequest, plan_reversal_of};
 
 /// Rows per pass.
 const ROWS_MAX: i32 = 500;
@@ -87,6 +89,7 @@ impl InboxReader {
                 }
                 Some(InboxKind::Refund) => self.refund(&stripe, &row).await?,
                 Some(InboxKind::Move) => self.moved(&stripe, &row).await?,
+                Some(InboxKind::Reversal) => self.reversed(&stripe, &row).await?,
                 Some(InboxKind::Consent) => self.consented(&stripe, &row).await?,
                 None => tracing::warn!(
                     id = row.id,

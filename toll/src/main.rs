@@ -22,6 +22,7 @@ mod preview;
 mod query;
 mod reading;
 mod refund;
+mod reversal;
 mod serve;
 mod shown;
 mod status;

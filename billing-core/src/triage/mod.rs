@@ -122,6 +122,8 @@ pub enum NoteKind {
     Lapse = 10,
     /// Another zone, day, hour, plan or carrier.
     Move = 11,
+    /// The carrier took money back.
+    Reversal = 12,
 }
 
 impl NoteKind {
@@ -140,6 +142,7 @@ impl NoteKind {
             9 => "top_up",
             10 => "lapse",
             11 => "move",
+            12 => "reversal",
             _ => "unlisted",
         }
     }

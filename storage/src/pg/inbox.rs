@@ -27,12 +27,14 @@ pub enum InboxKind {
     Refund = 16,
     /// Another zone, day, hour, plan or carrier: payload says which.
     Move = 20,
+    /// The carrier took money back: payload says of what.
+    Reversal = 21,
     /// Consent was set: what rested for the want of it may go on.
     Consent = 22,
 }
 
 impl InboxKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Created,
         Self::Stop,
         Self::Evidence,
@@ -41,6 +43,7 @@ impl InboxKind {
         Self::TopUp,
         Self::Refund,
         Self::Move,
+        Self::Reversal,
         Self::Consent,
     ];
 }

@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
     (5, "consent", include_str!("../../db/migrations/0005_consent.sql")),
+    (6, "reversal", include_str!("../../db/migrations/0006_reversal.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
