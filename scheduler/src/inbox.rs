@@ -6,18 +6,19 @@ mod moving;
 mod reversal;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use billing_core::ids::Shard;
 use billing_core::outcome::Op;
-use billing_core::period::Period;
+use billing_core::period::{Period, days_since_2000};
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, FLAG_QUARANTINED, OpenAttempt, Planned};
-use billing_core::triage::{Triage, pause, resume, top_up, triage};
+use billing_core::triage::{Note, Triage, pause, resume, top_up, triage};
 use jiff::Timestamp;
 use storage::pg::{
-    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry, attempts, drop_inbox, load, load_aside,
-    open_case, read_inbox, refill,
+    AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry, attempts, drop_inbox, ensure_partitions,
+    load, load_aside, open_case, read_inbox, refill,
 };
 
 use crate::asides;
@@ -136,6 +137,7 @@ impl InboxReader {
         };
         match decided {
             Some(Triage::Note(note)) => {
+                self.make_room(stripe, &note).await?;
                 let inbox = Some((row.shard.0, row.id));
                 stripe.put(Work::Note { row: due, note, catalog, inbox });
                 Ok(())
@@ -172,6 +174,7 @@ impl InboxReader {
         };
         match decided {
             Ok(Some(note)) => {
+                self.make_room(stripe, &note).await?;
                 let inbox = Some((row.shard.0, row.id));
                 stripe.put(Work::Note { row: due, note: Box::new(note), catalog, inbox });
                 Ok(())
@@ -187,6 +190,23 @@ impl InboxReader {
                 self.drop_row(row).await
             }
         }
+    }
+
+    /// The partition of a note: a year's plan may stand beyond those that are made ahead. A held subscription is released
+    /// when it cannot be made.
+    async fn make_room(&mut self, stripe: &Stripe, note: &Note) -> Result<(), StoreError> {
+        let day = days_since_2000(note.charge.period.date());
+        if day <= self.shared.partitions_until_day.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let made = match self.db.conn().await {
+            Ok(conn) => {
+                let made = ensure_partitions(conn, day, day).await;
+                self.db.checked(made).map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        made.inspect_err(|_| stripe.release(note.charge.subscription.0))
     }
 
     /// What fired while it was held fell out of the wheel.

@@ -207,6 +207,26 @@ fn a_pause_charges_nothing_and_goes_on_with_the_period_that_runs() {
 }
 
 #[test]
+fn a_wish_and_a_stop_hold_for_a_plan_whose_next_period_is_a_year_ahead() {
+    let world = World::start("yearly", &WorldOptions::default());
+    plan(&world, "yearly", "every = \"year\"\n[lifecycle]\nlate_approved = \"past\"\n");
+    world.import_rows("yearly", 0, 2, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("two years are paid", SOON, || approved(&world) == 2);
+    let (paused, stopped) = (subscription(&world, 0), subscription(&world, 1));
+    assert_eq!(toll(&world, &["sub", "pause", &paused])["state"], "paused");
+    assert_eq!(toll(&world, &["sub", "resume", &paused])["state"], "active");
+    assert_eq!(toll(&world, &["sub", "cancel", &stopped, "--yes"])["state"], "cancelled");
+    let moved = toll(&world, &["sub", "move", &paused, "--anchor-day", "2027-01-15", "--yes"]);
+    assert_eq!(
+        (&moved["carried_out"], &moved["charge_after"]),
+        (&true.into(), &"20280115".into()),
+        "{moved}"
+    );
+    settled(&world);
+}
+
+#[test]
 fn nothing_is_charged_without_consent_and_it_goes_on_when_that_is_renewed() {
     let world = World::start("agreed", &WorldOptions::default());
     plan(&world, "daily", "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\n");

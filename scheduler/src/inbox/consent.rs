@@ -35,6 +35,7 @@ impl InboxReader {
         match resumed {
             Ok(Some(mut note)) => {
                 note.rule = Rule::CONSENT_RENEWED;
+                self.make_room(stripe, &note).await?;
                 let inbox = Some((row.shard.0, row.id));
                 stripe.put(Work::Note { row: due, note: Box::new(note), catalog, inbox });
                 Ok(())

@@ -10,8 +10,8 @@ use billing_core::triage::{Change, MoveError, Note, Opening, change, change_carr
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use storage::pg::{
-    DueRow, InboxRow, ShiftRow, StoreError, SuccessorRow, allocate_ids, ensure_partitions, lookup,
-    msisdn_aad, open_case, reference_digest, zone_of_subscriber,
+    DueRow, InboxRow, ShiftRow, StoreError, SuccessorRow, allocate_ids, lookup, msisdn_aad, open_case,
+    reference_digest, zone_of_subscriber,
 };
 
 use super::InboxReader;
@@ -99,16 +99,9 @@ impl InboxReader {
             Ok(request) => self.decided(&due, own, current, request).await,
             Err(_) => Ok(Decided::Refused("a request that cannot be read".to_owned())),
         };
-        let decided = match decided {
-            Ok(Decided::Move(note, shift, catalog)) => {
-                // A year's plan may stand beyond the partitions that are made ahead.
-                let day = days_since_2000(note.charge.period.date());
-                self.partition(day).await.map(|()| Decided::Move(note, shift, catalog))
-            }
-            other => other,
-        };
         let refused = match decided {
             Ok(Decided::Move(note, shift, catalog)) => {
+                self.make_room(stripe, &note).await?;
                 let (inbox, shift) = ((row.shard.0, row.id), Box::new(shift));
                 stripe.put(Work::Move { row: due, note, catalog, inbox, shift });
                 return Ok(());
@@ -133,12 +126,6 @@ impl InboxReader {
             self.db.checked(opened)?;
         }
         self.drop_row(row).await
-    }
-
-    async fn partition(&mut self, day: i32) -> Result<(), StoreError> {
-        let conn = self.db.conn().await?;
-        let made = ensure_partitions(conn, day, day).await;
-        self.db.checked(made).map(|_| ())
     }
 
     async fn decided(
