@@ -184,7 +184,7 @@ def i11(books, found):
             suspense[number] += sign * line.amount
     # What it took back by itself is on its statement, not among its requests.
     for row in books.t.transfers:
-        if row.leg == REVERSED:
+        if row.leg == REVERSED and row.attempt_no < 0:
             theirs[row.source_id >> 44] -= row.amount
     for number in books.compared:
         found.looked()
