@@ -212,6 +212,10 @@ rules! {
     PLAN_MOVED = 103, "move.plan" v 1: "the subscription was moved to another plan; its first period there starts where the last paid one ends";
     /// Another carrier.
     CARRIER_MOVED = 104, "move.carrier" v 1: "the line moved to another carrier: this subscription is closed, and the next one's first period starts where the last paid one here ends";
+    /// Nobody agrees any more.
+    CONSENT_ENDED = 105, "consent.end" v 1: "the subscriber's consent has ended, so collecting rests until it is renewed";
+    /// Consent was renewed.
+    CONSENT_RENEWED = 106, "consent.renew" v 1: "consent was renewed; periods that passed without it are not charged";
 
     /// The same request again.
     RESOLVE_RESEND = 110, "resolve.resend" v 1: "the result is UNKNOWN and the carrier remembers our key, so the same request was sent again under it";

@@ -45,6 +45,8 @@ pub struct CarrierDefinition {
     pub slices: u32,
     /// What it can do and how much of it.
     pub caps: Caps,
+    /// The only amounts it takes, minor units, ascending; empty: any within its limits.
+    pub price_points: Vec<i64>,
     /// What it can prove about attempts whose answer was lost.
     pub proof: Proof,
     /// When its lane should pause by itself.
@@ -222,6 +224,7 @@ impl CarrierDefinition {
             currency: self.caps.currency,
             min_minor: self.caps.min_minor,
             max_minor: self.caps.max_minor,
+            price_points: self.price_points.clone(),
             zones: self.zones.iter().map(|zone| zone.name().to_owned()).collect(),
         }
     }

@@ -38,6 +38,7 @@ fn plan(extra: &str) -> PlanRules {
     let source = Source { file: "plans/bench.toml".into(), text };
     let currency = Currency::from_code("TND").unwrap();
     let carrier = CarrierSummary {
+        price_points: Vec::new(),
         id: "c".into(),
         country: "XX".into(),
         calendar: billing_core::calendar::CalendarRules::default(),

@@ -12,7 +12,7 @@ use billing_core::ids::{AttemptId, ChargeId, OurRef, RefSeed, Shard, money_diges
 use billing_core::money::Money;
 use billing_core::period::days_since_2000;
 use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
-use billing_core::triage::{Conditions, Triage, triage_with};
+use billing_core::triage::{Conditions, Note, Triage, consent_ended, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
 use storage::history::Room;
 use storage::mutants::{Mutant, on};
@@ -174,7 +174,18 @@ impl Engine {
                 continue;
             };
             pricing::price_new_charge(&catalog, &mut row);
-            end_of_consent(&mut row, now);
+            match without_consent(&row, now) {
+                Ok(None) => {}
+                Ok(Some(note)) => {
+                    let note = Box::new(note);
+                    self.stripe.put(Work::Note { row, note, catalog: Arc::clone(&catalog), inbox: None });
+                    continue;
+                }
+                Err(why) => {
+                    self.stripe.put(poison(&row, why));
+                    continue;
+                }
+            }
             match self.decided(&catalog, &row, now) {
                 Ok((Triage::Send { planned, rule }, plan)) => {
                     match self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
@@ -523,7 +534,15 @@ impl Engine {
     }
 }
 
-/// Consent that has ended is a stop at that instant.
+/// Collecting rests from the end of consent on.
+fn without_consent(row: &DueRow, now: jiff::Timestamp) -> Result<Option<Note>, String> {
+    match row.consent_until.filter(|until| *until <= now) {
+        Some(ended_at) => consent_ended(&row.sub, ended_at, now).map_err(text),
+        None => Ok(None),
+    }
+}
+
+/// For what is owed in arrears, consent that has ended is a stop at that instant.
 pub(crate) fn end_of_consent(row: &mut DueRow, now: jiff::Timestamp) {
     if row.sub.stop_at.is_none() {
         row.sub.stop_at = row.consent_until.filter(|until| *until <= now);

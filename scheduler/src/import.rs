@@ -207,7 +207,7 @@ impl<'a> Importer<'a> {
         self
     }
 
-    /// Imports a file: a line of column names (`msisdn,plan,reference`, and `zone`, `start` where wanted), then one
+    /// Imports a file: a line of column names (`msisdn,plan,reference`, and `zone`, `start`, `consent_until` where wanted), then one
     /// subscription a line. `bytes_total` is the file's size, where known, for the estimate in the progress.
     ///
     /// `rejects` gets each line that cannot be taken, in the file's sequence and only after the commit of its

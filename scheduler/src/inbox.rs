@@ -1,21 +1,26 @@
 //! The owner's side of the shard inbox: new subscriptions, stops, late evidence. Rows are deleted in the commit that
 //! applies them.
 
+mod consent;
 mod moving;
+mod reversal;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use billing_core::ids::Shard;
 use billing_core::outcome::Op;
-use billing_core::period::Period;
+use billing_core::period::{Period, days_since_2000};
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, FLAG_QUARANTINED, OpenAttempt, Planned};
-use billing_core::triage::{Triage, pause, resume, top_up, triage};
+use billing_core::triage::{Note, Triage, pause, resume, top_up, triage};
 use jiff::Timestamp;
 use storage::pg::{AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry};
-use storage::store::{attempts, drop_inbox, load, load_aside, open_case, read_inbox, refill};
+use storage::store::{
+    attempts, drop_inbox, ensure_partitions, load, load_aside, open_case, read_inbox, refill,
+};
 
 use crate::asides;
 use crate::guard::stripe_of;
@@ -27,6 +32,7 @@ use crate::takeover::Evidence;
 use crate::worker::WorkerEnd;
 
 pub use self::moving::{MoveRequest, successor_seed};
+pub use self::reversal::{REVERSAL_REFERENCE_CHARS_MAX, ReversalRequest, plan_reversal_of};
 
 /// Rows per pass.
 const ROWS_MAX: i32 = 500;
@@ -107,6 +113,8 @@ impl InboxReader {
             }
             Some(InboxKind::Refund) => self.refund(stripe, row).await,
             Some(InboxKind::Move) => self.moved(stripe, row).await,
+            Some(InboxKind::Reversal) => self.reversed(stripe, row).await,
+            Some(InboxKind::Consent) => self.consented(stripe, row).await,
             None => {
                 tracing::warn!(
                     id = row.id,
@@ -166,6 +174,7 @@ impl InboxReader {
         };
         match decided {
             Some(Triage::Note(note)) => {
+                self.make_room(stripe, &note).await?;
                 let inbox = Some((row.shard.0, row.id));
                 stripe.put(Work::Note { row: due, note, catalog, inbox });
                 Ok(())
@@ -203,6 +212,7 @@ impl InboxReader {
         };
         match decided {
             Ok(Some(note)) => {
+                self.make_room(stripe, &note).await?;
                 let inbox = Some((row.shard.0, row.id));
                 stripe.put(Work::Note { row: due, note: Box::new(note), catalog, inbox });
                 Ok(())
@@ -226,6 +236,23 @@ impl InboxReader {
         let at_ms = self.shared.clock.business().as_millisecond();
         stripe.wheel().keep(WheelEntry { id, at_ms });
         stripe.asides().keep(WheelEntry { id, at_ms });
+    }
+
+    /// The partition of a note: a year's plan may stand beyond those that are made ahead. A held subscription is released
+    /// when it cannot be made.
+    async fn make_room(&mut self, stripe: &Stripe, note: &Note) -> Result<(), StoreError> {
+        let day = days_since_2000(note.charge.period.date());
+        if day <= self.shared.partitions_until_day.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let made = match self.db.conn().await {
+            Ok(conn) => {
+                let made = ensure_partitions(conn, day, day).await;
+                self.db.checked(made).map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        made.inspect_err(|_| self.let_go(stripe, note.charge.subscription.0))
     }
 
     /// What fired while it was held fell out of the wheel.

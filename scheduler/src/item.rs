@@ -25,7 +25,7 @@ use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOu
 use storage::vault::{SubscriberKey, Vault};
 
 use crate::catalog::Catalog;
-use crate::stripe::{Found, Shift, Stripe, Work};
+use crate::stripe::{Found, Reversal, Shift, Stripe, Work};
 
 mod money;
 
@@ -61,6 +61,8 @@ enum What {
     Note(Box<Note>),
     /// A charge with a row of its own, as it shall be.
     Aside(Box<Aside>, Rule),
+    /// The carrier took money back.
+    Reversal(Box<Reversal>),
     Attempt(Box<AttemptFacts>),
 }
 
@@ -127,6 +129,9 @@ impl Item {
             }
             Work::Move { row, note, catalog, inbox, shift } => {
                 Some(Self::without_attempt(row, catalog, What::Note(note), Some(inbox), Some(shift)))
+            }
+            Work::Reversal { row, reversal, catalog, inbox } => {
+                Some(Self::without_attempt(row, catalog, What::Reversal(reversal), Some(inbox), None))
             }
             Work::Aside { row, after, rule, catalog } => {
                 Some(Self::without_attempt(row, catalog, What::Aside(after, rule), None, None))
@@ -217,7 +222,7 @@ impl Item {
 
     pub(crate) fn attempt_key(&self) -> Option<(i32, i16)> {
         match &self.what {
-            What::Note(_) | What::Aside(..) => None,
+            What::Note(_) | What::Aside(..) | What::Reversal(_) => None,
             What::Attempt(facts) => Some((facts.planned.period.number(), facts.planned.attempt_no)),
         }
     }
@@ -225,7 +230,7 @@ impl Item {
     /// The carrier's words, for the batch.
     pub(crate) fn words(&self) -> CarrierWords<'_> {
         match &self.what {
-            What::Note(_) | What::Aside(..) => [None, None],
+            What::Note(_) | What::Aside(..) | What::Reversal(_) => [None, None],
             What::Attempt(facts) => [&facts.carrier_code, &facts.carrier_txn_id]
                 .map(|word| word.as_deref().map(std::borrow::Cow::Borrowed)),
         }
@@ -234,7 +239,7 @@ impl Item {
     /// What is known of the attempt, for whoever owns its shard now.
     pub(crate) fn outcome(&self) -> Option<(Outcome, Option<String>, Option<String>)> {
         match &self.what {
-            What::Note(_) | What::Aside(..) => None,
+            What::Note(_) | What::Aside(..) | What::Reversal(_) => None,
             What::Attempt(facts) => {
                 let owned = |word: &Option<Box<str>>| word.as_deref().map(str::to_owned);
                 Some((facts.outcome, owned(&facts.carrier_code), owned(&facts.carrier_txn_id)))
@@ -269,6 +274,13 @@ impl Item {
                     (&record, Inputs::default()),
                 );
                 let key = self.history_key(after.charge.period, 0, i64::from(self.row.sub.rev));
+                (record, story, key, LaneHint::None)
+            }
+            What::Reversal(reversal) => {
+                let (record, inputs) = self.reversal_record(reversal, now)?;
+                let why = record.rule;
+                let story = self.story(lease, now.as_millisecond(), why, None, (&record, inputs));
+                let key = self.history_key(reversal.aside.charge.period, 0, i64::from(self.row.sub.rev));
                 (record, story, key, LaneHint::None)
             }
             What::Attempt(facts) => {
@@ -379,7 +391,7 @@ impl Item {
         let event = event.map_or(0, |event| event as i16);
         let shift = self.shift.as_deref().cloned().unwrap_or_default();
         let passed = passed.to_vec();
-        MoreRow { moves, grant, event, passed, shift: shift.row, opens: shift.opens }.boxed()
+        MoreRow { moves, grant, event, passed, shift: shift.row, opens: shift.opens, reversal: None }.boxed()
     }
 
     /// The transfers of a decision, in their parts, with their accounts.

@@ -45,7 +45,9 @@ pub use breaker::BreakerSettings;
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
 pub use hold::Hold;
-pub use inbox::{MoveRequest, successor_seed};
+pub use inbox::{
+    MoveRequest, REVERSAL_REFERENCE_CHARS_MAX, ReversalRequest, plan_reversal_of, successor_seed,
+};
 pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};

@@ -106,7 +106,7 @@ pub fn plan_refund_of(
     now: Timestamp,
 ) -> Result<(Planned, Aside), RefundProblem> {
     let offers = offers.ok_or_else(|| RefundProblem::NotOffered(carrier.to_owned()))?;
-    let aside = aside_of(charge, progress, rows, kept).ok_or(RefundProblem::NothingCollected)?;
+    let aside = row_of(charge, progress, rows, kept).ok_or(RefundProblem::NothingCollected)?;
     let collects = |row: &&AttemptRow| Op::from_number(row.op).is_some_and(Op::collects);
     let given_back = |no: i16| -> i64 {
         let refunds = rows.iter().filter(|row| row.op == Op::Refund as i16 && row.parent_no == no);
@@ -160,7 +160,12 @@ fn proven_refused(state: AttemptState) -> bool {
 }
 
 /// A charge's own row, made of its attempts: whatever row it had keeps what is held and taken back.
-fn aside_of(charge: ChargeId, at: &Progress, rows: &[AttemptRow], kept: Option<&Aside>) -> Option<Aside> {
+pub(crate) fn row_of(
+    charge: ChargeId,
+    at: &Progress,
+    rows: &[AttemptRow],
+    kept: Option<&Aside>,
+) -> Option<Aside> {
     let (first, last) = (rows.first()?, rows.last()?);
     let collects = |row: &&AttemptRow| Op::from_number(row.op).is_some_and(Op::collects);
     let collected_minor = rows.iter().filter(collects).filter_map(|row| row.moved_minor).sum();

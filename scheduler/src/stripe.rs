@@ -51,6 +51,8 @@ pub(crate) enum Work {
     Note { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: Option<(i32, i64)> },
     /// A subscription moves: the same, with what changes besides.
     Move { row: Box<DueRow>, note: Box<Note>, catalog: Arc<Catalog>, inbox: (i32, i64), shift: Box<Shift> },
+    /// The carrier took money back of a charge.
+    Reversal { row: Box<DueRow>, reversal: Box<Reversal>, catalog: Arc<Catalog>, inbox: (i32, i64) },
     /// A charge with a row of its own changes without an attempt.
     Aside { row: Box<DueRow>, after: Box<Aside>, rule: Rule, catalog: Arc<Catalog> },
     /// The deadline of an accepted attempt of a charge with a row of its own passed.
@@ -68,6 +70,19 @@ pub(crate) struct Shift {
     pub(crate) row: Option<ShiftRow>,
     /// What opens at another carrier.
     pub(crate) opens: Option<Box<SuccessorRow>>,
+}
+
+/// What a carrier took back.
+#[derive(Debug, Clone)]
+pub(crate) struct Reversal {
+    /// The charge's own row before.
+    pub(crate) aside: Aside,
+    /// Its number within the charge.
+    pub(crate) reversal_no: i16,
+    /// How much, minor units.
+    pub(crate) amount_minor: i64,
+    /// What the carrier calls it.
+    pub(crate) reference: Arc<str>,
 }
 
 /// An attempt that somebody else began: a dead worker's intent, or an open attempt with late evidence.

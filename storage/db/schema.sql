@@ -256,6 +256,22 @@ COMMENT ON TABLE public.charge_note IS 'what happened to a charge without an att
 
 COMMENT ON COLUMN public.charge_note.before_period IS 'the note is about a range: from period up to this one, without it';
 
+CREATE TABLE public.charge_reversal (
+    subscription_id bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    business_at_ms bigint NOT NULL,
+    period integer NOT NULL,
+    reversal_no smallint NOT NULL,
+    currency smallint NOT NULL,
+    reference text NOT NULL,
+    CONSTRAINT charge_reversal_amount_minor_check CHECK ((amount_minor > 0)),
+    CONSTRAINT charge_reversal_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 64))),
+    CONSTRAINT charge_reversal_reversal_no_check CHECK ((reversal_no > 0))
+);
+
+COMMENT ON TABLE public.charge_reversal IS 'what carriers took back; the reference is the carrier''s own. Its transfer and what it revokes have the attempt number -reversal_no';
+
 CREATE TABLE public.day_seal (
     business_date integer NOT NULL,
     sealed_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -510,7 +526,7 @@ COMMENT ON COLUMN public.subscription.anchor_done IS 'periods that were counted 
 
 COMMENT ON COLUMN public.subscription.tries IS 'requests of this charge that counted; day_tries of them on the local day try_day';
 
-COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: the same as a stop at that instant';
+COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: nothing is charged until it is renewed';
 
 CREATE TABLE public.subscription_ref (
     ref_seed bigint NOT NULL,
@@ -636,6 +652,12 @@ ALTER TABLE ONLY public.charge_aside
 ALTER TABLE ONLY public.charge_note
     ADD CONSTRAINT charge_note_pkey PRIMARY KEY (subscription_id, period, rev);
 
+ALTER TABLE ONLY public.charge_reversal
+    ADD CONSTRAINT charge_reversal_pkey PRIMARY KEY (subscription_id, period, reversal_no);
+
+ALTER TABLE ONLY public.charge_reversal
+    ADD CONSTRAINT charge_reversal_subscription_id_reference_key UNIQUE (subscription_id, reference);
+
 ALTER TABLE ONLY public.day_seal
     ADD CONSTRAINT day_seal_pkey PRIMARY KEY (business_date);
 
@@ -728,6 +750,8 @@ CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription
 
 CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
 
+CREATE INDEX charge_reversal_reference ON public.charge_reversal USING btree (reference);
+
 CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
 
 CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WITH (pages_per_range='32', autosummarize='on');
@@ -743,6 +767,8 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_outcome FOR
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.book_version FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_note FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_reversal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.day_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 

@@ -177,6 +177,7 @@ fn subscriber(no: u32) -> NewSubscriber {
 fn subscription(no: u32, line: u32) -> NewSubscription {
     let (seed, digest) = RefSeed::derive("demo", &format!("ref-{no}"), 0);
     NewSubscription {
+        consent_until_ms: None,
         id: id(no),
         subscriber_id: id(line),
         ref_seed: seed.0,

@@ -6,6 +6,9 @@ import calendars
 from keys import attempt_name, charge_name
 from sources import APPROVED, COLLECTS, GIVES_BACK, OPS
 
+# The transfer of what a carrier took back by itself.
+REVERSED = 9
+
 
 def i01(books, found):
     """No charge is collected above what is due, joined on our_ref."""
@@ -179,6 +182,10 @@ def i11(books, found):
         theirs[number] += sign * line.amount
         if attempt in books.intents and attempt not in books.outcomes:
             suspense[number] += sign * line.amount
+    # What it took back by itself is on its statement, not among its requests.
+    for row in books.t.transfers:
+        if row.leg == REVERSED and row.attempt_no < 0:
+            theirs[row.source_id >> 44] -= row.amount
     for number in books.compared:
         found.looked()
         if theirs[number] != receivable[number] + suspense[number]:

@@ -48,6 +48,35 @@ fn book_check_names_every_problem_at_its_place() {
 }
 
 #[test]
+fn only_price_points_of_the_carrier_are_asked_for() {
+    let poor = r#"{"balance":{"classes":[{"share_ppm":1000000,"min_minor":290,"max_minor":290}]}}"#;
+    let world = World::start("points", &WorldOptions { behaviour: poor, ..WorldOptions::default() });
+    let points = "max = \"20.000\"\nprice_points = [\"0.100\", \"0.250\", \"0.500\", \"1.200\"]";
+    world.book.change("carriers/medina.toml", "max = \"20.000\"", points);
+    let broken = world.run(&["book", "check"]);
+    let dir = world.book.dir.display().to_string();
+    let expected = format!(
+        "{dir}/plans/medina-kids-daily.toml:15:10: `ladder.steps[0]` is 0.300 TND; carrier medina takes its price \
+         points only, near it 0.250 TND and 0.500 TND"
+    );
+    assert_eq!(broken.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&broken.stdout).lines().next(), Some(expected.as_str()));
+    // Percentages are rounded down to one: 60 % of 0.500 is 0.300.
+    world.book.change("plans/medina-kids-daily.toml", "\"0.300\"", "\"60%\"");
+    assert!(world.run(&["book", "check"]).status.success());
+    world.import_rows("medina-kids-daily", 0, 1, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("a step is paid", Duration::from_secs(60), || {
+        world.number("SELECT coalesce(sum(moved_minor), 0)::int8 FROM attempt_outcome WHERE class = 5") == 250
+    });
+    assert_eq!(
+        world.number("SELECT count(*) FROM attempt_intent WHERE amount_minor NOT IN (100, 250, 500, 1200)"),
+        0
+    );
+    world.compare();
+}
+
+#[test]
 fn status_tells_of_workers_subscriptions_and_open_attempts() {
     let options = WorldOptions { behaviour: r#"{"wrong_amount_ppm":1000000}"#, ..WorldOptions::default() };
     let world = World::start("status", &options);

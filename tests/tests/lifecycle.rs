@@ -207,6 +207,90 @@ fn a_pause_charges_nothing_and_goes_on_with_the_period_that_runs() {
 }
 
 #[test]
+fn a_wish_and_a_stop_hold_for_a_plan_whose_next_period_is_a_year_ahead() {
+    let world = World::start("yearly", &WorldOptions::default());
+    plan(&world, "yearly", "every = \"year\"\n[lifecycle]\nlate_approved = \"past\"\n");
+    world.import_rows("yearly", 0, 2, "2026-12-01");
+    let _engine = world.serve("engine");
+    wait_until("two years are paid", SOON, || approved(&world) == 2);
+    let (paused, stopped) = (subscription(&world, 0), subscription(&world, 1));
+    assert_eq!(toll(&world, &["sub", "pause", &paused])["state"], "paused");
+    assert_eq!(toll(&world, &["sub", "resume", &paused])["state"], "active");
+    assert_eq!(toll(&world, &["sub", "cancel", &stopped, "--yes"])["state"], "cancelled");
+    let moved = toll(&world, &["sub", "move", &paused, "--anchor-day", "2027-01-15", "--yes"]);
+    assert_eq!(
+        (&moved["carried_out"], &moved["charge_after"]),
+        (&true.into(), &"20280115".into()),
+        "{moved}"
+    );
+    settled(&world);
+}
+
+#[test]
+fn nothing_is_charged_without_consent_and_it_goes_on_when_that_is_renewed() {
+    let world = World::start("agreed", &WorldOptions::default());
+    plan(&world, "daily", "every = \"day\"\n[lifecycle]\nlate_approved = \"past\"\n");
+    let file = world.dir.join("agreed.csv");
+    let csv = "msisdn,plan,reference,start,consent_until\n21620000000,daily,a,2026-12-01,2026-12-02\n\
+               21620000001,daily,b,2026-12-01,2026-12-01T11:00:00Z\n21620000002,daily,c,2026-12-01,\n\
+               21620000003,daily,d,2026-12-01,soon\n";
+    std::fs::write(&file, csv).unwrap();
+    let output = world.run(&["sub", "import", file.to_str().unwrap()]);
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let rejects = std::fs::read_to_string(world.dir.join("agreed.csv.rejects.csv")).unwrap_or_default();
+    assert!(format!("{told}{rejects}").contains("5,consent_until is neither a date"), "{told}{rejects}");
+    let engine = world.serve("engine");
+    wait_until("three charges with consent", SOON, || approved(&world) == 3);
+    let of = |reference: &str| {
+        let shown = toll(&world, &["sub", "show", "--reference", "demo", reference]);
+        shown["subscriptions"][0]["subscription"].as_str().unwrap().to_owned()
+    };
+    let (dated, early) = (of("a"), of("b"));
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("two rest", SOON, || world.number("SELECT count(*) FROM subscription WHERE state = 7") == 2);
+    wait_until("the third is charged", SOON, || approved(&world) == 4);
+    assert_eq!(
+        world.number("SELECT count(*) FROM attempt_intent"),
+        4,
+        "nothing was asked for without consent"
+    );
+    assert_eq!(world.number("SELECT count(*) FROM charge_note WHERE rule_id = 105"), 2);
+    // Renewed the same day: that day is charged. While no worker is alive it is kept, and carried out by the first.
+    let renewed = toll(&world, &["sub", "consent", &dated, "--until", "2027-01-31"]);
+    assert_eq!((&renewed["carried_out"], &renewed["state"]), (&true.into(), &"active".into()), "{renewed}");
+    wait_until("the day that runs", SOON, || approved(&world) == 5);
+    assert!(engine.terminate().1);
+    let renewed = toll(&world, &["sub", "consent", &early, "--none"]);
+    assert_eq!(renewed["carried_out"], false, "{renewed}");
+    world.set_business("2026-12-03T09:00:00Z", 1);
+    let _engine = world.serve("second");
+    wait_until("all three on the third day", SOON, || approved(&world) == 8);
+    let days = |id: &str| {
+        let id = id.parse::<SubscriptionId>().unwrap().0;
+        let sql = "SELECT array_agg((period / 2048 - 9830)::int8 ORDER BY period) FROM attempt_outcome WHERE subscription_id = $1";
+        let days: Vec<i64> = world.block(async {
+            sqlx::query_scalar(sql).bind(id).fetch_one(&mut world.conn().await).await.unwrap()
+        });
+        days
+    };
+    assert_eq!(
+        (days(&dated), days(&early)),
+        (vec![1, 2, 3], vec![1, 3]),
+        "the day without consent is not charged"
+    );
+    // What somebody suspended for another reason does not go on because of consent; what is over stays over.
+    toll(&world, &["sub", "cancel", &dated, "--yes"]);
+    let refused = world.run(&["sub", "consent", &dated, "--none"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is stopped or over"), "{refused:?}");
+    assert_eq!(
+        toll(&world, &["sub", "show", &early])["subscriptions"][0]["consent_until"],
+        serde_json::Value::Null
+    );
+    settled(&world);
+}
+
+#[test]
 fn a_top_up_makes_an_overdue_charge_due_at_once_and_resumes_what_is_suspended() {
     let world = poor("topup");
     let life = "[lifecycle]\nlate_approved = \"past\"\ntop_up_due = true\ntop_up_resumes = true\n";

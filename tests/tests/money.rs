@@ -360,6 +360,98 @@ fn a_lost_refund_is_unknown_is_listed_and_blocks_further_ones() {
 }
 
 #[test]
+fn what_a_carrier_takes_back_is_booked_once_and_never_above_what_was_collected() {
+    let world = World::start("reversal", &WorldOptions::default());
+    world.book.change("carriers/medina.toml", "amounts = \"full\"", "amounts = \"partial\"");
+    let plan = "merchant = \"demo\"\nservice = \"kids\"\ncarrier = \"medina\"\ntext = \"Kids stories\"\n\
+                price = \"0.500 TND\"\n[schedule]\nevery = \"day\"\nat = \"06:00\"\nwindow = [\"06:00\", \"22:00\"]\n\
+                [lifecycle]\nlate_approved = \"past\"\nrefund_access = \"end\"\n";
+    world.book.write_plan("daily", plan);
+    world.import_rows("daily", 0, 2, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("2 charges", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 2 && idle(&engine)
+    });
+    let charge = first_charge(&world);
+    let reverse = |amount: &str, reference: &str, more: &[&str]| {
+        let head = ["charge", "reverse", &charge, "--amount", amount, "--reference", reference, "--json"];
+        let output = world.run(&[&head, more].concat());
+        match output.status.success() {
+            true => Ok(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    };
+    refund(&world, &[&charge, "--amount", "0.200", "--yes"]).unwrap();
+    let above = reverse("0.400", "S/1", &["--yes"]).unwrap_err();
+    assert!(above.contains("300 of the charge are left"), "{above}");
+    let ahead = reverse("0.100", "S/1", &[]).unwrap();
+    assert_eq!((&ahead["asked"], &ahead["booked"]), (&false.into(), &false.into()), "{ahead}");
+    let booked = reverse("0.100", "S/1", &["--yes"]).unwrap();
+    assert_eq!((&booked["booked"], &booked["left"]["amount"]), (&true.into(), &"0.200".into()), "{booked}");
+    // The same reference counts once, and stands for one thing.
+    let again = reverse("0.100", "S/1", &["--yes"]).unwrap();
+    assert_eq!((&again["asked"], &again["booked"]), (&false.into(), &true.into()), "{again}");
+    let other = reverse("0.050", "S/1", &["--yes"]).unwrap_err();
+    assert!(other.contains("is booked already, as 0.100 TND"), "{other}");
+    // Behind the command's back the owner applies the same rules.
+    let id: billing_core::ids::ChargeId = charge.parse().unwrap();
+    let ask = |amount_minor, reference: &str| {
+        let period = id.period.number();
+        let request = scheduler::ReversalRequest { period, amount_minor, reference: reference.to_owned() };
+        let payload = request.encode().unwrap();
+        world.block(async {
+            storage::pg::ask_reversal(&mut world.conn().await, id.subscription.0, &payload).await.unwrap();
+        });
+        wait_until("it is dealt with", SOON, || world.number("SELECT count(*) FROM shard_inbox") == 0);
+    };
+    ask(100, "S/1");
+    assert_eq!(world.number("SELECT count(*) FROM case_file"), 0);
+    ask(201, "S/3");
+    assert_eq!(world.number("SELECT count(*) FROM case_file WHERE kind = 'reversal_refused'"), 1);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE paid_until_ms < next_at_ms"), 0);
+    // While no worker is alive it waits.
+    assert!(engine.terminate().1);
+    let waits = reverse("0.200", "S/2", &["--yes"]).unwrap();
+    assert_eq!((&waits["asked"], &waits["booked"]), (&true.into(), &false.into()), "{waits}");
+    let engine = world.serve("second");
+    wait_until("it is booked", SOON, || world.number("SELECT count(*) FROM charge_reversal") == 2);
+    assert_eq!(world.number("SELECT reversed_minor FROM charge_aside"), 300);
+    // All of it went back: access ends, as the plan says of refunds; nothing of it can be given back any more.
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE paid_until_ms < next_at_ms"), 1);
+    assert_eq!(world.number("SELECT count(*) FROM entitlement_grant WHERE attempt_no < 0"), 1);
+    let gone = refund(&world, &[&charge, "--yes"]).unwrap_err();
+    assert!(gone.contains("0 of the charge are left"), "{gone}");
+    // Transfers back, and every asset sums to zero; merchants are told each once.
+    assert_eq!(world.number("SELECT sum(amount)::int8 FROM transfer WHERE leg = 9"), 300);
+    assert_eq!(world.number("SELECT sum(posted)::int8 FROM account_balance"), 0);
+    assert_eq!(
+        world.number("SELECT sum(b.posted)::int8 FROM account_balance b JOIN account a ON a.id = b.account_id WHERE a.purpose = 1"),
+        500
+    );
+    assert_eq!(
+        world.number("SELECT sum(m)::int8 FROM (SELECT unnest(events) AS e, unnest(amounts) AS m FROM outbox) AS told WHERE e = 17"),
+        300
+    );
+    let ledger = world.run(&["query", "ledger", "--verify"]);
+    assert!(ledger.status.success(), "{ledger:?}");
+    let why = world.run(&["explain", &charge]);
+    let why = String::from_utf8_lossy(&why.stdout).into_owned();
+    assert!(
+        why.contains("reversal.booked") && why.contains("the carrier took the money back by itself"),
+        "{why}"
+    );
+    // The subscription goes on.
+    world.set_business("2026-12-02T09:00:00Z", 1);
+    wait_until("the next day", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5 AND moved_minor = 500") == 4
+            && idle(&engine)
+    });
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE flags <> 0"), 0);
+    world.compare();
+    world.check();
+}
+
+#[test]
 fn an_unknown_charge_is_not_refunded() {
     let options = WorldOptions {
         behaviour: r#"{"reset_applied_ppm":1000000,"fault_times":0}"#,

@@ -19,6 +19,7 @@ use crate::explain::state_name;
 use crate::out::{self, Paint, Table};
 use crate::reading::{Reading, subscription_id};
 use crate::refund::{RefundArgs, refund};
+use crate::reversal::{ReverseArgs, reverse};
 use crate::shown::{Mask, Number, one_line};
 use crate::words::{self, Amount, Moment};
 
@@ -41,6 +42,8 @@ pub(crate) enum ChargeCommand {
     Show(ShowArgs),
     /// Give money back: all of a charge or a part of it; says first what that does
     Refund(RefundArgs),
+    /// Book money that the carrier took back by itself, as its statement says; says first what that does
+    Reverse(ReverseArgs),
 }
 
 /// What `toll charge list` takes.
@@ -152,6 +155,7 @@ pub(crate) async fn run(global: &Global, command: ChargeCommand) -> anyhow::Resu
         ChargeCommand::List(args) => list(global, &mut reading, &args).await,
         ChargeCommand::Show(args) => show(global, &mut reading, &args).await,
         ChargeCommand::Refund(args) => refund(global, &mut reading, &args).await,
+        ChargeCommand::Reverse(args) => reverse(global, &mut reading, &args).await,
     };
     reading.close().await;
     done

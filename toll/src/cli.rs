@@ -87,7 +87,7 @@ pub(crate) enum Command {
 /// What can be done with subscriptions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SubCommand {
-    /// Import subscribers from a CSV file (columns msisdn, plan, reference; optional zone, start)
+    /// Import subscribers from a CSV file (columns msisdn, plan, reference; optional zone, start, consent_until)
     Import(ImportArgs),
     /// Show a subscription and its latest charges
     Show(sub::ShowArgs),
@@ -101,6 +101,8 @@ pub(crate) enum SubCommand {
     Resume(wish::ResumeArgs),
     /// Tell that the subscriber topped up: what the plan says follows, once per notice
     TopUp(wish::TopUpArgs),
+    /// Say until when the subscriber has agreed; holds at once, also while no worker runs
+    Consent(wish::ConsentArgs),
     /// Move it to another zone, day, hour, plan or carrier; says first what that does
     Move(moving::MoveArgs),
 }

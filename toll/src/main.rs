@@ -22,6 +22,7 @@ mod preview;
 mod query;
 mod reading;
 mod refund;
+mod reversal;
 mod serve;
 mod shown;
 mod sim;
@@ -99,6 +100,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Sub(SubCommand::Pause(args)) => wish::pause(&global, args).await,
         Command::Sub(SubCommand::Resume(args)) => wish::resume(&global, args).await,
         Command::Sub(SubCommand::TopUp(args)) => wish::top_up(&global, args).await,
+        Command::Sub(SubCommand::Consent(args)) => wish::consent(&global, args).await,
         Command::Sub(SubCommand::Move(args)) => moving::run(&global, args).await,
         Command::Book(command) => book::run(&global, command).await,
         Command::Query(command) => query::run(&global, &command).await,

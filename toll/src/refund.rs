@@ -147,7 +147,7 @@ async fn answered(
     Ok("waiting")
 }
 
-fn amount(text: &str, currency: i16) -> anyhow::Result<i64> {
+pub(crate) fn amount(text: &str, currency: i16) -> anyhow::Result<i64> {
     let currency = Currency::from_numeric(currency)?;
     let money = Money::from_text(text, currency).filter(|money| money.minor > 0);
     money.map(|money| money.minor).ok_or_else(|| {

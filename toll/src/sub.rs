@@ -85,6 +85,8 @@ struct Shown {
     state: &'static str,
     quarantined: bool,
     stop: Option<Moment>,
+    /// From when on nobody has agreed any more.
+    consent_until: Option<Moment>,
     access_until: Option<Moment>,
     state_until: Option<Moment>,
     charge: String,
@@ -241,6 +243,7 @@ fn of(loaded: &Loaded, msisdn: Option<String>) -> Shown {
         state: at.state.name(),
         quarantined: sub.flags & FLAG_QUARANTINED != 0,
         stop: moment(sub.stop_at),
+        consent_until: moment(loaded.row.consent_until),
         access_until: moment(at.paid_until),
         state_until: moment(at.state_until),
         charge: charge.to_string(),
@@ -288,6 +291,9 @@ fn text(shown: &Shown, paint: Paint) -> String {
     }
     if let Some(stop) = &shown.stop {
         field("stop", format!("since {stop}"));
+    }
+    if let Some(until) = &shown.consent_until {
+        field("consent", format!("until {until}"));
     }
     let access = match &shown.access_until {
         Some(until) => until.to_string(),

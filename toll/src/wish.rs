@@ -1,4 +1,4 @@
-//! `toll sub pause`, `resume` and `top-up`: wishes for the owner of a subscription's shard, which alone writes its row.
+//! `toll sub pause`, `resume`, `top-up` and `consent`: wishes for the owner of a subscription's shard, which alone writes its row.
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,7 @@ use anyhow::Context;
 use billing_core::ids::SubscriptionId;
 use billing_core::states::State;
 use billing_core::subscription::OpenAttempt;
+use billing_core::zone::Zone;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
@@ -84,6 +85,38 @@ struct Notice {
     at: Option<Timestamp>,
 }
 
+/// What `toll sub consent` takes.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "From the end of consent on nothing is charged: it holds from the commit of this command, also while \
+no worker runs. What falls due without consent is suspended; when consent is renewed it goes on with the period that \
+runs then, and what passed is not charged.
+
+Examples:
+  toll sub consent sub_0008000000003 --until 2027-01-31
+  toll sub consent sub_0008000000003 --until 2027-01-31T18:00:00Z
+  toll sub consent sub_0008000000003 --none"
+)]
+pub(crate) struct ConsentArgs {
+    /// The subscription (sub_…)
+    #[arg(value_parser = subscription_id)]
+    subscription: SubscriptionId,
+    #[command(flatten)]
+    end: ConsentEnd,
+}
+
+/// When consent ends.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct ConsentEnd {
+    /// When this date begins in the subscriber's zone, or at an instant (RFC 3339)
+    #[arg(long, value_name = "DATE")]
+    until: Option<String>,
+    /// Consent has no end
+    #[arg(long)]
+    none: bool,
+}
+
 /// What became of a wish.
 #[derive(Debug, Serialize)]
 struct Wished {
@@ -130,8 +163,32 @@ pub(crate) async fn top_up(global: &Global, args: TopUpArgs) -> anyhow::Result<(
     run(global, args.subscription, &wish).await
 }
 
+/// Says until when somebody has agreed.
+pub(crate) async fn consent(global: &Global, args: ConsentArgs) -> anyhow::Result<()> {
+    let wish = |loaded: &Loaded, _: i64| -> anyhow::Result<Wish> {
+        let until = args.end.until.as_deref().map(|text| instant_of(text, &loaded.zone)).transpose()?;
+        Ok(Wish::Consent(until.map(Timestamp::as_millisecond)))
+    };
+    run(global, args.subscription, &wish).await
+}
+
+/// A date as it begins in a zone, or an instant.
+fn instant_of(text: &str, zone: &Zone) -> anyhow::Result<Timestamp> {
+    if let Ok(at) = text.parse::<Timestamp>() {
+        return Ok(at);
+    }
+    let wrong = || {
+        usage(format!(
+            "--until {text:?} is neither a date like 2027-01-31 nor an instant like 2027-01-31T18:00:00Z"
+        ))
+    };
+    let date = Some(text).filter(|text| text.len() == 10).and_then(|text| text.parse::<Date>().ok());
+    Ok(zone.instant(date.ok_or_else(wrong)?, 0)?)
+}
+
 /// What is handed to the owner.
 enum Wish {
+    Consent(Option<i64>),
     Row(InboxKind, Option<i64>),
     TopUp(Option<String>, i64),
 }
@@ -157,7 +214,19 @@ async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> 
     let before = reading.subscription(id).await?;
     let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
     let now = pg::business_now(&mut conn).await?;
-    let told = match make(&before, now.business_ms)? {
+    let wish = make(&before, now.business_ms)?;
+    let consents = matches!(wish, Wish::Consent(_));
+    let told = match wish {
+        Wish::Consent(until_ms) => {
+            let set = pg::set_consent(&mut conn, id.0, until_ms).await?;
+            let set = set.ok_or_else(|| failed(format!("{id} is gone")))?;
+            if !set {
+                let over =
+                    "is stopped or over: nothing is charged any more, a new subscription needs a new sign-up";
+                return Err(failed(format!("{id} {over}")));
+            }
+            true
+        }
         Wish::Row(kind, at_ms) => {
             pg::post_wish(&mut conn, id.0, kind, at_ms).await?;
             true
@@ -175,13 +244,19 @@ async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> 
         what.push("no worker owns its shard just now: the first to come carries it out".to_owned());
     } else if !carried_out {
         what.push("its worker has not dealt with it yet; it waits in the shard's inbox".to_owned());
-    } else if (was.state, was.next_at) == (is.state, is.next_at) {
+    } else if !consents && (was.state, was.next_at) == (is.state, is.next_at) {
         what.push(match was.open {
             OpenAttempt::None => "nothing changed: there was nothing to do".to_owned(),
             _ => "nothing changed: an attempt is open; ask again when its result is known".to_owned(),
         });
     }
     let moment = |at: Option<Timestamp>| at.map(|at| Moment::new(at.as_millisecond(), &after.zone));
+    if consents {
+        what.push(match moment(after.row.consent_until) {
+            Some(until) => format!("nothing is charged from {until} on"),
+            None => "consent has no end".to_owned(),
+        });
+    }
     if let Some(next_at) = moment(is.next_at) {
         what.push(format!("it fires next at {next_at}"));
     }

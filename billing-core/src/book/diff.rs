@@ -284,6 +284,7 @@ mod tests {
     #[test]
     fn every_default_is_named_and_nothing_else() {
         let carrier = CarrierSummary {
+            price_points: Vec::new(),
             id: "medina".into(),
             country: "TN".into(),
             calendar: CalendarRules::default(),

@@ -60,6 +60,8 @@ pub struct CarrierSummary {
     pub min_minor: i64,
     /// The largest amount it takes, in minor units.
     pub max_minor: i64,
+    /// The only amounts it takes, in minor units, ascending; empty: any between the smallest and the largest.
+    pub price_points: Vec<i64>,
     /// IANA names of the zones its subscribers live in.
     pub zones: Vec<String>,
 }

@@ -330,12 +330,27 @@ fn in_carrier_range(
     problems: &mut Problems,
 ) {
     if (carrier.min_minor..=carrier.max_minor).contains(&amount.minor) {
+        if let Some(help) = points_near(amount.minor, carrier) {
+            table.problem_at(place, format!("`{path}` is {amount}"), help, problems);
+        }
         return;
     }
     let end = |minor| Money::new(minor, carrier.currency).to_string();
     let (min, max) = (end(carrier.min_minor), end(carrier.max_minor));
     let help = format!("carrier {} takes {min} to {max}", carrier.id);
     table.problem_at(place, format!("`{path}` is {amount}"), help, problems);
+}
+
+/// Which price points come near an amount that is none of the carrier's; `None` when it takes the amount.
+fn points_near(minor: i64, carrier: &CarrierSummary) -> Option<String> {
+    let points = &carrier.price_points;
+    let above = points.partition_point(|point| *point < minor);
+    if points.is_empty() || points.get(above) == Some(&minor) {
+        return None;
+    }
+    let near = [above.checked_sub(1), Some(above)].into_iter().flatten().filter_map(|at| points.get(at));
+    let near: Vec<String> = near.map(|point| Money::new(*point, carrier.currency).to_string()).collect();
+    Some(format!("carrier {} takes its price points only, near it {}", carrier.id, near.join(" and ")))
 }
 
 /// A price above what the country allows for one charge would be refused each time.

@@ -280,6 +280,7 @@ mod tests {
     fn plan() -> PlanRules {
         let text = "merchant = \"m\"\nservice = \"s\"\ncarrier = \"c\"\ntext = \"t\"\nprice = \"0.500 TND\"\n[schedule]\nevery = \"day\"\nat = \"06:00\"\n[lifecycle]\nlate_approved = \"past\"\n";
         let carrier = CarrierSummary {
+            price_points: Vec::new(),
             id: "c".into(),
             country: "XX".into(),
             calendar: CalendarRules::default(),

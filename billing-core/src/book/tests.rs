@@ -28,6 +28,7 @@ fn carrier(
     let currency = Currency::from_code(code).unwrap();
     let zones = zones.iter().map(ToString::to_string).collect();
     CarrierSummary {
+        price_points: Vec::new(),
         id: id.to_owned(),
         country: country.to_owned(),
         calendar: crate::calendar::CalendarRules::default(),

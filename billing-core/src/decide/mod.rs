@@ -26,7 +26,8 @@ mod waiting;
 pub use crate::entitlement::Grant;
 pub use aside::{AsideDecision, AsideFacts, decide_aside};
 pub use refund::{
-    Original, RefundAsk, RefundDecision, RefundFacts, RefundRefused, decide_refund, plan_refund, reverse,
+    Original, RefundAsk, RefundDecision, RefundFacts, RefundRefused, ReversalDecision, ReversalFacts,
+    decide_refund, decide_reversal, plan_refund, reverse,
 };
 pub(crate) use rounds::arrears_of;
 

@@ -249,7 +249,8 @@ fn decision(
 fn refunded(facts: &RefundFacts<'_>, amount_minor: i64) -> Result<RefundDecision, CoreError> {
     let aside = Aside { open: OpenAttempt::None, ..*facts.aside };
     let before = facts.sub.progress.paid_until;
-    let paid_until = access_left(facts, amount_minor)?;
+    let RefundFacts { sub, rules, zone, now, .. } = *facts;
+    let paid_until = access_left(&Access { sub, aside: &aside, rules, zone, now }, amount_minor)?;
     let decided = decision(facts, AttemptState::Approved, aside, Rule::REFUND_DONE)?;
     Ok(RefundDecision {
         moved_minor: amount_minor,
@@ -261,27 +262,38 @@ fn refunded(facts: &RefundFacts<'_>, amount_minor: i64) -> Result<RefundDecision
     })
 }
 
-/// Until when access is paid after a refund, as the plan says. Time that is past stays used.
-fn access_left(facts: &RefundFacts<'_>, amount_minor: i64) -> Result<Option<Timestamp>, CoreError> {
-    let (sub, aside, now) = (facts.sub, facts.aside, facts.now);
+/// Whose access it is, and what the plan says of it.
+#[derive(Clone, Copy)]
+struct Access<'a> {
+    sub: &'a Subscription,
+    /// The charge's row with what went back counted in it.
+    aside: &'a Aside,
+    rules: &'a PlanRules,
+    zone: &'a Zone,
+    now: Timestamp,
+}
+
+/// Until when access is paid after money went back, as the plan says. Time that is past stays used.
+fn access_left(facts: &Access<'_>, amount_minor: i64) -> Result<Option<Timestamp>, CoreError> {
+    let Access { sub, aside, rules, zone, now } = *facts;
     let paid_until = sub.progress.paid_until;
     let all = aside.refunded_minor.saturating_add(aside.reversed_minor) >= aside.collected_minor;
     // Bought for good, or nothing is left to take.
     let Some(until) = paid_until.filter(|until| *until > now) else {
         let for_good = paid_until.is_none() && sub.progress.state.is_over();
-        let ends = for_good && all && facts.rules.refund_access != RefundAccess::Keep;
+        let ends = for_good && all && rules.refund_access != RefundAccess::Keep;
         return Ok(if ends { Some(now) } else { paid_until });
     };
-    match facts.rules.refund_access {
+    match rules.refund_access {
         RefundAccess::Keep => Ok(paid_until),
         RefundAccess::End => Ok(Some(if all { now } else { until })),
         RefundAccess::Share => {
             let period = aside.charge.period;
-            let next = next_after(facts.rules, sub.anchor, period, facts.zone, sub.id)?;
+            let next = next_after(rules, sub.anchor, period, zone, sub.id)?;
             let Some(next) = next else { return Ok(paid_until) };
-            let starts = facts.rules.schedule.due_at(sub.anchor, period, facts.zone, sub.id)?;
+            let starts = rules.schedule.due_at(sub.anchor, period, zone, sub.id)?;
             let length_s = next.due_at.as_second().saturating_sub(starts.as_second());
-            let kept = aside.collected_minor.saturating_sub(aside.refunded_minor);
+            let kept = left_of(aside);
             let upto = kept.saturating_add(amount_minor);
             let seconds = seconds_bought(length_s, aside.due_minor, kept, upto);
             Ok(Some(later(until, -seconds).max(now)))
@@ -318,4 +330,51 @@ pub fn reverse(aside: &Aside, amount_minor: i64) -> Result<(Aside, Leg, Event, R
     let after = Aside { reversed_minor: aside.reversed_minor + amount_minor, ..*aside };
     let leg = Leg { kind: LegKind::Reversed, amount_minor };
     Ok((after, leg, Event::ChargeReversed, Rule::REVERSED))
+}
+
+/// What [`decide_reversal`] looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct ReversalFacts<'a> {
+    /// The subscription.
+    pub sub: &'a Subscription,
+    /// The charge's own row, made of its attempts if it had none yet.
+    pub aside: &'a Aside,
+    /// The plan.
+    pub rules: &'a PlanRules,
+    /// The subscriber's own zone.
+    pub zone: &'a Zone,
+    /// What the carrier took back, minor units.
+    pub amount_minor: i64,
+    /// Business time.
+    pub now: Timestamp,
+}
+
+/// What follows from money that the carrier took back by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReversalDecision {
+    /// The charge's row afterwards.
+    pub aside: Aside,
+    /// Until when the subscription is paid afterwards: as after a refund.
+    pub paid_until: Option<Timestamp>,
+    /// Whether access was taken away: from `paid_until` on.
+    pub revoked: bool,
+    /// The transfer back.
+    pub leg: Leg,
+    /// What merchants are told.
+    pub event: Event,
+    /// The rule that decided.
+    pub rule: Rule,
+}
+
+/// Decides what follows when a carrier took money back by itself. It is not collected again: the carrier's word is final.
+///
+/// # Errors
+/// [`CoreError`], with what is left, when more was taken back than the charge holds.
+pub fn decide_reversal(facts: &ReversalFacts<'_>) -> Result<ReversalDecision, CoreError> {
+    let ReversalFacts { sub, rules, zone, amount_minor, now, .. } = *facts;
+    let reversed = reverse(facts.aside, amount_minor);
+    let (aside, leg, event, rule) = reversed.map_err(|why| CoreError::Inconsistent(why.to_string()))?;
+    let before = sub.progress.paid_until;
+    let paid_until = access_left(&Access { sub, aside: &aside, rules, zone, now }, amount_minor)?;
+    Ok(ReversalDecision { aside, paid_until, revoked: paid_until != before, leg, event, rule })
 }

@@ -97,6 +97,37 @@ pub fn resume(
     resumed(&scene, Rule::RESUMED, NoteKind::State)
 }
 
+/// Consent ended at `ended_at`: collecting rests until it is renewed. A charge that was tried is given up, one that was
+/// not stays for who renews in time. `None` while nothing fires, while an attempt is open, or when nothing is collected.
+///
+/// # Errors
+/// [`CoreError`] when the row cannot be decided.
+pub fn consent_ended(
+    sub: &Subscription,
+    ended_at: Timestamp,
+    now: Timestamp,
+) -> Result<Option<Note>, CoreError> {
+    let at = &sub.progress;
+    let fires = at.next_at.is_some_and(|next| next <= now);
+    let rests = !at.state.collects() || at.open != OpenAttempt::None || sub.stop_at.is_some();
+    if !fires || rests || sub.flags & FLAG_QUARANTINED != 0 {
+        return Ok(None);
+    }
+    let mut progress = Progress { state: step(at.state, SubscriptionState::Suspended)?, ..at.at_rest() };
+    let charge_state = match (at.reserved, at.attempt_no) {
+        (Some(_), _) => {
+            // What is set aside is given back at once.
+            (progress.next_at, progress.next_kind) = (Some(now), NextKind::Reserved);
+            ChargeState::Reserved
+        }
+        (None, 0) => ChargeState::Open,
+        (None, _) => ChargeState::WrittenOff,
+    };
+    let mut note = note_of(sub, NoteKind::State, charge_state, progress, Rule::CONSENT_ENDED)?;
+    note.inputs = note.inputs.with_at(Input::StopMs, Some(ended_at));
+    Ok(Some(note))
+}
+
 fn resumed(scene: &Scene<'_>, rule: Rule, kind: NoteKind) -> Result<Option<Note>, CoreError> {
     let Scene { sub, now, .. } = *scene;
     let at = &sub.progress;
@@ -113,7 +144,9 @@ fn resumed(scene: &Scene<'_>, rule: Rule, kind: NoteKind) -> Result<Option<Note>
         None => None,
     };
     let untried = at.attempt_no == 0;
-    let (progress, charge_state) = match (was_paused, running) {
+    // Consent that ended before anything was tried gave nothing up.
+    let kept = was_paused || untried;
+    let (progress, charge_state) = match (kept, running) {
         // The charge of a suspended subscription was given up with it: it is never made again.
         (false, running) => (advance(active, running.or(first), state)?, ChargeState::WrittenOff),
         (true, Some(running)) => {
@@ -126,7 +159,7 @@ fn resumed(scene: &Scene<'_>, rule: Rule, kind: NoteKind) -> Result<Option<Note>
             (Progress { next_at: Some(next_at), next_kind, ..active }, ChargeState::Open)
         }
     };
-    let charge_before = if was_paused { charge_state } else { ChargeState::Open };
+    let charge_before = if kept { charge_state } else { ChargeState::Open };
     let mut note = note_of(sub, kind, charge_before, progress, rule)?;
     note.charge_state = charge_state;
     note.passed.extend(passed(first, running));

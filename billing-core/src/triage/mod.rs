@@ -25,7 +25,7 @@ mod reserve;
 
 pub use arrears::{AsideTriage, triage_aside};
 pub use conditions::{Balance, BalanceAnswer, Conditions};
-pub use lifecycle::{pause, resume, signed_up, top_up};
+pub use lifecycle::{consent_ended, pause, resume, signed_up, top_up};
 pub use missed::{MERGE_RULES, Merged, merged_into};
 pub use moves::{Change, MoveError, MoveRefused, Opening, change, change_carrier};
 
@@ -117,7 +117,7 @@ pub enum NoteKind {
     Cancel = 6,
     /// The answer's deadline passed.
     Doubt = 7,
-    /// A trial, a parking or a pause begins or ends.
+    /// A trial, a parking or a pause begins or ends; consent ends or is renewed.
     State = 8,
     /// A top-up was announced.
     TopUp = 9,
@@ -125,6 +125,8 @@ pub enum NoteKind {
     Lapse = 10,
     /// Another zone, day, hour, plan or carrier.
     Move = 11,
+    /// The carrier took money back.
+    Reversal = 12,
 }
 
 impl NoteKind {
@@ -143,6 +145,7 @@ impl NoteKind {
             9 => "top_up",
             10 => "lapse",
             11 => "move",
+            12 => "reversal",
             _ => "unlisted",
         }
     }

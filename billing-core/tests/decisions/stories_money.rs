@@ -1,7 +1,8 @@
 //! Stories of money that comes late, is owed, or goes back.
 
 use billing_core::decide::{
-    Event, Original, RefundAsk, RefundFacts, RefundRefused, decide_refund, plan_refund, reverse,
+    Event, Original, RefundAsk, RefundFacts, RefundRefused, ReversalFacts, decide_refund, decide_reversal,
+    plan_refund, reverse,
 };
 use billing_core::ids::ChargeId;
 use billing_core::ledger::LegKind;
@@ -307,6 +308,36 @@ fn what_is_not_known_to_be_collected_is_not_given_back() {
     let reversed = reverse(&aside, 400).unwrap().0;
     assert_eq!(ask(&reversed, &original, 101), Err(RefundRefused::AboveCharge { asked: 101, left: 100 }));
     assert!(reverse(&reversed, 101).is_err());
+}
+
+#[test]
+fn what_the_carrier_takes_back_ends_access_as_a_refund_does() {
+    let decided = |refund_access, amount_minor| {
+        let (world, aside, _) = collected(PlanRules { refund_access, ..daily() });
+        let facts = ReversalFacts {
+            sub: &world.sub,
+            aside: &aside,
+            rules: &world.rules,
+            zone: &world.zone,
+            amount_minor,
+            now: world.now,
+        };
+        (decide_reversal(&facts), world.now, world.at().paid_until)
+    };
+    for (access, amount_minor, hours) in [
+        (RefundAccess::Keep, PRICE, 24),
+        (RefundAccess::End, PRICE - 1, 24),
+        (RefundAccess::End, PRICE, 0),
+        (RefundAccess::Share, PRICE / 4, 18),
+    ] {
+        let (decision, now, paid_until) = decided(access, amount_minor);
+        let decision = decision.unwrap();
+        assert_eq!(decision.paid_until, Some(now + HOUR * hours), "{access:?} {amount_minor}");
+        assert_eq!(decision.revoked, decision.paid_until != paid_until);
+        assert_eq!((decision.aside.reversed_minor, decision.leg.amount_minor), (amount_minor, amount_minor));
+        assert_eq!((decision.event, decision.rule), (Event::ChargeReversed, Rule::REVERSED));
+    }
+    assert!(decided(RefundAccess::Keep, PRICE + 1).0.is_err());
 }
 
 proptest! {

@@ -411,3 +411,38 @@ fn a_charge_paid_late_moves_the_billing_cycle() {
     // On time it stays where it is.
     assert_eq!(world.answer(in_full(PRICE)).anchor, None);
 }
+
+#[test]
+fn consent_that_ends_rests_and_its_renewal_charges_nothing_that_passed() {
+    use billing_core::triage::{consent_ended, resume};
+    let mut world = World::active(daily(), MADRID, date(2026, 11, 20));
+    let ended = world.now + HOUR;
+    assert_eq!(consent_ended(&world.sub, ended, world.now), Ok(None), "nothing is due yet");
+    world.until_next();
+    let note = consent_ended(&world.sub, ended, world.now).unwrap().unwrap();
+    assert_eq!((note.rule, note.charge_state), (Rule::CONSENT_ENDED, ChargeState::Open));
+    assert_eq!(note.inputs.get(Input::StopMs), Some(ended.as_millisecond()));
+    world.apply_note(&note);
+    assert_eq!((world.at().state, world.at().next_at), (SubscriptionState::Suspended, None));
+    // Renewed the same day: that day is charged. Renewed later: the one that runs then.
+    let mut soon = world.clone();
+    soon.later(HOUR);
+    let note = resume(&soon.sub, &soon.rules, &soon.zone, soon.now).unwrap().unwrap();
+    soon.apply_note(&note);
+    let (planned, _) = soon.next_send();
+    assert_eq!((planned.period.to_string().as_str(), planned.attempt_no), ("20261121", 1));
+    world.later(HOUR * 50);
+    let note = resume(&world.sub, &world.rules, &world.zone, world.now).unwrap().unwrap();
+    assert_eq!(note.charge_state, ChargeState::Skipped);
+    world.apply_note(&note);
+    assert_eq!(world.next_send().0.period.to_string(), "20261123");
+    // What was tried is given up; what is open stays open.
+    world.answer(NO_FUNDS);
+    world.until_next();
+    let note = consent_ended(&world.sub, ended, world.now).unwrap().unwrap();
+    assert_eq!(note.charge_state, ChargeState::WrittenOff);
+    world.next_send();
+    world.answer(LOST);
+    world.until_next();
+    assert_eq!(consent_ended(&world.sub, ended, world.now), Ok(None));
+}

@@ -467,6 +467,8 @@ fn richer_walks_reach_nearly_every_rule() {
         Rule::ANCHOR_MOVED,
         Rule::PLAN_MOVED,
         Rule::CARRIER_MOVED,
+        Rule::CONSENT_ENDED,
+        Rule::CONSENT_RENEWED,
     ];
     let missing: Vec<_> = Rule::ALL
         .iter()

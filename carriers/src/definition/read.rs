@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use billing_core::book::countries::read_calendar;
 use billing_core::book::reader::{Place, Problems, Source, Spanned, Table};
+use billing_core::book::values::excerpt;
 use billing_core::money::Currency;
 use billing_core::outcome::Op;
 use billing_core::zone::Zone;
@@ -126,6 +127,7 @@ pub(super) fn read(
         msisdn: carrier.msisdn,
         slices: carrier.slices,
         caps,
+        price_points: limits.price_points,
         proof: proof.caps,
         breaker,
         link,
@@ -279,7 +281,51 @@ struct Limits {
     final_deadline_s: u32,
     min_minor: i64,
     max_minor: i64,
+    price_points: Vec<i64>,
     body_bytes_max: usize,
+}
+
+/// The most price points of a carrier.
+const PRICE_POINTS_MAX: usize = 500;
+
+/// The only amounts that the carrier takes, ascending; empty: any between `min` and `max`.
+fn read_price_points(
+    table: &mut Table<'_>,
+    currency: Option<Currency>,
+    (min, max): (Option<i64>, Option<i64>),
+    problems: &mut Problems,
+) -> Vec<i64> {
+    let Some(list) = table.opt_str_list("price_points", PRICE_POINTS_MAX, problems) else {
+        return Vec::new();
+    };
+    if list.value.is_empty() {
+        table.problem_at(
+            list.place,
+            "`limits.price_points` is empty",
+            "name amounts, or leave it out",
+            problems,
+        );
+    }
+    let Some(currency) = currency else { return Vec::new() };
+    let mut points: Vec<i64> = Vec::new();
+    for (index, text) in list.value.iter().enumerate() {
+        let path = format!("`limits.price_points[{index}]` is \"{}\"", excerpt(text));
+        let help = match read_decimal(text, currency.exponent()).filter(|minor| *minor > 0) {
+            None => format!("more than 0, with at most {} decimals, in quotes", currency.exponent()),
+            Some(minor) if points.last().is_some_and(|last| minor <= *last) => {
+                "write them ascending, each once".to_owned()
+            }
+            Some(minor) if min.is_some_and(|min| minor < min) || max.is_some_and(|max| minor > max) => {
+                "write amounts from `min` to `max`".to_owned()
+            }
+            Some(minor) => {
+                points.push(minor);
+                continue;
+            }
+        };
+        table.problem_at(text.place, path, help, problems);
+    }
+    points
 }
 
 fn read_limits(mut table: Table<'_>, currency: Option<Currency>, problems: &mut Problems) -> Option<Limits> {
@@ -299,6 +345,7 @@ fn read_limits(mut table: Table<'_>, currency: Option<Currency>, problems: &mut 
     let deadline = table.opt_duration_s("final_deadline", 60..=30 * DAY_S, problems);
     let min = read_amount(&mut table, "min", currency, problems);
     let max = read_amount(&mut table, "max", currency, problems);
+    let price_points = read_price_points(&mut table, currency, (min, max), problems);
     let body = table.opt_int("max_body", 256..=BODY_BYTES_MAX, problems);
     if let (Some(min), Some(max)) = (min, max)
         && min > max
@@ -317,6 +364,7 @@ fn read_limits(mut table: Table<'_>, currency: Option<Currency>, problems: &mut 
         final_deadline_s: u32::try_from(deadline.map_or(DAY_S, |deadline| deadline.value)).ok()?,
         min_minor: min?,
         max_minor: max?,
+        price_points,
         body_bytes_max: usize::try_from(body.map_or(BODY_BYTES_MAX, |body| body.value)).ok()?,
     })
 }

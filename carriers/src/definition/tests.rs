@@ -333,7 +333,7 @@ fn wrong_definitions_are_refused_with_their_place() {
         "rate = { n",
         "rat = { n",
         "rat =",
-        "unknown key `limits.rat`; did you mean `rate`? known keys: connect_timeout, final_deadline, idle_timeout, in_flight_max, max, max_body, min, rate, reply_timeout",
+        "unknown key `limits.rat`; did you mean `rate`? known keys: connect_timeout, final_deadline, idle_timeout, in_flight_max, max, max_body, min, price_points, rate, reply_timeout",
     );
     check_problem(
         "\"ES\"",
@@ -414,6 +414,27 @@ fn wrong_definitions_are_refused_with_their_place() {
         "\"/paymentStatus\", is = \"succeeded\"",
         "not one complete condition; `at` names the place, one of `is`, `has`, `present` says what must stand there",
     );
+    for (points, at, what) in [
+        ("[]", "[]", "`limits.price_points` is empty; name amounts, or leave it out"),
+        (
+            "[\"1.00\", \"0.50\"]",
+            "\"0.50\"]",
+            "`limits.price_points[1]` is \"0.50\"; write them ascending, each once",
+        ),
+        (
+            "[\"0.05\"]",
+            "\"0.05\"]",
+            "`limits.price_points[0]` is \"0.05\"; write amounts from `min` to `max`",
+        ),
+        (
+            "[\"1.001\"]",
+            "\"1.001\"]",
+            "`limits.price_points[0]` is \"1.001\"; more than 0, with at most 2 decimals, in quotes",
+        ),
+    ] {
+        let with = format!("max = \"50.00\"\nprice_points = {points}");
+        check_problem("max = \"50.00\"", &with, at, what);
+    }
     check_problem(
         "then = \"charged\"",
         "then = \"charge\"",

@@ -144,6 +144,7 @@ fn read() -> anyhow::Result<Book> {
         .iter()
         .map(|(no, id, _)| {
             Ok(CarrierSummary {
+                price_points: Vec::new(),
                 id: (*id).to_owned(),
                 country: if *no == 2 { "TN" } else { "ZZ" }.to_owned(),
                 calendar: CalendarRules::default(),
@@ -236,6 +237,7 @@ pub(super) fn population(
             let at = signed_up(rules, period, PRICE_MINOR, due_at);
             let (RefSeed(ref_seed), digest) = RefSeed::derive(&rules.merchant, &format!("{line}/{nth}"), 0);
             made.subscriptions.push(NewSubscription {
+                consent_until_ms: None,
                 id,
                 subscriber_id: made.subscribers.last().map_or(id, |subscriber| subscriber.id),
                 ref_seed,

@@ -16,7 +16,7 @@ use storage::pg::{
 };
 
 use super::kept::{Kept, lock_shards, look_up};
-use super::row::Row;
+use super::row::{Row, Until};
 use super::{Entry, ImportError, Importer};
 
 /// How often a batch is settled anew because others were faster.
@@ -294,6 +294,11 @@ impl Importer<'_> {
         let due_at = rules.schedule.due_at(anchor, period, day.zone, SubscriptionId(id)).map_err(wrong)?;
         let price = price_of(rules, anchor, period, day.zone).map_err(wrong)?;
         let at = signed_up(rules, period, price.minor, due_at);
+        let consent_until = row.consent_until.map(|until| match until {
+            Until::Date(date) => day.zone.instant(date, 0),
+            Until::Instant(at) => Ok(at),
+        });
+        let consent_until = consent_until.transpose().map_err(|error| wrong(error.into()))?;
         Ok(NewSubscription {
             id,
             subscriber_id,
@@ -311,6 +316,7 @@ impl Importer<'_> {
             currency: price.currency.numeric(),
             state: at.state.number(),
             next_kind: at.next_kind as i16,
+            consent_until_ms: consent_until.map(Timestamp::as_millisecond),
         })
     }
 }

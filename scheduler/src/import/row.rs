@@ -2,6 +2,7 @@
 
 use billing_core::ids::{RefSeed, Shard};
 use carriers::Msisdn;
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use super::lines::{LINE_BYTES_MAX, Line, split};
@@ -13,7 +14,7 @@ pub const REFERENCE_CHARS_MAX: usize = 64;
 pub const START_DAYS_MAX: i32 = 400;
 
 const REQUIRED: [&str; 3] = ["msisdn", "plan", "reference"];
-const OPTIONAL: [&str; 2] = ["zone", "start"];
+const OPTIONAL: [&str; 3] = ["zone", "start", "consent_until"];
 /// In front of every line of a reject file, so that a mended one can be imported as it is.
 pub(super) const REJECT_COLUMNS: [&str; 2] = ["line", "reason"];
 
@@ -23,7 +24,7 @@ pub(super) struct Columns {
     pub(super) names: Vec<String>,
     /// How many columns of a reject file stand in front.
     pub(super) skipped: usize,
-    places: [Option<usize>; 5],
+    places: [Option<usize>; 6],
 }
 
 /// A line that is good by itself.
@@ -44,6 +45,17 @@ pub(super) struct Row {
     pub(super) start: Option<Date>,
     /// The start, when it is before today.
     pub(super) past_start: Option<Date>,
+    /// From when on nobody agrees any more, where the line says so.
+    pub(super) consent_until: Option<Until>,
+}
+
+/// The end of consent, as a line says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Until {
+    /// When this date begins in the subscriber's zone.
+    Date(Date),
+    /// At an instant.
+    Instant(Timestamp),
 }
 
 impl Columns {
@@ -60,9 +72,8 @@ impl Columns {
         let skipped =
             if names.starts_with(&REJECT_COLUMNS.map(Into::into)) { REJECT_COLUMNS.len() } else { 0 };
         names.drain(..skipped);
-        let mut places = [None; 5];
-        let expected =
-            "msisdn, plan and reference are required, zone and start may follow, divided by commas";
+        let mut places = [None; 6];
+        let expected = "msisdn, plan and reference are required, zone, start and consent_until may follow, divided by commas";
         for (at, name) in names.iter().enumerate() {
             let known = REQUIRED.iter().chain(&OPTIONAL).position(|known| known == name);
             // A file without names begins with somebody's number: it is not to be shown.
@@ -105,7 +116,7 @@ impl Importer<'_> {
             fields.get(place + columns.skipped).map(AsRef::<str>::as_ref)
         };
         let [msisdn, plan, reference] = [0, 1, 2].map(|which| field(which).unwrap_or_default());
-        let [zone, start] = [3, 4].map(|which| field(which).filter(|text| !text.is_empty()));
+        let [zone, start, consent] = [3, 4, 5].map(|which| field(which).filter(|text| !text.is_empty()));
 
         let entry = self.plans.get(plan).ok_or_else(|| self.no_plan(plan))?;
         let msisdn = entry.msisdn.check(msisdn).map_err(|error| error.to_string())?;
@@ -115,6 +126,8 @@ impl Importer<'_> {
         let today = self.days.get(&zone_no.unwrap_or(default_zone_no)).map(|day| day.today);
         let today = today.ok_or("the zone is not in the book")?;
         let start = start.map(|text| check_start(entry, text, today)).transpose()?;
+
+        let consent_until = consent.map(check_consent).transpose()?;
 
         let hmac = self.vault.msisdn_hmac(msisdn.digits());
         let slice = u32::from_be_bytes([hmac[0], hmac[1], hmac[2], hmac[3]]) % entry.slices;
@@ -132,6 +145,7 @@ impl Importer<'_> {
             default_zone_no,
             start,
             past_start: start.filter(|start| *start < today),
+            consent_until,
         })
     }
 
@@ -151,14 +165,23 @@ fn zone_number(entry: &PlanEntry<'_>, name: &str) -> Result<i16, String> {
     })
 }
 
-fn check_start(entry: &PlanEntry<'_>, text: &str, today: Date) -> Result<Date, String> {
+fn read_date(text: &str) -> Option<Date> {
     let form = text.len() == 10
         && text.bytes().enumerate().all(|(at, byte)| match at {
             4 | 7 => byte == b'-',
             _ => byte.is_ascii_digit(),
         });
-    let date = form.then(|| text.parse::<Date>().ok()).flatten();
-    let date = date.ok_or("start is not a date of the form 2026-11-21")?;
+    form.then(|| text.parse::<Date>().ok()).flatten()
+}
+
+fn check_consent(text: &str) -> Result<Until, String> {
+    let instant = || text.parse::<Timestamp>().ok().map(Until::Instant);
+    let until = read_date(text).map(Until::Date).or_else(instant);
+    Ok(until.ok_or("consent_until is neither a date of the form 2026-11-21 nor an instant of the form 2026-11-21T09:30:00Z")?)
+}
+
+fn check_start(entry: &PlanEntry<'_>, text: &str, today: Date) -> Result<Date, String> {
+    let date = read_date(text).ok_or("start is not a date of the form 2026-11-21")?;
     let days = jiff::Span::new().days(START_DAYS_MAX);
     if date < today.saturating_sub(days) || date > today.saturating_add(days) {
         return Err(format!("start is more than {START_DAYS_MAX} days from {today}, today in the zone"));
@@ -224,6 +247,18 @@ mod tests {
         }
         for other in ["4111111111111112", "R4111111111111111", "411111111111", "", "00000000000000000000"] {
             assert!(!looks_like_card(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_consent_is_a_date_or_an_instant() {
+        assert_eq!(check_consent("2026-12-31"), Ok(Until::Date(jiff::civil::date(2026, 12, 31))));
+        assert_eq!(
+            check_consent("2026-12-31T10:00:00+01:00"),
+            Ok(Until::Instant("2026-12-31T09:00:00Z".parse().unwrap()))
+        );
+        for bad in ["2026-02-30", "31.12.2026", "2026-12-31T10:00", "never", "2026-1-1"] {
+            assert!(check_consent(bad).unwrap_err().starts_with("consent_until is neither a date"), "{bad}");
         }
     }
 

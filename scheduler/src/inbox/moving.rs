@@ -13,11 +13,10 @@ use storage::pg::{
     DueRow, InboxRow, ShiftRow, StoreError, SuccessorRow, allocate_ids, lookup, msisdn_aad, reference_digest,
     zone_of_subscriber,
 };
-use storage::store::{ensure_partitions, open_case};
+use storage::store::open_case;
 
 use super::InboxReader;
 use crate::catalog::{Catalog, CatalogPlan};
-use crate::engine::end_of_consent;
 use crate::stripe::{Shift, Stripe, Work};
 
 /// What a move asks for, as the inbox carries it: ids and names as the book has them.
@@ -87,10 +86,9 @@ impl InboxReader {
         if !stripe.hold(id) {
             return Ok(()); // on its way: the next pass
         }
-        let Some(mut due) = self.load_one(stripe, id).await? else {
+        let Some(due) = self.load_one(stripe, id).await? else {
             return self.drop_row(row).await;
         };
-        end_of_consent(&mut due, self.shared.clock.business());
         let next_at = due.sub.progress.next_at;
         let current = self.shared.books.current();
         let Some(own) = self.shared.books.of(&due, &current) else {
@@ -102,16 +100,9 @@ impl InboxReader {
             Ok(request) => self.decided(&due, own, current, request).await,
             Err(_) => Ok(Decided::Refused("a request that cannot be read".to_owned())),
         };
-        let decided = match decided {
-            Ok(Decided::Move(note, shift, catalog)) => {
-                // A year's plan may stand beyond the partitions that are made ahead.
-                let day = days_since_2000(note.charge.period.date());
-                self.partition(day).await.map(|()| Decided::Move(note, shift, catalog))
-            }
-            other => other,
-        };
         let refused = match decided {
             Ok(Decided::Move(note, shift, catalog)) => {
+                self.make_room(stripe, &note).await?;
                 let (inbox, shift) = ((row.shard.0, row.id), Box::new(shift));
                 stripe.put(Work::Move { row: due, note, catalog, inbox, shift });
                 return Ok(());
@@ -136,12 +127,6 @@ impl InboxReader {
             self.db.checked(opened)?;
         }
         self.drop_row(row).await
-    }
-
-    async fn partition(&mut self, day: i32) -> Result<(), StoreError> {
-        let conn = self.db.conn().await?;
-        let made = ensure_partitions(conn, day, day).await;
-        self.db.checked(made).map(|_| ())
     }
 
     async fn decided(

@@ -1,14 +1,17 @@
 //! Refunds as rows, and what outcomes give back of a subscriber's caps.
 
-use billing_core::decide::{Decision, LaneHint, RefundFacts, decide_refund};
+use billing_core::decide::{Decision, LaneHint, RefundFacts, ReversalFacts, decide_refund, decide_reversal};
 use billing_core::outcome::Op;
+use billing_core::reason::{Input, Inputs};
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Planned, Progress, Reservation};
+use billing_core::triage::NoteKind;
 use jiff::Timestamp;
 use storage::mutants::{Mutant, on};
-use storage::pg::{GiveBack, RecordRow, RowKind};
+use storage::pg::{GiveBack, MoreRow, RecordRow, ReversalRow, RowKind};
 
 use super::{ANSWER_WITHIN, AttemptFacts, Item};
+use crate::stripe::Reversal;
 
 impl Item {
     /// Decides on a refund, and makes its row.
@@ -70,6 +73,52 @@ impl Item {
             refunded: Some(decision.aside),
         };
         Ok((record, decision.lane))
+    }
+
+    /// Decides on what a carrier took back, and makes its row.
+    pub(super) fn reversal_record(
+        &self,
+        reversal: &Reversal,
+        now: Timestamp,
+    ) -> Result<(RecordRow, Inputs), String> {
+        let plan = self.catalog.plan(self.row.sub.plan_no).ok_or("the plan is not in the book")?;
+        let zone = self.catalog.zone(self.row.zone_no).ok_or("the zone is not known")?;
+        let core = ReversalFacts {
+            sub: &self.row.sub,
+            aside: &reversal.aside,
+            rules: &plan.rules,
+            zone,
+            amount_minor: reversal.amount_minor,
+            now,
+        };
+        let decision = decide_reversal(&core).map_err(|error| error.to_string())?;
+        let until_ms = |at: Option<Timestamp>| at.map_or(-1, Timestamp::as_millisecond);
+        let inputs = Inputs::default()
+            .with(Input::CollectedMinor, reversal.aside.collected_minor)
+            .with(Input::AskedMinor, reversal.amount_minor);
+        let more = MoreRow {
+            reversal: Some(ReversalRow {
+                reversal_no: reversal.reversal_no,
+                amount_minor: reversal.amount_minor,
+                currency: self.row.currency,
+                reference: reversal.reference.to_string(),
+            }),
+            ..MoreRow::default()
+        };
+        let record = RecordRow {
+            reason: NoteKind::Reversal as i16,
+            // No attempt has such a number: its transfer stands beside those of the attempts.
+            attempt_no: -reversal.reversal_no,
+            moved_minor: reversal.amount_minor,
+            until_ms: None,
+            progress: Progress { paid_until: decision.paid_until, ..self.row.sub.progress },
+            grant_until_ms: if decision.revoked { until_ms(decision.paid_until) } else { 0 },
+            event: decision.event as i16,
+            legs: self.posted(&[Some(decision.leg)])?,
+            more: more.boxed(),
+            ..self.aside_note_record(&reversal.aside, decision.rule)
+        };
+        Ok((record, inputs))
     }
 
     /// What goes back to the subscriber's caps: only what is proven not to have been collected. UNKNOWN keeps it.

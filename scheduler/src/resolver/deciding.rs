@@ -7,7 +7,6 @@ use jiff::{SignedDuration, Timestamp};
 use storage::pg::{DueAsk, StoreError, book_files};
 
 use super::{AskLane, Resolver, facts};
-use crate::clock::Clock;
 
 /// The database's clock may run so far ahead of ours between two passes.
 const JUMP_MS: i64 = 2_000;
@@ -79,7 +78,7 @@ impl Resolver {
     }
 
     async fn files(&mut self, version: i32) -> Result<Files, StoreError> {
-        let conn = self.db.conn().await?;
+        let conn = self.db.conn().await?.postgres()?;
         let files = book_files(conn, version).await;
         let files = self.db.checked(files)?.unwrap_or_default();
         Ok(serde_json::from_str(&files).unwrap_or_default())

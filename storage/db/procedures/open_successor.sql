@@ -27,9 +27,8 @@ BEGIN
         ARRAY[(o ->> 'merchant_no')::int], (o ->> 'book_version')::int, ARRAY[(o ->> 'anchor_day')::int],
         ARRAY[(o ->> 'period')::int], ARRAY[(o ->> 'zone_no')::int2], ARRAY[(o ->> 'anchor_minute')::int2],
         ARRAY[(o ->> 'currency')::int2], ARRAY[(o ->> 'state')::int2], ARRAY[(o ->> 'next_kind')::int2],
-        ARRAY[NULL::bigint]);
+        ARRAY[NULL::bigint], ARRAY[(o ->> 'consent_until_ms')::bigint]);
     UPDATE subscription
-       SET anchor_done = (o ->> 'anchor_done')::int, paid_until_ms = (o ->> 'paid_until_ms')::bigint,
-           consent_until_ms = (o ->> 'consent_until_ms')::bigint
+       SET anchor_done = (o ->> 'anchor_done')::int, paid_until_ms = (o ->> 'paid_until_ms')::bigint
      WHERE id = v_id;
 END $$;

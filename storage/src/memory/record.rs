@@ -15,9 +15,10 @@ struct More {
     grants: Vec<Granted>,
     events: Vec<Told>,
     passed: Vec<Passed>,
-    /// Moves are no part of the simulation: a batch with one is refused.
+    /// Moves and reversals are no part of the simulation: a batch with one is refused.
     shifts: Vec<serde_json::Value>,
     opens: Vec<serde_json::Value>,
+    reversals: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -192,8 +193,9 @@ impl State {
     }
 
     fn more_passes(&self, batch: &Batch, verdicts: &[Verdict]) -> Result<(), &'static str> {
-        if !batch.more.shifts.is_empty() || !batch.more.opens.is_empty() {
-            return Err("moves: not in the memory store");
+        let more = &batch.more;
+        if !more.shifts.is_empty() || !more.opens.is_empty() || !more.reversals.is_empty() {
+            return Err("moves and reversals: not in the memory store");
         }
         let passed = |place: usize| verdicts.get(place.wrapping_sub(1)) == Some(&Verdict::Ok);
         for moved in batch.more.moves.iter().filter(|moved| passed(moved.place)) {

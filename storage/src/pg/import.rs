@@ -58,6 +58,8 @@ pub struct NewSubscription {
     pub state: i16,
     /// Why it fires first.
     pub next_kind: i16,
+    /// Where consent ends, business milliseconds.
+    pub consent_until_ms: Option<i64>,
 }
 
 /// What exists already.
@@ -141,7 +143,7 @@ pub async fn insert_subscriptions(
         };
     }
     sqlx::query(
-        "SELECT insert_subscriptions($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24)",
+        "SELECT insert_subscriptions($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25)",
     )
     .bind(column!(subscribers, id))
     .bind(column!(subscribers, zone_no))
@@ -167,6 +169,7 @@ pub async fn insert_subscriptions(
     .bind(column!(subscriptions, state))
     .bind(column!(subscriptions, next_kind))
     .bind(column!(subscriptions, state_until_ms))
+    .bind(column!(subscriptions, consent_until_ms))
     .execute(conn)
     .await?;
     Ok(())

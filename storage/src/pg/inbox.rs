@@ -1,6 +1,7 @@
 //! The shard inbox: what everybody but the owner wants of a shard.
 
 use billing_core::ids::Shard;
+use billing_core::period::Period;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
@@ -26,10 +27,14 @@ pub enum InboxKind {
     Refund = 16,
     /// Another zone, day, hour, plan or carrier: payload says which.
     Move = 20,
+    /// The carrier took money back: payload says of what.
+    Reversal = 21,
+    /// Consent was set: what rested for the want of it may go on.
+    Consent = 22,
 }
 
 impl InboxKind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Created,
         Self::Stop,
         Self::Evidence,
@@ -38,6 +43,8 @@ impl InboxKind {
         Self::TopUp,
         Self::Refund,
         Self::Move,
+        Self::Reversal,
+        Self::Consent,
     ];
 }
 
@@ -192,4 +199,34 @@ pub async fn ask_move(
     );
     let asked = asked.bind(subscription_id).bind(InboxKind::Move as i16).bind(payload).bind(whole_line);
     Ok(asked.execute(conn).await?.rows_affected())
+}
+
+/// Until when somebody has agreed (business milliseconds, `None` without end): holds at once, also while no worker is
+/// alive. `Some(false)`: it is stopped or over; `None`: there is no such subscription.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn set_consent(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    until_ms: Option<i64>,
+) -> Result<Option<bool>, StoreError> {
+    let set = sqlx::query_scalar("SELECT set_consent($1, $2)");
+    Ok(set.bind(subscription_id).bind(until_ms).fetch_one(conn).await?)
+}
+
+/// The rule of the note that a subscription's revision `rev` was changed by, if it was a note on this period.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn last_note_rule(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    period: Period,
+    rev: i32,
+) -> Result<Option<i16>, StoreError> {
+    let rule = sqlx::query_scalar(
+        "SELECT rule_id FROM charge_note WHERE subscription_id = $1 AND period = $2 AND rev = $3",
+    );
+    Ok(rule.bind(subscription_id).bind(period.number()).bind(rev).fetch_optional(conn).await?)
 }

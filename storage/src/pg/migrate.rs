@@ -15,6 +15,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
     (5, "resolution", include_str!("../../db/migrations/0005_resolution.sql")),
     (7, "statistics", include_str!("../../db/migrations/0007_statistics.sql")),
+    (9, "consent", include_str!("../../db/migrations/0009_consent.sql")),
+    (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -43,6 +45,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/insert_subscriptions.sql"),
     include_str!("../../db/procedures/open_successor.sql"),
     include_str!("../../db/procedures/stop_subscription.sql"),
+    include_str!("../../db/procedures/set_consent.sql"),
     include_str!("../../db/procedures/post_top_up.sql"),
     include_str!("../../db/procedures/quarantine.sql"),
     include_str!("../../db/procedures/apply_book.sql"),

@@ -34,6 +34,7 @@ mod outbox;
 mod query;
 mod refund;
 mod resolution;
+mod reversal;
 mod stats;
 mod usage;
 mod verdict;
@@ -52,8 +53,8 @@ pub use import::{
     reference_digest, zone_of_subscriber,
 };
 pub use inbox::{
-    InboxKind, InboxRow, ask_move, drop_inbox, post_evidence, post_top_up, post_wish, read_inbox,
-    stop_subscription,
+    InboxKind, InboxRow, ask_move, drop_inbox, last_note_rule, post_evidence, post_top_up, post_wish,
+    read_inbox, set_consent, stop_subscription,
 };
 pub use keys::check_keys;
 pub use ledger::{
@@ -62,7 +63,7 @@ pub use ledger::{
 pub use load::{DueRow, load, load_noted, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
-pub use more::{MoreRow, MovedRow, ShiftRow, SuccessorRow};
+pub use more::{MoreRow, MovedRow, ReversalRow, ShiftRow, SuccessorRow};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
@@ -70,6 +71,7 @@ pub use resolution::{
     AttemptKey, DueAsk, NewAsk, begin_resend, due_asks, postpone_asks, record_ask, review_attempt,
     unknown_counts,
 };
+pub use reversal::{KeptReversal, ask_reversal, reversal_by_reference, reversals_of};
 pub use stats::{MinuteRow, append_minutes, trim_minutes};
 pub use usage::{CapRow, GiveBack, usage_of};
 pub use verdict::Verdict;

@@ -23,6 +23,21 @@ pub struct MoreRow {
     pub shift: Option<ShiftRow>,
     /// What opens at another carrier in the same commit.
     pub opens: Option<Box<SuccessorRow>>,
+    /// What the carrier took back of the row's charge.
+    pub reversal: Option<ReversalRow>,
+}
+
+/// Money that a carrier took back by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReversalRow {
+    /// Its number within the charge, from 1.
+    pub reversal_no: i16,
+    /// How much, minor units.
+    pub amount_minor: i64,
+    /// ISO 4217 numeric.
+    pub currency: i16,
+    /// What the carrier calls it: 1 to 64 characters.
+    pub reference: String,
 }
 
 /// The plan and the zone of a subscription that moves. The zone is its subscriber's too.
@@ -135,6 +150,7 @@ pub(super) struct More {
     passed: Vec<Placed<PassedEntry>>,
     shifts: Vec<Placed<ShiftRow>>,
     opens: Vec<Placed<SuccessorRow>>,
+    reversals: Vec<Placed<ReversalRow>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -175,6 +191,7 @@ impl More {
             self.events.push(Placed { place, entry: EventEntry { event: row.event } });
         }
         self.shifts.extend(row.shift.map(|entry| Placed { place, entry }));
+        self.reversals.extend(row.reversal.as_ref().map(|entry| Placed { place, entry: entry.clone() }));
         self.opens.extend(row.opens.as_deref().map(|entry| Placed { place, entry: entry.clone() }));
         self.passed.extend(row.passed.iter().map(|passed| {
             let entry = PassedEntry {
@@ -193,8 +210,9 @@ impl More {
             && self.events.is_empty()
             && self.passed.is_empty()
             && self.shifts.is_empty()
-            && self.opens.is_empty();
-        // Numbers only: it cannot fail to be written.
+            && self.opens.is_empty()
+            && self.reversals.is_empty();
+        // Numbers and text only: it cannot fail to be written.
         if empty { None } else { serde_json::to_string(self).ok() }
     }
 }

@@ -156,6 +156,7 @@ impl Pair {
             .collect();
         let subscriptions: Vec<NewSubscription> = (1..=SUBSCRIPTIONS)
             .map(|no| NewSubscription {
+                consent_until_ms: None,
                 id: shard.id(no),
                 subscriber_id: shard.id(no.div_ceil(2)),
                 ref_seed: shard.id(no),

@@ -106,6 +106,7 @@ impl Pair {
             },
             shift: None,
             opens: None,
+            reversal: None,
         };
         let back = GiveBack {
             subscriber_id: row.sub.subscriber_id,

@@ -1,5 +1,7 @@
 //! `[ladder]`: smaller amounts, fixed or as parts of the price.
 
+use std::collections::BTreeSet;
+
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
@@ -9,6 +11,9 @@ use super::super::values::excerpt;
 use super::{decimal, in_carrier_range, money};
 use crate::money::Money;
 use crate::plan::{Choice, Delivers, LADDER_STEPS_MAX, Ladder, Restart, Settles};
+
+/// Different rests that are looked at; a ladder of eight steps comes to a handful.
+const RESTS_MAX: usize = 10_000;
 
 pub(super) fn ladder(
     mut table: Table<'_>,
@@ -51,6 +56,26 @@ pub(super) fn ladder(
             let help = format!("write at most the smallest step, {}", Money::new(least, price.currency));
             table.problem_at(part_min.place, what, help, problems);
         }
+    }
+    if let (Some(settles), Some(price), Some(carrier), Some(steps)) = (&settles, price, carrier, &steps_minor)
+        && settles.value == Settles::Amount
+        && carrier.currency == price.currency
+        && let Some(rest) = off_point(
+            price.minor,
+            steps,
+            &carrier.price_points,
+            part_min.as_ref().map_or(0, |part| part.value),
+        )
+    {
+        let what = format!(
+            "`ladder.settles` is \"amount\": {} may be asked for as the rest",
+            Money::new(rest, price.currency)
+        );
+        let help = format!(
+            "carrier {} takes its price points only: write \"period\" or \"share\", or steps whose rests are price points",
+            carrier.id
+        );
+        table.problem_at(settles.place, what, help, problems);
     }
     table.finish(problems);
     Some(Ladder {
@@ -108,7 +133,7 @@ fn ladder_steps(
         // Without a price there is no currency to count in.
         let Some(price) = price else { continue };
         let amount = match percent {
-            Some(percent) => part_of(price, percent, point),
+            Some(percent) => part_of(price, percent, point, points_of(carrier, price)),
             None => money(table, &path, amount, price.currency, step.place, problems),
         };
         let Some(amount) = amount else {
@@ -139,9 +164,40 @@ pub(super) fn percent(text: &str) -> Option<Decimal> {
     decimal(text.strip_suffix('%')?).filter(|percent| *percent <= Decimal::from(1_000))
 }
 
-/// A part of the price, rounded down to a price point: never above what was meant. `None` when that is nothing.
-fn part_of(price: Money, percent: Decimal, point: i64) -> Option<Money> {
+/// The carrier's price points, when it has some and counts in the price's currency.
+fn points_of(carrier: Option<&CarrierSummary>, price: Money) -> &[i64] {
+    carrier.filter(|carrier| carrier.currency == price.currency).map_or(&[], |carrier| &carrier.price_points)
+}
+
+/// An amount beyond the price points that the parts of a price may come to, when what is left is asked for later; what is
+/// smaller than `least` is left alone.
+fn off_point(price_minor: i64, steps: &[i64], points: &[i64], least: i64) -> Option<i64> {
+    if points.is_empty() {
+        return None;
+    }
+    let (mut seen, mut open) = (BTreeSet::new(), vec![price_minor]);
+    while let Some(rest) = open.pop() {
+        for ask in steps.iter().map(|step| *step.min(&rest)).chain([rest]) {
+            if points.binary_search(&ask).is_err() || seen.len() > RESTS_MAX {
+                return Some(ask);
+            }
+            let left = rest - ask;
+            if left > 0 && left >= least && seen.insert(left) {
+                open.push(left);
+            }
+        }
+    }
+    None
+}
+
+/// A part of the price, rounded down to a price point: of the carrier's where it has some, and a multiple of the plan's
+/// own. Never above what was meant. `None` when that is nothing.
+fn part_of(price: Money, percent: Decimal, point: i64, points: &[i64]) -> Option<Money> {
     let exact = Decimal::from(price.minor).checked_mul(percent)?.checked_div(Decimal::ONE_HUNDRED)?;
-    let minor = exact.trunc().to_i64()? / point * point;
+    let whole = exact.trunc().to_i64()?;
+    let minor = match points {
+        [] => whole / point * point,
+        points => points.iter().rev().copied().find(|minor| *minor <= whole && minor % point == 0)?,
+    };
     (minor > 0).then(|| Money::new(minor, price.currency))
 }

@@ -92,6 +92,15 @@ fn missed(
                 let what = format!("`lifecycle.merge_periods` is {}, at {price} each", periods.value);
                 let help = format!("carrier {} takes at most {most} at once", carrier.id);
                 table.problem_at(periods.place, what, help, problems);
+            } else if let (Some(price), Some(carrier)) = (highest, carrier) {
+                let sums = (2..=periods.value + 1).map(|count| price.minor.saturating_mul(count));
+                let off = sums.filter_map(|sum| Some((sum, super::points_near(sum, carrier)?))).next();
+                if let Some((sum, help)) = off {
+                    let sum = Money::new(sum, price.currency);
+                    let what =
+                        format!("`lifecycle.merge_periods` is {}: {sum} may be asked for", periods.value);
+                    table.problem_at(periods.place, what, help, problems);
+                }
             }
             u16::try_from(periods.value).ok().map(|periods_max| Missed::Merge { periods_max })
         }

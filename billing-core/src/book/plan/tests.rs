@@ -55,6 +55,7 @@ late_approved = "past"
 
 fn carriers() -> Vec<CarrierSummary> {
     let carrier = |id: &str, code: &str, min_minor, max_minor| CarrierSummary {
+        price_points: Vec::new(),
         country: "TN".to_owned(),
         calendar: crate::calendar::CalendarRules::default(),
         id: id.to_owned(),
@@ -526,3 +527,43 @@ fn several_local_times_and_phases_are_read() {
     assert_eq!(problems.len(), 2, "{problems:?}");
 }
 mod newer;
+
+/// A carrier that takes nothing but 0.050, 0.100, 0.250, 0.400 and 0.500.
+fn at_points(from: &str, to: &str) -> (Option<PlanRules>, Vec<String>) {
+    let mut carriers = carriers();
+    carriers[1].price_points = vec![50, 100, 250, 400, 500];
+    assert_eq!(DAILY.matches(from).count(), 1, "{from} must stand there once");
+    let source = Source { file: "p.toml".to_owned(), text: DAILY.replace(from, to) };
+    let mut problems = Problems::default();
+    let rules = read_plan(&source, &carriers, &[], &mut problems);
+    (rules, problems.iter().map(Problem::to_string).collect())
+}
+
+#[test]
+fn every_amount_lands_on_a_price_point_of_the_carrier() {
+    let steps = r#"["0.300", "0.100"]"#;
+    let (_, problems) = at_points(steps, steps);
+    let near = "carrier medina takes its price points only, near it 0.250 TND and 0.400 TND";
+    assert!(problems[0].ends_with(&format!("`ladder.steps[0]` is 0.300 TND; {near}")), "{problems:?}");
+    assert!(problems[0].starts_with("p.toml:13:10:"), "{problems:?}");
+    // Percentages are rounded down to one: 60 % of 0.500 is 0.300, so 0.250; 15 % is 0.075, so 0.050.
+    let (rules, problems) = at_points(steps, r#"["60%", "15%"]"#);
+    assert_eq!(problems, Vec::<String>::new());
+    assert_eq!(rules.unwrap().ladder.unwrap().steps_minor, [250, 50]);
+    let (_, problems) = at_points(steps, r#"["9%"]"#);
+    assert!(problems[0].contains("at least one price point"), "{problems:?}");
+    // What is left is asked for later: 0.500 less 0.100 is 0.400, less another 0.100 no price point.
+    let (_, problems) =
+        at_points("[\"0.300\", \"0.100\"]\nsettles = \"share\"", "[\"0.100\"]\nsettles = \"amount\"");
+    assert!(problems[0].contains("0.300 TND may be asked for as the rest"), "{problems:?}");
+    let (rules, problems) =
+        at_points("[\"0.300\", \"0.100\"]\nsettles = \"share\"", "[\"0.250\"]\nsettles = \"amount\"");
+    assert!(rules.is_some(), "{problems:?}");
+    let (_, problems) = at_points("price = \"0.500 TND\"", "price = \"0.450 TND\"");
+    assert!(
+        problems[0].contains("`price` is 0.450 TND") && problems[0].contains("0.400 TND and 0.500 TND"),
+        "{problems:?}"
+    );
+    let (_, problems) = at_points("price = \"0.500 TND\"", "price = \"0.600 TND\"");
+    assert!(problems[0].ends_with("near it 0.500 TND"), "{problems:?}");
+}
