@@ -203,6 +203,9 @@ rules! {
     ARREARS_STOP = 89, "arrears.stop" v 1: "the subscription is over, so its arrears are not collected any more";
     /// People asked for a refund.
     REFUND_SEND = 90, "refund.send" v 1: "a refund was asked for and stays within what was collected";
+
+    /// The carrier's own message.
+    CALLBACK_TOLD = 110, "callback.told" v 1: "the carrier sent by itself what became of the attempt, signed, and it agreed with what was asked";
 }
 
 /// What a rule looked at. The number is what the history keeps.

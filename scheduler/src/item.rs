@@ -14,7 +14,7 @@ use billing_core::reason::{Inputs, Rule};
 use billing_core::schedule::Anchor;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress};
+use billing_core::subscription::{Aside, OpenAttempt, Planned, Progress};
 use billing_core::triage::{Note, Passed};
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
@@ -136,17 +136,23 @@ impl Item {
             price_first_attempt(&mut found.row, &found.planned);
         }
         let late = found.from != AttemptState::Intent;
+        let told = found.told.take();
+        let exchange = told.as_ref().and_then(|told| {
+            let our_ref = OurRef::new(found.row.sub.ref_seed, found.planned.period, found.planned.attempt_no);
+            told.exchange(our_ref.ok()?, found.outcome)
+        });
+        let seq = if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER };
         let facts = AttemptFacts {
             planned: found.planned,
             from: found.from,
             outcome: found.outcome,
-            why: found.why,
-            seq: if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER },
+            why: told.as_ref().map_or(found.why, |told| told.why),
+            seq: told.as_ref().map_or(seq, |told| told.seq),
             business_at_ms: 0,
             carrier_code: found.carrier_code.map(String::into_boxed_str),
             carrier_txn_id: found.carrier_txn_id.map(String::into_boxed_str),
             latency_us: 0,
-            exchange: None,
+            exchange,
         };
         Self {
             row: found.row,
@@ -171,6 +177,11 @@ impl Item {
         if let (What::Attempt(facts), None) = (&self.what, &self.aside) {
             price_first_attempt(&mut self.row, &facts.planned);
         }
+    }
+
+    /// Whether an inbox row asked for it, which goes with its record.
+    pub(crate) fn is_from_inbox(&self) -> bool {
+        self.inbox.is_some()
     }
 
     pub(crate) fn is_note(&self) -> bool {
@@ -541,6 +552,6 @@ fn grant_of(grant: Option<Grant>, now: Timestamp) -> (i64, Option<Grant>) {
 }
 
 fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {
-    let waits = attempt == AttemptState::Accepted && progress.next_kind == NextKind::Deadline;
-    progress.next_at.filter(|_| waits).map(Timestamp::as_millisecond)
+    let due = progress.answer_due().filter(|_| attempt == AttemptState::Accepted);
+    due.map(Timestamp::as_millisecond)
 }

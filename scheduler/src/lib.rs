@@ -18,12 +18,14 @@ mod wheel;
 mod asides;
 mod bookkeeper;
 mod bounds;
+mod callbacks;
 mod filler;
 mod inbox;
 mod membership;
 mod probe;
 mod refund;
 mod takeover;
+mod told;
 
 pub mod import;
 
@@ -38,9 +40,11 @@ mod worker;
 
 pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
+pub use callbacks::{CALLBACK_BYTES_MAX, CallbackDesk, Received};
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
 pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
+pub use told::SEQ_CALLBACK;
 pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

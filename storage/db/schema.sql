@@ -132,6 +132,39 @@ CREATE TABLE public.business_clock (
 
 COMMENT ON TABLE public.business_clock IS 'business now = base_business + (machine now - base_machine) * scale; one clock, read by all processes';
 
+CREATE TABLE public.callback_inbox (
+    id bigint NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    look_at timestamp with time zone DEFAULT now() NOT NULL,
+    subscription_id bigint,
+    carrier_no integer NOT NULL,
+    period integer,
+    attempt_no smallint,
+    kek_version smallint NOT NULL,
+    state smallint DEFAULT 0 NOT NULL,
+    authenticated boolean NOT NULL,
+    fact bytea NOT NULL,
+    sealed bytea NOT NULL,
+    carrier_txn_id text,
+    CONSTRAINT callback_inbox_carrier_txn_id_check CHECK ((length(carrier_txn_id) <= 64)),
+    CONSTRAINT callback_inbox_fact_check CHECK ((length(fact) = 32)),
+    CONSTRAINT callback_inbox_sealed_check CHECK ((length(sealed) <= 131072)),
+    CONSTRAINT callback_inbox_state_check CHECK (((state >= 0) AND (state <= 6)))
+);
+
+COMMENT ON TABLE public.callback_inbox IS 'carriers'' own messages, raw and sealed; two with the same fact (the carrier''s id of the message, what it says) are one';
+
+COMMENT ON COLUMN public.callback_inbox.state IS '0 new, 1 given to the owner as evidence, 2 duplicate of what is recorded, 3 refused: it says nothing, 4 a hint, 5 conflict: a case, 6 no attempt of ours';
+
+ALTER TABLE public.callback_inbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.callback_inbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.carrier (
     carrier_no integer NOT NULL,
     id text NOT NULL,
@@ -583,6 +616,12 @@ ALTER TABLE ONLY public.book_version
 ALTER TABLE ONLY public.business_clock
     ADD CONSTRAINT business_clock_pkey PRIMARY KEY (only_row);
 
+ALTER TABLE ONLY public.callback_inbox
+    ADD CONSTRAINT callback_inbox_carrier_no_fact_key UNIQUE (carrier_no, fact);
+
+ALTER TABLE ONLY public.callback_inbox
+    ADD CONSTRAINT callback_inbox_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.carrier
     ADD CONSTRAINT carrier_id_key UNIQUE (id);
 
@@ -683,6 +722,12 @@ ALTER TABLE ONLY public.zone
     ADD CONSTRAINT zone_pkey PRIMARY KEY (zone_no);
 
 CREATE INDEX attempt_intent_at ON ONLY public.attempt_intent USING brin (intent_at) WITH (pages_per_range='32', autosummarize='on');
+
+CREATE INDEX attempt_open_txn ON public.attempt_open USING btree (carrier_txn_id) WHERE (carrier_txn_id IS NOT NULL);
+
+CREATE INDEX callback_inbox_new ON public.callback_inbox USING btree (look_at) WHERE (state = 0);
+
+CREATE INDEX callback_inbox_txn ON public.callback_inbox USING btree (carrier_txn_id) WHERE (subscription_id IS NOT NULL);
 
 CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription_id) WHERE (next_at_ms IS NOT NULL);
 

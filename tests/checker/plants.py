@@ -384,6 +384,28 @@ def _(s):
     return FORCED + f"UPDATE attempt_intent SET not_after_ms = business_at_ms WHERE {s.at(s.past)}"
 
 
+@plant("evidence of an unknown sender", "I19")
+def _(s):
+    return callback(s, s.past, 1, "false")
+
+
+@plant("a message about an attempt that does not exist", "I19")
+def _(s):
+    return callback(s, (*s.past[:2], 99), 2, "true")
+
+
+@plant("a contradiction that nobody was told of", "I19")
+def _(s):
+    return callback(s, s.past, 5, "true")
+
+
+def callback(s, attempt, state, authenticated):
+    """SQL for one kept message of the attempt's carrier."""
+    return ("INSERT INTO callback_inbox (subscription_id, carrier_no, period, attempt_no, kek_version, state, authenticated,"
+            f" fact, sealed) VALUES ({attempt[0]}, {attempt[0]}::bigint >> 44, {attempt[1]}, {attempt[2]}, 1, {state},"
+            f" {authenticated}, sha256('planted'), '')")
+
+
 @plant("a number in a log", "I21")
 def _(s):
     s.log = f"INFO asked for +{s.books.listed[0].msisdn} again\n"

@@ -54,6 +54,8 @@ TABLES = {
     "workers": "SELECT slot, incarnation, epoch FROM worker",
     "inbox": "SELECT id, shard, kind, subscription_id FROM shard_inbox",
     "cases": "SELECT subscription_id, period, attempt_no, kind FROM case_file",
+    "callbacks": "SELECT id, carrier_no, subscription_id, period, attempt_no, state, authenticated::int AS authenticated"
+                 " FROM callback_inbox",
     "guards": "SELECT c.relname AS relation, coalesce(bool_or(t.tgenabled IN ('O', 'A')), false)::int AS guarded"
               " FROM pg_class c LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = 'append_only'"
               " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~"
@@ -62,7 +64,7 @@ TABLES = {
 }
 TEXTS = {"id", "name", "files", "carrier_code", "carrier_txn_id", "assignee", "kind", "digest", "relation"}
 NUMBERS = {("plans", "merchant_no"), ("subscriptions", "id"), ("accounts", "id"), ("opens", "kind"), ("notes", "kind"),
-           ("inbox", "kind"), ("inbox", "id")}
+           ("inbox", "kind"), ("inbox", "id"), ("callbacks", "id")}
 COLLECTS, GIVES_BACK = ("charge", "confirm"), ("refund",)
 OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5}
 APPROVED = 5

@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 
-from keys import attempt_name, charge_name, our_ref
+from keys import attempt_name, carrier_no, charge_name, our_ref
 from sources import CannotRun
 
 LOG_BYTES_MAX = 1 << 30
+# What became of a carrier's message.
+GIVEN, DUPLICATE, CONFLICT = 1, 2, 5
 DIGITS = re.compile(rb"[0-9]{7,17}")
 
 
@@ -110,7 +112,20 @@ def i15(books, found):
 
 def i19(books, found):
     """Forged, replayed and mismatched callbacks move nothing."""
-    found.not_checked("the engine takes no callbacks yet; that every approval is in the carrier's ledger is I4")
+    cases = {(case.subscription_id, case.period, case.attempt_no) for case in books.t.cases}
+    for row in books.t.callbacks:
+        found.looked()
+        attempt = (row.subscription_id, row.period, row.attempt_no)
+        if row.state == GIVEN and not row.authenticated:
+            found.violation(f"message {row.id}: nobody knows who sent it, and it became evidence", row)
+        if row.state in (GIVEN, DUPLICATE, CONFLICT) and attempt not in books.intents:
+            found.violation(f"message {row.id}: it is said to be about an attempt that does not exist", row)
+        if row.state in (GIVEN, DUPLICATE) and row.subscription_id and carrier_no(row.subscription_id) != row.carrier_no:
+            found.violation(f"message {row.id}: it came from another carrier than the attempt went to", row)
+        if row.state == CONFLICT and attempt not in cases:
+            found.violation(f"message {row.id}: it contradicts {attempt_name(attempt)}, and no case says so", row)
+    if not books.t.callbacks:
+        found.not_checked("no carrier sent messages")
 
 
 def i20(books, found):

@@ -29,6 +29,17 @@ pub struct Mock {
 
 impl Mock {
     pub fn start(dir: &Path, id: &str, dialect: &str, currency: &str, behaviour: &str) -> Self {
+        Self::start_with(dir, id, dialect, currency, behaviour, &[])
+    }
+
+    pub fn start_with(
+        dir: &Path,
+        id: &str,
+        dialect: &str,
+        currency: &str,
+        behaviour: &str,
+        more: &[&str],
+    ) -> Self {
         let ledger = dir.join(format!("{id}.ledger.ndjson"));
         let script = dir.join(format!("{id}.behaviour.json"));
         std::fs::write(&script, behaviour).unwrap();
@@ -39,6 +50,7 @@ impl Mock {
             .arg("--behaviour")
             .arg(&script)
             .arg("--stdin-guard")
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -163,12 +175,17 @@ impl Drop for Engine {
 
 /// One plain HTTP request; the whole answer as text.
 pub(crate) fn http(address: &str, method: &str, path: &str, body: &str) -> String {
+    http_with(address, method, path, "", body)
+}
+
+/// One plain HTTP request with more header lines, each with its line end; the whole answer as text.
+pub fn http_with(address: &str, method: &str, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}connection: close\r\n\r\n{body}"
     )
     .unwrap();
     let mut answer = Vec::new();

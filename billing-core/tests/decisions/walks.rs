@@ -463,6 +463,7 @@ fn richer_walks_reach_nearly_every_rule() {
         Rule::REFUND_UNKNOWN,
         Rule::REST_TOO_SMALL,
         Rule::ARREARS_EXPIRE,
+        Rule::CALLBACK_TOLD,
     ];
     let missing: Vec<_> = Rule::ALL
         .iter()

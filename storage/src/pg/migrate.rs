@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "book", include_str!("../../db/migrations/0002_book.sql")),
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
+    (6, "callbacks", include_str!("../../db/migrations/0006_callbacks.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -50,6 +51,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/close_month.sql"),
     include_str!("../../db/procedures/verify_ledger.sql"),
     include_str!("../../db/procedures/trim_minutes.sql"),
+    include_str!("../../db/procedures/settle_callback.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

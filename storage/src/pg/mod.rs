@@ -20,6 +20,7 @@ macro_rules! row {
 mod asides;
 mod batch;
 mod book;
+mod callbacks;
 mod cases;
 mod clock;
 mod connect;
@@ -42,6 +43,10 @@ mod workers;
 pub use asides::{AsideRow, asides_of, due_asides, load_asides, load_held, refill_asides};
 pub use batch::{BeginBatch, BeginRow, CarrierWords, LEGS_MAX, PostedLeg, RecordBatch, RecordRow, RowKind};
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
+pub use callbacks::{
+    CallbackSettled, CallbackState, KeptCallback, NewCallback, attempt_of_txn, keep_callbacks, kept_callback,
+    look_again, new_callbacks, settle_callback, subscription_of_seed, trim_callbacks,
+};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};

@@ -7,6 +7,7 @@ use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
 use billing_core::zone::Zone;
+use scheduler::SEQ_CALLBACK;
 use storage::pg::{AttemptRow, IncarnationRow};
 use storage::story::{Story, StoryDecision, StoryExchange};
 
@@ -93,8 +94,7 @@ pub(super) fn of(row: &AttemptRow, sources: &Sources<'_>) -> Attempt {
 /// What should be in the history and was not found.
 pub(super) fn not_at_hand(row: &AttemptRow, sources: &Sources<'_>) -> Option<String> {
     let answered = row.state != AttemptState::Intent as i16;
-    let seqs = [SEQ_EXCHANGE, SEQ_EVIDENCE, SEQ_TAKEOVER];
-    if !answered || seqs.iter().any(|seq| sources.story(row.attempt_no, *seq).is_some()) {
+    if !answered || sources.stories.keys().any(|(attempt_no, _)| *attempt_no == row.attempt_no) {
         return None;
     }
     let place = match sources.lives.get(&row.incarnation) {
@@ -193,9 +193,15 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
     let mut from = state_name::<AttemptState>(AttemptState::Intent as i16);
     let mut decided = Vec::new();
     let taken_over = sources.story(no, SEQ_TAKEOVER).is_some();
-    for (seq, on) in
-        [(SEQ_EXCHANGE, "the answer"), (SEQ_TAKEOVER, "takeover"), (SEQ_EVIDENCE, "late evidence")]
-    {
+    let own = [(SEQ_EXCHANGE, "the answer"), (SEQ_TAKEOVER, "takeover"), (SEQ_EVIDENCE, "late evidence")];
+    let mut told: Vec<i64> = sources
+        .stories
+        .keys()
+        .filter(|(at, seq)| *at == no && *seq >= SEQ_CALLBACK)
+        .map(|(_, seq)| *seq)
+        .collect();
+    told.sort_unstable();
+    for (seq, on) in own.into_iter().chain(told.into_iter().map(|seq| (seq, "the carrier's message"))) {
         let Some(story) = sources.story(no, seq) else { continue };
         let decision = &story.decision;
         let to = state_name::<AttemptState>(decision.attempt_state);
@@ -211,6 +217,11 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
             subscription: Some(state_name::<SubscriptionState>(decision.subscription_state)),
             next: next_words(decision, sources.charge, &sources.loaded.zone),
             recorded,
+            message: story
+                .exchange
+                .as_ref()
+                .filter(|_| seq >= SEQ_CALLBACK)
+                .map(|exchange| shown_bytes(&exchange.response, sources)),
         });
         if recorded {
             from = to;
@@ -228,6 +239,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
             subscription: None,
             next: None,
             recorded: true,
+            message: None,
         });
     }
     decided
