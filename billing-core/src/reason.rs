@@ -206,6 +206,8 @@ rules! {
 
     /// The carrier's own message.
     CALLBACK_TOLD = 110, "callback.told" v 1: "the carrier sent by itself what became of the attempt, signed, and it agreed with what was asked";
+    /// Two people settled it.
+    PEOPLE_DECIDED = 111, "people.decided" v 1: "one person proposed what became of the attempt and another approved it, with evidence that nothing else could read";
 }
 
 /// What a rule looked at. The number is what the history keeps.

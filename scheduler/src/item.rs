@@ -74,6 +74,8 @@ struct AttemptFacts {
     carrier_txn_id: Option<Box<str>>,
     latency_us: i32,
     exchange: Option<(OurRef, Reply)>,
+    /// The rule that is recorded, whatever follows from it: people decided.
+    rule: Option<i16>,
 }
 
 /// The rows that an item becomes.
@@ -106,6 +108,7 @@ impl Item {
                     carrier_txn_id: reply.carrier_txn_id.take(),
                     latency_us: i32::try_from(reply.latency_us).unwrap_or(i32::MAX),
                     exchange: Some((flight.our_ref, reply)),
+                    rule: None,
                 };
                 Some(Self {
                     row: flight.row,
@@ -153,6 +156,7 @@ impl Item {
             carrier_txn_id: found.carrier_txn_id.map(String::into_boxed_str),
             latency_us: 0,
             exchange,
+            rule: told.and_then(|told| told.rule),
         };
         Self {
             row: found.row,
@@ -267,7 +271,7 @@ impl Item {
                 (record, story, key, LaneHint::None)
             }
             What::Attempt(facts) => {
-                let (record, lane, inputs) = match &self.aside {
+                let (mut record, lane, inputs) = match &self.aside {
                     _ if facts.planned.op == Op::Refund => {
                         let (record, lane) = self.refund_record(facts, now)?;
                         (record, lane, Inputs::default())
@@ -282,6 +286,7 @@ impl Item {
                         (self.attempt_record(facts, &decision, now)?, decision.lane, decision.inputs)
                     }
                 };
+                record.rule = facts.rule.unwrap_or(record.rule);
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =

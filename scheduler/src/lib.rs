@@ -46,5 +46,5 @@ pub use clock::{Clock, SystemClock};
 pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
-pub use told::SEQ_CALLBACK;
+pub use told::{SEQ_CALLBACK, SEQ_PEOPLE, decision_of_people};
 pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

@@ -8,7 +8,8 @@ use billing_core::subscription::OpenAttempt;
 use carriers::{ExchangeKind, Reply};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use storage::pg::{StoreError, kept_callback};
+use storage::pg::{ProposalRow, StoreError, kept_callback, proposal};
+use storage::story::StoryOutcome;
 use storage::vault::Vault;
 
 use crate::callbacks::Raw;
@@ -17,6 +18,8 @@ use crate::takeover::Evidence;
 
 /// Places in the history of decisions on a carrier's message: this plus the message's number.
 pub const SEQ_CALLBACK: i64 = 1 << 33;
+/// ... and of decisions of people: this plus the proposal's number.
+pub const SEQ_PEOPLE: i64 = 1 << 34;
 
 /// Where evidence comes from. Stands behind the evidence in the inbox; what says nothing comes from a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -29,6 +32,25 @@ pub(crate) enum Origin {
         /// Its number.
         id: i64,
     },
+    /// Two people.
+    People {
+        /// The proposal's number.
+        proposal: i64,
+    },
+}
+
+/// What two people decided, for the inbox of the attempt's shard.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn decision_of_people(
+    (period, attempt_no): (i32, i16),
+    outcome: Outcome,
+    proposal: i64,
+) -> Result<Vec<u8>, postcard::Error> {
+    let outcome = StoryOutcome::of(outcome);
+    let evidence = Evidence { period, attempt_no, outcome, carrier_code: None, carrier_txn_id: None };
+    Ok(Origin::People { proposal }.behind(evidence.encode()?))
 }
 
 /// What evidence brings along.
@@ -40,6 +62,8 @@ pub(crate) struct Told {
     pub(crate) why: i16,
     /// What was said, as it came, and when; `None` when it is not kept any more.
     pub(crate) said: Option<(Vec<u8>, Timestamp)>,
+    /// The rule that is recorded, whatever follows from it.
+    pub(crate) rule: Option<i16>,
 }
 
 impl Origin {
@@ -65,7 +89,17 @@ impl Origin {
                     let at = Timestamp::from_microsecond(kept.received_at_us).ok()?;
                     Some((Raw::open(vault, &kept)?.text(), at))
                 });
-                Ok(Some(Told { seq: SEQ_CALLBACK + id, why: Rule::CALLBACK_TOLD.number(), said }))
+                Ok(Some(Told { seq: SEQ_CALLBACK + id, why: Rule::CALLBACK_TOLD.number(), said, rule: None }))
+            }
+            Self::People { proposal: id } => {
+                let conn = db.conn().await?;
+                let kept = proposal(conn, id).await;
+                let said = db.checked(kept)?.and_then(|kept| {
+                    let at = Timestamp::from_microsecond(kept.decided_at_us?).ok()?;
+                    Some((words_of(&kept).into_bytes(), at))
+                });
+                let why = Rule::PEOPLE_DECIDED.number();
+                Ok(Some(Told { seq: SEQ_PEOPLE + id, why, said, rule: Some(why) }))
             }
         }
     }
@@ -92,6 +126,15 @@ impl Told {
         };
         Some((our_ref, reply))
     }
+}
+
+fn words_of(kept: &ProposalRow) -> String {
+    let approved = kept.approved_by.as_deref().unwrap_or("?");
+    let account = kept.approved_account.as_deref().unwrap_or("?");
+    format!(
+        "proposal {}: {}\nproposed by {} ({}), approved by {approved} ({account})",
+        kept.id, kept.why, kept.proposed_by, kept.proposed_account
+    )
 }
 
 /// Where an attempt stands that is open in this way; `None` for one that is not.
@@ -121,7 +164,6 @@ pub(crate) fn agrees(state: AttemptState, moved_minor: i64, outcome: Outcome) ->
 mod tests {
     #![allow(clippy::unwrap_used)]
     use billing_core::outcome::Refusal;
-    use storage::story::StoryOutcome;
 
     use super::*;
 

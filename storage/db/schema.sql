@@ -1,4 +1,36 @@
 -- What the migrations make, as pg_dump tells it. Kept fresh by tests/tests/schema.rs; read it, do not edit it.
+CREATE TABLE public.decision_proposal (
+    id bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    moved_minor bigint NOT NULL,
+    open_since timestamp with time zone NOT NULL,
+    proposed_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    decided_at timestamp with time zone,
+    period integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    open_kind smallint NOT NULL,
+    reason smallint NOT NULL,
+    currency smallint NOT NULL,
+    state smallint DEFAULT 0 NOT NULL,
+    proposed_by text NOT NULL,
+    proposed_account text NOT NULL,
+    approved_by text,
+    approved_account text,
+    why text NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT decision_proposal_check CHECK ((lower(approved_by) <> lower(proposed_by))),
+    CONSTRAINT decision_proposal_check1 CHECK (((state = 1) = (approved_by IS NOT NULL))),
+    CONSTRAINT decision_proposal_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT decision_proposal_moved_minor_check CHECK ((moved_minor >= 0)),
+    CONSTRAINT decision_proposal_state_check CHECK (((state >= 0) AND (state <= 2))),
+    CONSTRAINT decision_proposal_why_check CHECK (((length(why) >= 1) AND (length(why) <= 500)))
+);
+
+COMMENT ON TABLE public.decision_proposal IS 'what became of an attempt that nobody but people can settle: proposed (0), approved by somebody else (1), expired (2)';
+
+COMMENT ON COLUMN public.decision_proposal.digest IS 'of everything that is approved, and of the attempt as it stood: a change in between is refused';
+
 CREATE TABLE public.account (
     id integer NOT NULL,
     owner_id integer NOT NULL,
@@ -107,6 +139,37 @@ CREATE TABLE public.attempt_outcome (
     CONSTRAINT attempt_outcome_moved_minor_check CHECK ((moved_minor >= 0))
 )
 PARTITION BY RANGE (period);
+
+CREATE TABLE public.audit_head (
+    only_row boolean DEFAULT true NOT NULL,
+    seq bigint NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_head_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT audit_head_only_row_check CHECK (only_row)
+);
+
+COMMENT ON TABLE public.audit_head IS 'the last row of audit_log: locked while the next is made, and shows when the last ones are gone';
+
+CREATE TABLE public.audit_log (
+    seq bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    who text NOT NULL,
+    account text NOT NULL,
+    act text NOT NULL,
+    subject text NOT NULL,
+    details text NOT NULL,
+    before bytea NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_log_account_check CHECK (((length(account) >= 1) AND (length(account) <= 200))),
+    CONSTRAINT audit_log_act_check CHECK (((length(act) >= 1) AND (length(act) <= 64))),
+    CONSTRAINT audit_log_before_check CHECK ((length(before) = 32)),
+    CONSTRAINT audit_log_details_check CHECK ((length(details) <= 4000)),
+    CONSTRAINT audit_log_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT audit_log_subject_check CHECK ((length(subject) <= 200)),
+    CONSTRAINT audit_log_who_check CHECK (((length(who) >= 1) AND (length(who) <= 64)))
+);
+
+COMMENT ON TABLE public.audit_log IS 'one row per act of a person, in the commit of the act; each row''s digest covers the one before. who: the name that was given, else the account''s; account: of the machine';
 
 CREATE TABLE public.book_version (
     version integer NOT NULL,
@@ -264,6 +327,15 @@ CREATE TABLE public.day_seal (
 );
 
 COMMENT ON TABLE public.day_seal IS 'digest = sha256(digest of the day before, the date, the totals of account_day)';
+
+ALTER TABLE public.decision_proposal ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.decision_proposal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.entitlement_grant (
     subscription_id bigint NOT NULL,
@@ -610,6 +682,12 @@ ALTER TABLE ONLY public.attempt_open
 ALTER TABLE ONLY public.attempt_outcome
     ADD CONSTRAINT attempt_outcome_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
+ALTER TABLE ONLY public.audit_head
+    ADD CONSTRAINT audit_head_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (seq);
+
 ALTER TABLE ONLY public.book_version
     ADD CONSTRAINT book_version_pkey PRIMARY KEY (version);
 
@@ -639,6 +717,9 @@ ALTER TABLE ONLY public.charge_note
 
 ALTER TABLE ONLY public.day_seal
     ADD CONSTRAINT day_seal_pkey PRIMARY KEY (business_date);
+
+ALTER TABLE ONLY public.decision_proposal
+    ADD CONSTRAINT decision_proposal_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.entitlement_grant
     ADD CONSTRAINT entitlement_grant_pkey PRIMARY KEY (subscription_id, period, attempt_no);
@@ -733,6 +814,8 @@ CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription
 
 CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
 
+CREATE UNIQUE INDEX decision_proposal_one ON public.decision_proposal USING btree (subscription_id, period, attempt_no) WHERE (state = 0);
+
 CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
 
 CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WITH (pages_per_range='32', autosummarize='on');
@@ -743,6 +826,8 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_intent FOR 
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_outcome FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.book_version FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_note FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
@@ -752,6 +837,8 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.day_seal FOR EACH R
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.month_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER never_empty BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 
 ALTER TABLE ONLY public.plan
     ADD CONSTRAINT plan_carrier_no_fkey FOREIGN KEY (carrier_no) REFERENCES public.carrier(carrier_no);

@@ -406,6 +406,32 @@ def callback(s, attempt, state, authenticated):
             f" {authenticated}, sha256('planted'), '')")
 
 
+@plant("an act that was changed", "I20")
+def _(s):
+    return FORCED + "UPDATE audit_log SET who = 'nobody' WHERE seq = 1"
+
+
+@plant("an act that was changed, with a new digest", "I20")
+def _(s):
+    return FORCED + ("UPDATE audit_log SET who = 'nobody', digest = audit_digest(before, seq, at, 'nobody', account, act,"
+                     " subject, details) WHERE seq = 1")
+
+
+@plant("an act that was removed", "I20")
+def _(s):
+    return FORCED + "DELETE FROM audit_log WHERE seq = 1"
+
+
+@plant("the last act removed", "I20")
+def _(s):
+    return FORCED + "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)"
+
+
+@plant("a decision of one person", "I20")
+def _(s):
+    return FORCED + f"UPDATE attempt_outcome SET rule_id = 111 WHERE {s.at(s.past)}"
+
+
 @plant("a number in a log", "I21")
 def _(s):
     s.log = f"INFO asked for +{s.books.listed[0].msisdn} again\n"

@@ -1,5 +1,6 @@
 """Invariants about what is kept: history, traces, callbacks, the audit log, and what must never be kept in clear."""
 
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,8 @@ from sources import CannotRun
 LOG_BYTES_MAX = 1 << 30
 # What became of a carrier's message.
 GIVEN, DUPLICATE, CONFLICT = 1, 2, 5
+# The rule of what two people decided.
+PEOPLE_DECIDED = 111
 DIGITS = re.compile(rb"[0-9]{7,17}")
 
 
@@ -130,7 +133,36 @@ def i19(books, found):
 
 def i20(books, found):
     """The audit chain is unbroken; an edited or deleted row is found."""
-    found.not_checked("there is no audit log yet; the chain of sealed days and months is part of I10")
+    before, seq = bytes(32), 0
+    for row in books.t.audit:
+        found.looked()
+        if row.seq != seq + 1:
+            found.violation(f"rows {seq + 1} to {row.seq - 1} of the audit log are missing", row)
+        if bytes.fromhex(row.before) != before:
+            found.violation(f"row {row.seq} of the audit log does not follow from the one before it", row)
+        digest = hashlib.sha256(bytes.fromhex(row.before))
+        for text in (str(row.seq), str(row.at_us), row.who, row.account, row.act, row.subject, row.details):
+            content = text.encode()
+            digest.update(len(content).to_bytes(8, "big") + content)
+        if digest.hexdigest() != row.digest:
+            found.violation(f"row {row.seq} of the audit log was changed", row)
+        before, seq = bytes.fromhex(row.digest), row.seq
+    head = books.t.audit_head[0]
+    if (head.seq, head.digest) != (seq, before.hex()):
+        found.violation(f"the audit log ends at row {seq}, its head says {head.seq}", head)
+    approved = {(row.subscription_id, row.period, row.attempt_no) for row in books.t.proposals if row.state == 1}
+    for attempt, row in books.outcomes.items():
+        if row.rule_id == PEOPLE_DECIDED:
+            found.looked()
+            if attempt not in approved:
+                found.violation(f"{attempt_name(attempt)}: it is said to be people's decision, and nobody approved it", row)
+    logged = {row.details for row in books.t.audit if row.act == "approve"}
+    for row in books.t.proposals:
+        found.looked()
+        if row.state == 1 and row.proposed_by.lower() == row.approved_by.lower():
+            found.violation(f"proposal {row.id}: {row.proposed_by} proposed and approved it", row)
+        if row.state == 1 and not any(json.loads(details)["proposal"] == row.id for details in logged):
+            found.violation(f"proposal {row.id} was approved, and the audit log does not have it", row)
 
 
 def i21(books, found):

@@ -25,6 +25,7 @@ mod serve;
 mod shown;
 mod status;
 mod sub;
+mod who;
 mod wish;
 mod words;
 

@@ -9,12 +9,14 @@ use billing_core::subscription::OpenAttempt;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
+use sqlx::Connection;
 use storage::pg::{self, InboxKind};
 
 use crate::cli::Global;
 use crate::exit::{failed, usage};
 use crate::out::{self, Paint};
 use crate::reading::{Loaded, Reading, subscription_id};
+use crate::who;
 use crate::words::Moment;
 
 /// How long a command waits for a living worker to carry the wish out.
@@ -155,17 +157,23 @@ async fn run(global: &Global, id: SubscriptionId, make: MakeWish<'_>) -> anyhow:
 
 async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> anyhow::Result<Wished> {
     let before = reading.subscription(id).await?;
-    let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
+    let mut conn = reading.database.migrated().await.context("cannot connect to the database")?;
     let now = pg::business_now(&mut conn).await?;
-    let told = match make(&before, now.business_ms)? {
+    let mut tx = conn.begin().await?;
+    let (told, act, details) = match make(&before, now.business_ms)? {
         Wish::Row(kind, at_ms) => {
-            pg::post_wish(&mut conn, id.0, kind, at_ms).await?;
-            true
+            pg::post_wish(&mut tx, id.0, kind, at_ms).await?;
+            (true, format!("subscription.{}", name_of(kind)), serde_json::json!({"at_ms": at_ms}))
         }
-        Wish::TopUp(notice, at_ms) => pg::post_top_up(&mut conn, id.0, notice.as_deref(), at_ms)
-            .await?
-            .ok_or_else(|| failed(format!("{id} is gone")))?,
+        Wish::TopUp(notice, at_ms) => {
+            let told = pg::post_top_up(&mut tx, id.0, notice.as_deref(), at_ms).await?;
+            let told = told.ok_or_else(|| failed(format!("{id} is gone")))?;
+            let details = serde_json::json!({"notice": notice, "at_ms": at_ms, "new": told});
+            (told, "subscription.top_up".to_owned(), details)
+        }
     };
+    who::audit(&mut tx, &act, &id.to_string(), details).await?;
+    tx.commit().await?;
     let (after, carried_out) = carried_out(reading, id).await?;
     let (was, is) = (&before.row.sub.progress, &after.row.sub.progress);
     let mut what = Vec::new();
@@ -194,6 +202,14 @@ async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> 
         next_at: moment(is.next_at),
         what,
     })
+}
+
+fn name_of(kind: InboxKind) -> &'static str {
+    match kind {
+        InboxKind::Pause => "pause",
+        InboxKind::Resume => "resume",
+        _ => "wish",
+    }
 }
 
 /// The subscription, as soon as its worker has dealt with what is in its inbox or the wait is over.

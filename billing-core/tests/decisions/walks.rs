@@ -464,6 +464,7 @@ fn richer_walks_reach_nearly_every_rule() {
         Rule::REST_TOO_SMALL,
         Rule::ARREARS_EXPIRE,
         Rule::CALLBACK_TOLD,
+        Rule::PEOPLE_DECIDED,
     ];
     let missing: Vec<_> = Rule::ALL
         .iter()

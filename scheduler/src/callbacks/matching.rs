@@ -13,7 +13,7 @@ use carriers::{Attempt, Callback, ExchangeKind, Msisdn, read_kept_callback};
 use jiff::Timestamp;
 use storage::pg::{
     AttemptRow, CallbackSettled, CallbackState, DueRow, KeptCallback, StoreError, attempt_of_txn, attempts,
-    load, look_again, new_callbacks, settle_callback, subscription_of_seed, trim_callbacks,
+    by_ref_seed, load, look_again, new_callbacks, settle_callback, trim_callbacks,
 };
 use storage::story::StoryOutcome;
 use tokio_util::sync::CancellationToken;
@@ -160,7 +160,7 @@ impl Matcher {
         let conn = self.db.conn().await?;
         match (callback.our_ref.map(OurRef::parts), callback.carrier_txn_id.as_deref()) {
             (Some(Ok((seed, period, attempt_no))), _) => {
-                let found = subscription_of_seed(conn, seed.0).await;
+                let found = by_ref_seed(conn, seed.0).await;
                 Ok(self.db.checked(found)?.map(|id| (id, period.number(), attempt_no)))
             }
             (None, Some(txn)) => {
@@ -249,7 +249,7 @@ pub(crate) fn contrary(outcome: Outcome, state: AttemptState, moved_minor: i64) 
         0 => state.name().to_owned(),
         minor => format!("{} with {minor} minor units moved", state.name()),
     };
-    format!("the carrier's message says {}, recorded is {recorded}: nothing was changed", words(outcome))
+    format!("evidence says {}, recorded is {recorded}: nothing was changed", words(outcome))
 }
 
 fn words(outcome: Outcome) -> String {

@@ -173,15 +173,6 @@ fn kept(row: &sqlx::postgres::PgRow) -> Result<KeptCallback, sqlx::Error> {
     })
 }
 
-/// The subscription whose keys derive from a seed.
-///
-/// # Errors
-/// [`StoreError`] when the database is away.
-pub async fn subscription_of_seed(conn: &mut PgConnection, seed: i64) -> Result<Option<i64>, StoreError> {
-    let found = sqlx::query_scalar("SELECT subscription_id FROM subscription_ref WHERE ref_seed = $1");
-    Ok(found.bind(seed).fetch_optional(conn).await?)
-}
-
 /// The attempt that a carrier knows under an id of its own: one that is open, or one that an earlier message was about.
 ///
 /// # Errors

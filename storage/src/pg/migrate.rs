@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
     (6, "callbacks", include_str!("../../db/migrations/0006_callbacks.sql")),
+    (8, "four_eyes", include_str!("../../db/migrations/0008_four_eyes.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -52,6 +53,12 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/verify_ledger.sql"),
     include_str!("../../db/procedures/trim_minutes.sql"),
     include_str!("../../db/procedures/settle_callback.sql"),
+    include_str!("../../db/procedures/audit_digest.sql"),
+    include_str!("../../db/procedures/audit.sql"),
+    include_str!("../../db/procedures/verify_audit.sql"),
+    include_str!("../../db/procedures/proposal_digest.sql"),
+    include_str!("../../db/procedures/propose_decision.sql"),
+    include_str!("../../db/procedures/approve_decision.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

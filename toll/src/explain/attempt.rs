@@ -7,7 +7,7 @@ use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
 use billing_core::zone::Zone;
-use scheduler::SEQ_CALLBACK;
+use scheduler::{SEQ_CALLBACK, SEQ_PEOPLE};
 use storage::pg::{AttemptRow, IncarnationRow};
 use storage::story::{Story, StoryDecision, StoryExchange};
 
@@ -187,6 +187,11 @@ fn answer(row: &AttemptRow, exchange: Option<&StoryExchange>, sources: &Sources<
     }
 }
 
+/// Who told what a decision went by.
+fn on_message(seq: i64) -> &'static str {
+    if seq >= SEQ_PEOPLE { "the decision of two people" } else { "the carrier's message" }
+}
+
 /// Each decision with the states that it moved, as kept; what only the tables know comes last.
 fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
     let no = row.attempt_no;
@@ -201,7 +206,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         .map(|(_, seq)| *seq)
         .collect();
     told.sort_unstable();
-    for (seq, on) in own.into_iter().chain(told.into_iter().map(|seq| (seq, "the carrier's message"))) {
+    for (seq, on) in own.into_iter().chain(told.into_iter().map(|seq| (seq, on_message(seq)))) {
         let Some(story) = sources.story(no, seq) else { continue };
         let decision = &story.decision;
         let to = state_name::<AttemptState>(decision.attempt_state);
