@@ -427,9 +427,13 @@ def _(s):
     return FORCED + "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)"
 
 
-@plant("a decision of one person", "I20")
+@plant("an approval that the log does not have", "I20")
 def _(s):
-    return FORCED + f"UPDATE attempt_outcome SET rule_id = 111 WHERE {s.at(s.past)}"
+    sub, period, number = s.past
+    return ("INSERT INTO decision_proposal (subscription_id, moved_minor, open_since, expires_at, period, attempt_no, open_kind,"
+            " reason, currency, state, proposed_by, proposed_account, approved_by, why, digest)"
+            f" VALUES ({sub}, 500, now(), now(), {period}, {number}, 2, 1, 788, 1, 'ana', 'ana@host', 'ben', 'planted',"
+            " sha256('planted'))")
 
 
 @plant("a number in a log", "I21")
