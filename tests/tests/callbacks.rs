@@ -352,6 +352,42 @@ fn a_late_message_settles_what_had_become_unknown() {
 }
 
 #[test]
+fn a_message_settles_a_refund_whose_answer_was_lost() {
+    let world = World::start("refunded", &hoshi("{}"));
+    let rule = "  { at = \"/event\", is = \"charge.charged\", then = \"charged\" },\n";
+    let more = format!("{rule}  {{ at = \"/event\", is = \"charge.refunded\", then = \"refunded\" }},\n");
+    world.book.change("carriers/hoshi.toml", rule, &more);
+    world.import_rows("hoshi-manga-daily", 0, 2, "2026-12-01");
+    let engine = world.serve_with_callbacks("engine");
+    wait_until("2 charges", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 2 && idle(&engine)
+    });
+    world.mock.behave(r#"{"reset_applied_ppm":1000000,"fault_times":0}"#);
+    let id = SubscriptionId(world.number("SELECT min(subscription_id) FROM attempt_outcome"));
+    let period = world.number("SELECT min(period)::int8 FROM attempt_outcome");
+    let period = Period::from_number(i32::try_from(period).unwrap()).unwrap();
+    let charge = ChargeId { subscription: id, period }.to_string();
+    let asked = world.run(&["charge", "refund", &charge, "--reason", "a test", "--yes"]);
+    assert!(asked.status.success(), "{}", told(&asked));
+    wait_until("the refund is unknown", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") == 1 && idle(&engine)
+    });
+    let open = open_attempts(&world);
+    // That the charge was collected says nothing of its refund.
+    assert_eq!(send(&world, &open[0].message("m-charged", "charged")), 204);
+    wait_until("it is a case", SOON, || world.number("SELECT count(*) FROM case_file") == 1);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open WHERE kind = 2"), 1);
+    assert_eq!(send(&world, &open[0].message("m-refunded", "refunded")), 204);
+    wait_until("the refund is approved", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 3
+            && world.number("SELECT count(*) FROM attempt_open") == 0
+            && settled(&world)
+    });
+    assert_eq!(world.number("SELECT refunded_minor FROM charge_aside"), open[0].amount);
+    audit(&world);
+}
+
+#[test]
 fn an_unsigned_message_is_a_hint_and_never_an_answer() {
     let world = World::start("hints", &hoshi(SILENT));
     let file = "carriers/hoshi.toml";
