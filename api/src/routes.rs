@@ -299,7 +299,7 @@ fn names_loopback(authority: &str) -> bool {
 }
 
 /// The request with its body read, which no handler then waits for.
-async fn buffered(request: Request, timeout: Duration) -> Result<Request, Problem> {
+pub(crate) async fn buffered(request: Request, timeout: Duration) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
     let read = tokio::time::timeout(timeout, read_body(body)).await.map_err(|_| {
         let detail = format!("the body was not here within {} ms", timeout.as_millis());

@@ -93,6 +93,16 @@ pub async fn serve_with(
 ) -> io::Result<()> {
     let on_loopback = require_loopback(listener.local_addr()?).is_ok();
     let router = router(state, Duration::from_millis(options.request_timeout_ms), on_loopback);
+    accept_all(listener, router, options, stop).await
+}
+
+/// Accepts connections and answers over them until `stop` completes.
+pub(crate) async fn accept_all(
+    listener: TcpListener,
+    router: Router,
+    options: ServeOptions,
+    stop: impl Future<Output = ()>,
+) -> io::Result<()> {
     let (stopping, _) = watch::channel(false);
     let mut connections = JoinSet::new();
     let mut failures = 0;

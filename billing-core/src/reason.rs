@@ -216,6 +216,10 @@ rules! {
     CONSENT_ENDED = 105, "consent.end" v 1: "the subscriber's consent has ended, so collecting rests until it is renewed";
     /// Consent was renewed.
     CONSENT_RENEWED = 106, "consent.renew" v 1: "consent was renewed; periods that passed without it are not charged";
+    /// The carrier's own message.
+    CALLBACK_TOLD = 107, "callback.told" v 1: "the carrier sent by itself what became of the attempt, signed, and it agreed with what was asked";
+    /// Two people settled it.
+    PEOPLE_DECIDED = 108, "people.decided" v 1: "one person proposed what became of the attempt and another approved it, with evidence that nothing else could read";
 
     /// The same request again.
     RESOLVE_RESEND = 110, "resolve.resend" v 1: "the result is UNKNOWN and the carrier remembers our key, so the same request was sent again under it";

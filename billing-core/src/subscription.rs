@@ -62,7 +62,7 @@ pub struct Progress {
     pub paid_until: Option<Timestamp>,
     /// Until when the state lasts (grace).
     pub state_until: Option<Timestamp>,
-    /// When the next attempt of this charge is due.
+    /// When the next attempt of this charge is due; of an accepted attempt whose period ends first: its deadline.
     pub retry_at: Option<Timestamp>,
     /// When the wheel fires next; `None` for never.
     pub next_at: Option<Timestamp>,
@@ -143,6 +143,14 @@ impl Progress {
             reserved: None,
             notice_at: None,
         }
+    }
+
+    /// Until when the answer to an accepted attempt may come; `None` when none is awaited.
+    #[must_use]
+    pub fn answer_due(&self) -> Option<Timestamp> {
+        let accepted = self.open == OpenAttempt::Accepted;
+        let due = if self.next_kind == NextKind::Deadline { self.next_at } else { self.retry_at };
+        due.filter(|_| accepted)
     }
 
     /// Nothing fires any more; the charge stays in the row.

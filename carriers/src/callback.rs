@@ -97,6 +97,19 @@ pub fn read_callback(
     rules.read(body, authenticated)
 }
 
+/// Reads the body of a message that was kept. Who sent it was settled when it came: the key may be another one by now.
+///
+/// # Errors
+/// [`CallbackError`]; never [`CallbackError::NotAuthentic`].
+pub fn read_kept_callback(
+    definition: &CarrierDefinition,
+    authenticated: bool,
+    body: &[u8],
+) -> Result<Callback, CallbackError> {
+    let rules = definition.callback.as_ref().ok_or(CallbackError::NotOffered)?;
+    rules.read(body, authenticated && rules.signature.is_some())
+}
+
 impl Callback {
     /// What the message means for an attempt, when it is about this very attempt: key, line, currency and amount
     /// agree, as far as it names them.

@@ -98,6 +98,17 @@ fn a_signed_message_says_what_became_of_an_attempt() {
 }
 
 #[test]
+fn a_kept_message_is_read_as_it_was_when_it_came() {
+    let (definition, body) = (hoshi(HOSHI), message("charged"));
+    let kept = read_kept_callback(&definition, true, body.as_bytes()).unwrap();
+    assert_eq!(kept, told(&body).unwrap());
+    let hint = read_kept_callback(&definition, false, body.as_bytes()).unwrap();
+    assert!(!hint.authenticated, "what was not known when it came is not known later");
+    assert_eq!(read_kept_callback(&definition, true, b"{}"), Err(CallbackError::NotRecognised));
+    assert_eq!(definition.signs_callbacks(), Some(true));
+}
+
+#[test]
 fn forged_messages_are_not_read() {
     let definition = hoshi(HOSHI);
     let body = message("charged");

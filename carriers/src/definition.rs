@@ -243,6 +243,13 @@ impl CarrierDefinition {
         self.callback.as_ref().map(|callback| &callback.acknowledgement)
     }
 
+    /// Whether the sender of its callbacks is known by a signature; `None` when it sends none. What is not signed is a
+    /// hint, whatever it says.
+    #[must_use]
+    pub fn signs_callbacks(&self) -> Option<bool> {
+        self.callback.as_ref().map(CallbackRules::is_signed)
+    }
+
     /// Every secret in each form that it may have on the wire.
     pub(crate) fn each_secret(&self, mut take: impl FnMut(&[u8])) {
         self.secrets.iter().for_each(|secret| take(secret.as_bytes()));

@@ -21,7 +21,7 @@ pub use adapter::{
     Adapter, Alert, Attempt, Balance, BalanceCap, BalanceWhen, BoxFuture, Caps, Exchange, ExchangeKind,
     Finding, Inquired, LinkState, OutcomeSink, RefundCap, Reply, ReservationCap, SendGuard,
 };
-pub use callback::{Acknowledgement, Callback, CallbackError, read_callback};
+pub use callback::{Acknowledgement, Callback, CallbackError, read_callback, read_kept_callback};
 pub use definition::{
     CallbackCap, CarrierDefinition, FileCap, InquiryCap, InquiryKey, Means, Proof, RepeatCap,
 };

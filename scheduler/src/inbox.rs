@@ -11,10 +11,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use billing_core::ids::Shard;
-use billing_core::outcome::Op;
+use billing_core::outcome::{Op, Outcome};
 use billing_core::period::{Period, days_since_2000};
-use billing_core::states::AttemptState;
-use billing_core::subscription::{Aside, FLAG_QUARANTINED, OpenAttempt, Planned};
+use billing_core::states::{AttemptState, from_number};
+use billing_core::subscription::{Aside, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Note, Triage, pause, resume, top_up, triage};
 use jiff::Timestamp;
 use storage::pg::{AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry};
@@ -23,12 +23,14 @@ use storage::store::{
 };
 
 use crate::asides;
+use crate::callbacks::contrary;
 use crate::guard::stripe_of;
 use crate::link::DbLink;
 use crate::refund::{Begun, Loaded, RefundRequest, begin};
 use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
+use crate::told::{Origin, agrees, state_of_open};
 use crate::worker::WorkerEnd;
 
 pub use self::moving::{MoveRequest, successor_seed};
@@ -319,7 +321,7 @@ impl InboxReader {
         let Some((evidence, outcome)) =
             Evidence::decode(&row.payload).and_then(|e| e.outcome.outcome().map(|outcome| (e, outcome)))
         else {
-            return self.make_case(row, None, "evidence that cannot be read").await;
+            return self.make_case(row, None, "late_evidence", "evidence that cannot be read").await;
         };
         if !stripe.hold(row.subscription_id) {
             return Ok(());
@@ -334,12 +336,14 @@ impl InboxReader {
                 return Err(error);
             }
         };
-        if let Some((planned, aside)) = refund {
+        let told = Origin::of(&row.payload).told(&self.shared.vault, &mut self.db).await;
+        let told = told.inspect_err(|_| self.let_go(stripe, row.subscription_id))?;
+        if let Some((planned, aside, from)) = refund {
             stripe.put(Work::Found(Box::new(Found {
                 catalog: self.shared.books.for_answer(due.book_version),
                 row: due,
                 planned,
-                from: standing(aside.open),
+                from,
                 why: evidence.why,
                 outcome,
                 carrier_code: evidence.carrier_code,
@@ -347,6 +351,7 @@ impl InboxReader {
                 floor: stripe.open_floor(i64::MAX, 1),
                 inbox: Some((row.shard.0, row.id)),
                 aside: Some(Box::new(aside)),
+                told,
             })));
             return Ok(());
         }
@@ -362,25 +367,17 @@ impl InboxReader {
         let (attempt_no, open) =
             aside.as_ref().map_or((at.attempt_no, at.open), |aside| (aside.attempt_no, aside.open));
         let same = (current || aside.is_some()) && attempt_no == evidence.attempt_no;
-        if !same || !is_doubtful(open) {
+        let Some(from) = state_of_open(open).filter(|_| same) else {
             stripe.release(row.subscription_id);
             self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
-            let attempt = Some((evidence.period, evidence.attempt_no));
-            let state = self.attempt_state(row.subscription_id, evidence.period, evidence.attempt_no).await?;
-            if state.is_some_and(|state| state >= AttemptState::Approved as i16) {
-                return self.drop_row(row).await; // final already
-            }
-            let what =
-                format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
-            return self.make_case(row, attempt, &what).await;
-        }
+            return self.not_open(row, &evidence, outcome).await;
+        };
         let intent = self.intent(row.subscription_id, &evidence).await;
         let intent = intent.inspect_err(|_| self.let_go(stripe, row.subscription_id))?;
         let Some(planned) = intent else {
             self.let_go(stripe, row.subscription_id);
-            return self
-                .make_case(row, Some((evidence.period, evidence.attempt_no)), "evidence without its intent")
-                .await;
+            let attempt = Some((evidence.period, evidence.attempt_no));
+            return self.make_case(row, attempt, "late_evidence", "evidence without its intent").await;
         };
         let floor = stripe.open_floor(i64::MAX, 1);
         stripe.put(Work::Found(Box::new(Found {
@@ -388,31 +385,62 @@ impl InboxReader {
             row: due,
             aside,
             planned,
-            from: standing(open),
+            from,
             why: evidence.why,
             outcome,
             carrier_code: evidence.carrier_code,
             carrier_txn_id: evidence.carrier_txn_id,
             floor,
             inbox: Some((row.shard.0, row.id)),
+            told,
         })));
         Ok(())
     }
 
-    /// The refund that this is evidence about, while its result is unknown.
+    /// Evidence about an attempt that is not open: of one on its way it waits, of a final one it changes nothing. What it
+    /// says against the record is for people.
+    async fn not_open(
+        &mut self,
+        row: &InboxRow,
+        evidence: &Evidence,
+        outcome: Outcome,
+    ) -> Result<(), StoreError> {
+        let attempt = Some((evidence.period, evidence.attempt_no));
+        let kept = self.attempt_row(row.subscription_id, evidence.period, evidence.attempt_no).await?;
+        let state = kept.as_ref().and_then(|kept| from_number::<AttemptState>(kept.state));
+        let moved_minor = kept.and_then(|kept| kept.moved_minor).unwrap_or(0);
+        match state {
+            // The carrier was faster than its own answer: the next pass looks again.
+            Some(AttemptState::Intent) => Ok(()),
+            Some(state) if state.is_final() && agrees(state, moved_minor, outcome) => {
+                self.drop_row(row).await
+            }
+            Some(state) if state.is_final() => {
+                let what = contrary(outcome, state, moved_minor);
+                self.make_case(row, attempt, "conflict", &what).await
+            }
+            _ => {
+                let what =
+                    format!("late evidence for an attempt that is not the last of its charge: {outcome:?}");
+                self.make_case(row, attempt, "late_evidence", &what).await
+            }
+        }
+    }
+
+    /// The refund that this is evidence about, while it is open, and how.
     async fn open_refund(
         &mut self,
         subscription_id: i64,
         evidence: &Evidence,
-    ) -> Result<Option<(Planned, Aside)>, StoreError> {
+    ) -> Result<Option<(Planned, Aside, AttemptState)>, StoreError> {
         let Some(planned) = self.intent(subscription_id, evidence).await?.filter(|at| at.op == Op::Refund)
         else {
             return Ok(None);
         };
         let conn = self.db.conn().await?;
         let kept = load_aside(conn, subscription_id, planned.period).await;
-        let kept = self.db.checked(kept)?.filter(|kept| is_doubtful(kept.open));
-        Ok(kept.filter(|kept| kept.attempt_no == planned.attempt_no).map(|kept| (planned, kept)))
+        let kept = self.db.checked(kept)?.filter(|kept| kept.attempt_no == planned.attempt_no);
+        Ok(kept.and_then(|kept| Some((planned, kept, state_of_open(kept.open)?))))
     }
 
     async fn intent(
@@ -438,16 +466,15 @@ impl InboxReader {
         }))
     }
 
-    async fn attempt_state(
+    async fn attempt_row(
         &mut self,
         subscription_id: i64,
         period: i32,
         attempt_no: i16,
-    ) -> Result<Option<i16>, StoreError> {
+    ) -> Result<Option<AttemptRow>, StoreError> {
         let conn = self.db.conn().await?;
         let rows = attempts(conn, subscription_id, period).await;
-        let rows = self.db.checked(rows)?;
-        Ok(rows.into_iter().find(|row| row.attempt_no == attempt_no).map(|row| row.state))
+        Ok(self.db.checked(rows)?.into_iter().find(|row| row.attempt_no == attempt_no))
     }
 
     /// The row of a held subscription; released again when there is none.
@@ -475,10 +502,11 @@ impl InboxReader {
         &mut self,
         row: &InboxRow,
         attempt: Option<(i32, i16)>,
+        kind: &str,
         what: &str,
     ) -> Result<(), StoreError> {
         let conn = self.db.conn().await?;
-        let opened = open_case(conn, row.subscription_id, attempt, "late_evidence", what).await;
+        let opened = open_case(conn, row.subscription_id, attempt, kind, what).await;
         self.db.checked(opened)?;
         self.drop_row(row).await
     }
@@ -487,18 +515,5 @@ impl InboxReader {
         let conn = self.db.conn().await?;
         let dropped = drop_inbox(conn, Shard(row.shard.0), &[row.id]).await;
         self.db.checked(dropped)
-    }
-}
-
-/// Whether evidence may still settle what is open.
-fn is_doubtful(open: OpenAttempt) -> bool {
-    matches!(open, OpenAttempt::Unknown | OpenAttempt::InReview)
-}
-
-/// Where an attempt stands that evidence is about.
-fn standing(open: OpenAttempt) -> AttemptState {
-    match open {
-        OpenAttempt::InReview => AttemptState::InReview,
-        _ => AttemptState::Unknown,
     }
 }

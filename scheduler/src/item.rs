@@ -14,7 +14,7 @@ use billing_core::reason::{Inputs, Rule};
 use billing_core::schedule::Anchor;
 use billing_core::split::Shares;
 use billing_core::states::AttemptState;
-use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress};
+use billing_core::subscription::{Aside, OpenAttempt, Planned, Progress};
 use billing_core::triage::{Note, Passed};
 use carriers::Reply;
 use jiff::{SignedDuration, Timestamp};
@@ -78,6 +78,8 @@ struct AttemptFacts {
     carrier_txn_id: Option<Box<str>>,
     latency_us: i32,
     exchange: Option<(OurRef, Reply)>,
+    /// The rule that is recorded, whatever follows from it: people decided.
+    rule: Option<i16>,
 }
 
 /// The rows that an item becomes.
@@ -110,6 +112,7 @@ impl Item {
                     carrier_txn_id: reply.carrier_txn_id.take(),
                     latency_us: i32::try_from(reply.latency_us).unwrap_or(i32::MAX),
                     exchange: Some((flight.our_ref, reply)),
+                    rule: None,
                 };
                 Some(Self {
                     row: flight.row,
@@ -156,17 +159,24 @@ impl Item {
             price_first_attempt(&mut found.row, &found.planned);
         }
         let late = found.from != AttemptState::Intent;
+        let told = found.told.take();
+        let exchange = told.as_ref().and_then(|told| {
+            let our_ref = OurRef::new(found.row.sub.ref_seed, found.planned.period, found.planned.attempt_no);
+            told.exchange(our_ref.ok()?, found.outcome)
+        });
+        let seq = if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER };
         let facts = AttemptFacts {
             planned: found.planned,
             from: found.from,
             outcome: found.outcome,
-            why: found.why,
-            seq: if late { SEQ_EVIDENCE } else { SEQ_TAKEOVER },
+            why: told.as_ref().map_or(found.why, |told| told.why),
+            seq: told.as_ref().map_or(seq, |told| told.seq),
             business_at_ms: 0,
             carrier_code: found.carrier_code.map(String::into_boxed_str),
             carrier_txn_id: found.carrier_txn_id.map(String::into_boxed_str),
             latency_us: 0,
-            exchange: None,
+            exchange,
+            rule: told.and_then(|told| told.rule),
         };
         Self {
             row: found.row,
@@ -192,6 +202,11 @@ impl Item {
         if let (What::Attempt(facts), None) = (&self.what, &self.aside) {
             price_first_attempt(&mut self.row, &facts.planned);
         }
+    }
+
+    /// Whether an inbox row asked for it, which goes with its record.
+    pub(crate) fn is_from_inbox(&self) -> bool {
+        self.inbox.is_some()
     }
 
     pub(crate) fn is_note(&self) -> bool {
@@ -284,7 +299,7 @@ impl Item {
                 (record, story, key, LaneHint::None)
             }
             What::Attempt(facts) => {
-                let (record, lane, inputs) = match &self.aside {
+                let (mut record, lane, inputs) = match &self.aside {
                     _ if facts.planned.op == Op::Refund => {
                         let (record, lane) = self.refund_record(facts, now)?;
                         (record, lane, Inputs::default())
@@ -299,6 +314,7 @@ impl Item {
                         (self.attempt_record(facts, &decision, now)?, decision.lane, decision.inputs)
                     }
                 };
+                record.rule = facts.rule.unwrap_or(record.rule);
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =
@@ -571,6 +587,6 @@ fn grant_of(grant: Option<Grant>, now: Timestamp) -> (i64, Option<Grant>) {
 }
 
 fn deadline_ms(attempt: AttemptState, progress: &Progress) -> Option<i64> {
-    let waits = attempt == AttemptState::Accepted && progress.next_kind == NextKind::Deadline;
-    progress.next_at.filter(|_| waits).map(Timestamp::as_millisecond)
+    let due = progress.answer_due().filter(|_| attempt == AttemptState::Accepted);
+    due.map(Timestamp::as_millisecond)
 }

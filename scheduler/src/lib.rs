@@ -19,6 +19,7 @@ mod wheel;
 mod asides;
 mod bookkeeper;
 mod bounds;
+mod callbacks;
 mod filler;
 mod inbox;
 mod membership;
@@ -27,6 +28,7 @@ mod probe;
 mod refund;
 mod resolver;
 mod takeover;
+mod told;
 
 pub mod import;
 
@@ -42,6 +44,7 @@ mod worker;
 
 pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
+pub use callbacks::{CALLBACK_BYTES_MAX, CallbackDesk, Received};
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
 pub use hold::Hold;
@@ -52,4 +55,5 @@ pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
 pub use takeover::Evidence;
+pub use told::{SEQ_CALLBACK, SEQ_PEOPLE, decision_of_people};
 pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

@@ -254,6 +254,7 @@ impl Recorder {
             carrier_txn_id,
             floor,
             inbox: None,
+            told: None,
         }))
     }
 
@@ -405,7 +406,9 @@ impl Recorder {
                 Verdict::StaleRev if item.tries >= TRIES_MAX => given_up.push(item),
                 Verdict::StaleRev => stale.push(item),
                 Verdict::NotOwner => {
-                    if let Some(evidence) = Evidence::of(&item)
+                    // What came out of the inbox is still there, for the new owner.
+                    if !item.is_from_inbox()
+                        && let Some(evidence) = Evidence::of(&item)
                         && let Ok(payload) = evidence.encode()
                     {
                         insist!(self, "giving evidence", |conn| post_evidence(conn, id, &payload))?;

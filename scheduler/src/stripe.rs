@@ -19,6 +19,7 @@ use storage::vault::SubscriberKey;
 use tokio::sync::Notify;
 
 use crate::catalog::Catalog;
+use crate::told::Told;
 use crate::wheel::Wheel;
 
 /// An attempt between its intent and its record.
@@ -102,6 +103,8 @@ pub(crate) struct Found {
     pub(crate) carrier_txn_id: Option<String>,
     pub(crate) floor: u64,
     pub(crate) inbox: Option<(i32, i64)>,
+    /// What the evidence brings along.
+    pub(crate) told: Option<Told>,
 }
 
 /// Values by subscription id. The ids are ours, dense per shard: nobody can choose them so that they collide.

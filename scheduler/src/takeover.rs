@@ -191,6 +191,7 @@ async fn hand_to_recorder(
             carrier_txn_id,
             floor,
             inbox: None,
+            told: None,
         })));
     }
     Ok(())

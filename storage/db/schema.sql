@@ -1,4 +1,36 @@
 -- What the migrations make, as pg_dump tells it. Kept fresh by tests/tests/schema.rs; read it, do not edit it.
+CREATE TABLE public.decision_proposal (
+    id bigint NOT NULL,
+    subscription_id bigint NOT NULL,
+    moved_minor bigint NOT NULL,
+    open_since timestamp with time zone NOT NULL,
+    proposed_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    decided_at timestamp with time zone,
+    period integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    open_kind smallint NOT NULL,
+    reason smallint NOT NULL,
+    currency smallint NOT NULL,
+    state smallint DEFAULT 0 NOT NULL,
+    proposed_by text NOT NULL,
+    proposed_account text NOT NULL,
+    approved_by text,
+    approved_account text,
+    why text NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT decision_proposal_check CHECK ((lower(approved_by) <> lower(proposed_by))),
+    CONSTRAINT decision_proposal_check1 CHECK (((state = 1) = (approved_by IS NOT NULL))),
+    CONSTRAINT decision_proposal_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT decision_proposal_moved_minor_check CHECK ((moved_minor >= 0)),
+    CONSTRAINT decision_proposal_state_check CHECK (((state >= 0) AND (state <= 2))),
+    CONSTRAINT decision_proposal_why_check CHECK (((length(why) >= 1) AND (length(why) <= 500)))
+);
+
+COMMENT ON TABLE public.decision_proposal IS 'what became of an attempt that nobody but people can settle: proposed (0), approved by somebody else (1), expired (2)';
+
+COMMENT ON COLUMN public.decision_proposal.digest IS 'of everything that is approved, and of the attempt as it stood: a change in between is refused';
+
 CREATE TABLE public.account (
     id integer NOT NULL,
     owner_id integer NOT NULL,
@@ -35,27 +67,6 @@ ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE public.attempt_ask (
-    subscription_id bigint NOT NULL,
-    moved_minor bigint NOT NULL,
-    incarnation bigint NOT NULL,
-    asked_at timestamp with time zone NOT NULL,
-    answered_at timestamp with time zone DEFAULT now() NOT NULL,
-    period integer NOT NULL,
-    attempt_no smallint NOT NULL,
-    ask_no smallint NOT NULL,
-    kind smallint NOT NULL,
-    finding smallint NOT NULL,
-    reason smallint NOT NULL,
-    rule_id smallint NOT NULL,
-    CONSTRAINT attempt_ask_ask_no_check CHECK ((ask_no >= 1)),
-    CONSTRAINT attempt_ask_finding_check CHECK (((finding >= 1) AND (finding <= 7))),
-    CONSTRAINT attempt_ask_kind_check CHECK (((kind >= 1) AND (kind <= 2))),
-    CONSTRAINT attempt_ask_moved_minor_check CHECK ((moved_minor >= 0))
-);
-
-COMMENT ON TABLE public.attempt_ask IS 'what was asked about unknown attempts (1 the same request again, 2 a question) and what it brought; its bytes are in the history';
 
 CREATE TABLE public.attempt_intent (
     subscription_id bigint NOT NULL,
@@ -100,23 +111,10 @@ CREATE TABLE public.attempt_open (
     carrier_code text,
     carrier_txn_id text,
     assignee text,
-    next_ask_at timestamp with time zone DEFAULT now() NOT NULL,
-    last_write_at timestamp with time zone,
-    last_writer bigint,
-    asks smallint DEFAULT 0 NOT NULL,
-    CONSTRAINT attempt_open_asks_check CHECK ((asks >= 0)),
     CONSTRAINT attempt_open_kind_check CHECK (((kind >= 1) AND (kind <= 3)))
 );
 
 COMMENT ON TABLE public.attempt_open IS 'attempts that are accepted (1), unknown (2) or in review (3): small, and every row is somebody''s money';
-
-COMMENT ON COLUMN public.attempt_open.next_ask_at IS 'when the shard''s owner looks at an unknown attempt next';
-
-COMMENT ON COLUMN public.attempt_open.last_write_at IS 'when the same request was last sent again: set before, and when its answer was kept';
-
-COMMENT ON COLUMN public.attempt_open.last_writer IS 'the incarnation that did so';
-
-COMMENT ON COLUMN public.attempt_open.asks IS 'repeats and questions so far; one without its row in attempt_ask: its sender died over it';
 
 CREATE TABLE public.attempt_outcome (
     subscription_id bigint NOT NULL,
@@ -142,6 +140,37 @@ CREATE TABLE public.attempt_outcome (
 )
 PARTITION BY RANGE (period);
 
+CREATE TABLE public.audit_head (
+    only_row boolean DEFAULT true NOT NULL,
+    seq bigint NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_head_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT audit_head_only_row_check CHECK (only_row)
+);
+
+COMMENT ON TABLE public.audit_head IS 'the last row of audit_log: locked while the next is made, and shows when the last ones are gone';
+
+CREATE TABLE public.audit_log (
+    seq bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    who text NOT NULL,
+    account text NOT NULL,
+    act text NOT NULL,
+    subject text NOT NULL,
+    details text NOT NULL,
+    before bytea NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_log_account_check CHECK (((length(account) >= 1) AND (length(account) <= 200))),
+    CONSTRAINT audit_log_act_check CHECK (((length(act) >= 1) AND (length(act) <= 64))),
+    CONSTRAINT audit_log_before_check CHECK ((length(before) = 32)),
+    CONSTRAINT audit_log_details_check CHECK ((length(details) <= 4000)),
+    CONSTRAINT audit_log_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT audit_log_subject_check CHECK ((length(subject) <= 200)),
+    CONSTRAINT audit_log_who_check CHECK (((length(who) >= 1) AND (length(who) <= 64)))
+);
+
+COMMENT ON TABLE public.audit_log IS 'one row per act of a person, in the commit of the act; each row''s digest covers the one before. who: the name that was given, else the account''s; account: of the machine';
+
 CREATE TABLE public.book_version (
     version integer NOT NULL,
     digest bytea NOT NULL,
@@ -165,6 +194,39 @@ CREATE TABLE public.business_clock (
 );
 
 COMMENT ON TABLE public.business_clock IS 'business now = base_business + (machine now - base_machine) * scale; one clock, read by all processes';
+
+CREATE TABLE public.callback_inbox (
+    id bigint NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    look_at timestamp with time zone DEFAULT now() NOT NULL,
+    subscription_id bigint,
+    carrier_no integer NOT NULL,
+    period integer,
+    attempt_no smallint,
+    kek_version smallint NOT NULL,
+    state smallint DEFAULT 0 NOT NULL,
+    authenticated boolean NOT NULL,
+    fact bytea NOT NULL,
+    sealed bytea NOT NULL,
+    carrier_txn_id text,
+    CONSTRAINT callback_inbox_carrier_txn_id_check CHECK ((length(carrier_txn_id) <= 64)),
+    CONSTRAINT callback_inbox_fact_check CHECK ((length(fact) = 32)),
+    CONSTRAINT callback_inbox_sealed_check CHECK ((length(sealed) <= 131072)),
+    CONSTRAINT callback_inbox_state_check CHECK (((state >= 0) AND (state <= 6)))
+);
+
+COMMENT ON TABLE public.callback_inbox IS 'carriers'' own messages, raw and sealed; two with the same fact (the carrier''s id of the message, what it says) are one';
+
+COMMENT ON COLUMN public.callback_inbox.state IS '0 new, 1 given to the owner as evidence, 2 duplicate of what is recorded, 3 refused: it says nothing, 4 a hint, 5 conflict: a case, 6 no attempt of ours';
+
+ALTER TABLE public.callback_inbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.callback_inbox_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.carrier (
     carrier_no integer NOT NULL,
@@ -256,22 +318,6 @@ COMMENT ON TABLE public.charge_note IS 'what happened to a charge without an att
 
 COMMENT ON COLUMN public.charge_note.before_period IS 'the note is about a range: from period up to this one, without it';
 
-CREATE TABLE public.charge_reversal (
-    subscription_id bigint NOT NULL,
-    amount_minor bigint NOT NULL,
-    at timestamp with time zone DEFAULT now() NOT NULL,
-    business_at_ms bigint NOT NULL,
-    period integer NOT NULL,
-    reversal_no smallint NOT NULL,
-    currency smallint NOT NULL,
-    reference text NOT NULL,
-    CONSTRAINT charge_reversal_amount_minor_check CHECK ((amount_minor > 0)),
-    CONSTRAINT charge_reversal_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 64))),
-    CONSTRAINT charge_reversal_reversal_no_check CHECK ((reversal_no > 0))
-);
-
-COMMENT ON TABLE public.charge_reversal IS 'what carriers took back; the reference is the carrier''s own. Its transfer and what it revokes have the attempt number -reversal_no';
-
 CREATE TABLE public.day_seal (
     business_date integer NOT NULL,
     sealed_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -281,6 +327,15 @@ CREATE TABLE public.day_seal (
 );
 
 COMMENT ON TABLE public.day_seal IS 'digest = sha256(digest of the day before, the date, the totals of account_day)';
+
+ALTER TABLE public.decision_proposal ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.decision_proposal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE public.entitlement_grant (
     subscription_id bigint NOT NULL,
@@ -351,8 +406,7 @@ CREATE TABLE public.outbox (
     periods integer[] NOT NULL,
     revs integer[] NOT NULL,
     events smallint[] NOT NULL
-)
-WITH (autovacuum_analyze_scale_factor='1', autovacuum_analyze_threshold='100000');
+);
 ALTER TABLE ONLY public.outbox ALTER COLUMN subscription_ids SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.outbox ALTER COLUMN amounts SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.outbox ALTER COLUMN periods SET STORAGE EXTERNAL;
@@ -516,7 +570,7 @@ CREATE TABLE public.subscription (
     CONSTRAINT subscription_open_check CHECK (((open >= 0) AND (open <= 3))),
     CONSTRAINT subscription_state_check CHECK (((state >= 1) AND (state <= 10)))
 )
-WITH (fillfactor='50', autovacuum_analyze_scale_factor='1', autovacuum_analyze_threshold='1000000');
+WITH (fillfactor='50');
 
 COMMENT ON TABLE public.subscription IS 'the only row updated per charge, and HOT: no index on anything that a charge changes';
 
@@ -526,7 +580,7 @@ COMMENT ON COLUMN public.subscription.anchor_done IS 'periods that were counted 
 
 COMMENT ON COLUMN public.subscription.tries IS 'requests of this charge that counted; day_tries of them on the local day try_day';
 
-COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: nothing is charged until it is renewed';
+COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: the same as a stop at that instant';
 
 CREATE TABLE public.subscription_ref (
     ref_seed bigint NOT NULL,
@@ -619,9 +673,6 @@ ALTER TABLE ONLY public.account
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 
-ALTER TABLE ONLY public.attempt_ask
-    ADD CONSTRAINT attempt_ask_pkey PRIMARY KEY (subscription_id, period, attempt_no, ask_no);
-
 ALTER TABLE ONLY public.attempt_intent
     ADD CONSTRAINT attempt_intent_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
@@ -631,11 +682,23 @@ ALTER TABLE ONLY public.attempt_open
 ALTER TABLE ONLY public.attempt_outcome
     ADD CONSTRAINT attempt_outcome_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
+ALTER TABLE ONLY public.audit_head
+    ADD CONSTRAINT audit_head_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (seq);
+
 ALTER TABLE ONLY public.book_version
     ADD CONSTRAINT book_version_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY public.business_clock
     ADD CONSTRAINT business_clock_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.callback_inbox
+    ADD CONSTRAINT callback_inbox_carrier_no_fact_key UNIQUE (carrier_no, fact);
+
+ALTER TABLE ONLY public.callback_inbox
+    ADD CONSTRAINT callback_inbox_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.carrier
     ADD CONSTRAINT carrier_id_key UNIQUE (id);
@@ -652,14 +715,11 @@ ALTER TABLE ONLY public.charge_aside
 ALTER TABLE ONLY public.charge_note
     ADD CONSTRAINT charge_note_pkey PRIMARY KEY (subscription_id, period, rev);
 
-ALTER TABLE ONLY public.charge_reversal
-    ADD CONSTRAINT charge_reversal_pkey PRIMARY KEY (subscription_id, period, reversal_no);
-
-ALTER TABLE ONLY public.charge_reversal
-    ADD CONSTRAINT charge_reversal_subscription_id_reference_key UNIQUE (subscription_id, reference);
-
 ALTER TABLE ONLY public.day_seal
     ADD CONSTRAINT day_seal_pkey PRIMARY KEY (business_date);
+
+ALTER TABLE ONLY public.decision_proposal
+    ADD CONSTRAINT decision_proposal_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.entitlement_grant
     ADD CONSTRAINT entitlement_grant_pkey PRIMARY KEY (subscription_id, period, attempt_no);
@@ -744,13 +804,17 @@ ALTER TABLE ONLY public.zone
 
 CREATE INDEX attempt_intent_at ON ONLY public.attempt_intent USING brin (intent_at) WITH (pages_per_range='32', autosummarize='on');
 
-CREATE INDEX attempt_open_ask ON public.attempt_open USING btree (((subscription_id >> 44)), next_ask_at) WHERE (kind = 2);
+CREATE INDEX attempt_open_txn ON public.attempt_open USING btree (carrier_txn_id) WHERE (carrier_txn_id IS NOT NULL);
+
+CREATE INDEX callback_inbox_new ON public.callback_inbox USING btree (look_at) WHERE (state = 0);
+
+CREATE INDEX callback_inbox_txn ON public.callback_inbox USING btree (carrier_txn_id) WHERE (subscription_id IS NOT NULL);
 
 CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription_id) WHERE (next_at_ms IS NOT NULL);
 
 CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
 
-CREATE INDEX charge_reversal_reference ON public.charge_reversal USING btree (reference);
+CREATE UNIQUE INDEX decision_proposal_one ON public.decision_proposal USING btree (subscription_id, period, attempt_no) WHERE (state = 0);
 
 CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
 
@@ -758,23 +822,23 @@ CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WI
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.account_day FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
-CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_ask FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
-
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_intent FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_outcome FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.book_version FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_note FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
-
-CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_reversal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.day_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.month_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER never_empty BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 
 ALTER TABLE ONLY public.plan
     ADD CONSTRAINT plan_carrier_no_fkey FOREIGN KEY (carrier_no) REFERENCES public.carrier(carrier_no);

@@ -384,6 +384,58 @@ def _(s):
     return FORCED + f"UPDATE attempt_intent SET not_after_ms = business_at_ms WHERE {s.at(s.past)}"
 
 
+@plant("evidence of an unknown sender", "I19")
+def _(s):
+    return callback(s, s.past, 1, "false")
+
+
+@plant("a message about an attempt that does not exist", "I19")
+def _(s):
+    return callback(s, (*s.past[:2], 99), 2, "true")
+
+
+@plant("a contradiction that nobody was told of", "I19")
+def _(s):
+    return callback(s, s.past, 5, "true")
+
+
+def callback(s, attempt, state, authenticated):
+    """SQL for one kept message of the attempt's carrier."""
+    return ("INSERT INTO callback_inbox (subscription_id, carrier_no, period, attempt_no, kek_version, state, authenticated,"
+            f" fact, sealed) VALUES ({attempt[0]}, {attempt[0]}::bigint >> 44, {attempt[1]}, {attempt[2]}, 1, {state},"
+            f" {authenticated}, sha256('planted'), '')")
+
+
+@plant("an act that was changed", "I20")
+def _(s):
+    return FORCED + "UPDATE audit_log SET who = 'nobody' WHERE seq = 1"
+
+
+@plant("an act that was changed, with a new digest", "I20")
+def _(s):
+    return FORCED + ("UPDATE audit_log SET who = 'nobody', digest = audit_digest(before, seq, at, 'nobody', account, act,"
+                     " subject, details) WHERE seq = 1")
+
+
+@plant("an act that was removed", "I20")
+def _(s):
+    return FORCED + "DELETE FROM audit_log WHERE seq = 1"
+
+
+@plant("the last act removed", "I20")
+def _(s):
+    return FORCED + "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)"
+
+
+@plant("an approval that the log does not have", "I20")
+def _(s):
+    sub, period, number = s.past
+    return ("INSERT INTO decision_proposal (subscription_id, moved_minor, open_since, expires_at, period, attempt_no, open_kind,"
+            " reason, currency, state, proposed_by, proposed_account, approved_by, why, digest)"
+            f" VALUES ({sub}, 500, now(), now(), {period}, {number}, 2, 1, 788, 1, 'ana', 'ana@host', 'ben', 'planted',"
+            " sha256('planted'))")
+
+
 @plant("a number in a log", "I21")
 def _(s):
     s.log = f"INFO asked for +{s.books.listed[0].msisdn} again\n"

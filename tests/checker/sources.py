@@ -54,15 +54,23 @@ TABLES = {
     "workers": "SELECT slot, incarnation, epoch FROM worker",
     "inbox": "SELECT id, shard, kind, subscription_id FROM shard_inbox",
     "cases": "SELECT subscription_id, period, attempt_no, kind FROM case_file",
+    "callbacks": "SELECT id, carrier_no, subscription_id, period, attempt_no, state, authenticated::int AS authenticated"
+                 " FROM callback_inbox",
+    "audit": "SELECT seq, (extract(epoch FROM at) * 1000000)::bigint AS at_us, who, account, act, subject, details,"
+             " encode(before, 'hex') AS before, encode(digest, 'hex') AS digest FROM audit_log ORDER BY seq",
+    "audit_head": "SELECT seq, encode(digest, 'hex') AS digest FROM audit_head",
+    "proposals": "SELECT id, subscription_id, period, attempt_no, state, proposed_by, approved_by FROM decision_proposal",
     "guards": "SELECT c.relname AS relation, coalesce(bool_or(t.tgenabled IN ('O', 'A')), false)::int AS guarded"
               " FROM pg_class c LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = 'append_only'"
               " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND c.relname ~"
-              " '^(attempt_intent|attempt_outcome|charge_note|transfer|account_day|day_seal|month_seal|book_version)(_w|$)'"
+              " '^(attempt_intent|attempt_outcome|charge_note|transfer|account_day|day_seal|month_seal|book_version|audit_log)(_w|$)'"
               " GROUP BY 1",
 }
-TEXTS = {"id", "name", "files", "carrier_code", "carrier_txn_id", "assignee", "kind", "digest", "relation"}
+TEXTS = {"id", "name", "files", "carrier_code", "carrier_txn_id", "assignee", "kind", "digest", "relation", "who",
+         "account", "act", "subject", "details", "before", "proposed_by", "approved_by"}
 NUMBERS = {("plans", "merchant_no"), ("subscriptions", "id"), ("accounts", "id"), ("opens", "kind"), ("notes", "kind"),
-           ("inbox", "kind"), ("inbox", "id")}
+           ("inbox", "kind"), ("inbox", "id"), ("callbacks", "id"),
+           ("proposals", "id")}
 COLLECTS, GIVES_BACK = ("charge", "confirm"), ("refund",)
 OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5}
 APPROVED = 5

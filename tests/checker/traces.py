@@ -1,14 +1,19 @@
 """Invariants about what is kept: history, traces, callbacks, the audit log, and what must never be kept in clear."""
 
+import hashlib
 import json
 import os
 import re
 import subprocess
 
-from keys import attempt_name, charge_name, our_ref
+from keys import attempt_name, carrier_no, charge_name, our_ref
 from sources import CannotRun
 
 LOG_BYTES_MAX = 1 << 30
+# What became of a carrier's message.
+GIVEN, DUPLICATE, CONFLICT = 1, 2, 5
+# The rule of what two people decided.
+PEOPLE_DECIDED = 111
 DIGITS = re.compile(rb"[0-9]{7,17}")
 
 
@@ -110,12 +115,54 @@ def i15(books, found):
 
 def i19(books, found):
     """Forged, replayed and mismatched callbacks move nothing."""
-    found.not_checked("the engine takes no callbacks yet; that every approval is in the carrier's ledger is I4")
+    cases = {(case.subscription_id, case.period, case.attempt_no) for case in books.t.cases}
+    for row in books.t.callbacks:
+        found.looked()
+        attempt = (row.subscription_id, row.period, row.attempt_no)
+        if row.state == GIVEN and not row.authenticated:
+            found.violation(f"message {row.id}: nobody knows who sent it, and it became evidence", row)
+        if row.state in (GIVEN, DUPLICATE, CONFLICT) and attempt not in books.intents:
+            found.violation(f"message {row.id}: it is said to be about an attempt that does not exist", row)
+        if row.state in (GIVEN, DUPLICATE) and row.subscription_id and carrier_no(row.subscription_id) != row.carrier_no:
+            found.violation(f"message {row.id}: it came from another carrier than the attempt went to", row)
+        if row.state == CONFLICT and attempt not in cases:
+            found.violation(f"message {row.id}: it contradicts {attempt_name(attempt)}, and no case says so", row)
+    if not books.t.callbacks:
+        found.not_checked("no carrier sent messages")
 
 
 def i20(books, found):
     """The audit chain is unbroken; an edited or deleted row is found."""
-    found.not_checked("there is no audit log yet; the chain of sealed days and months is part of I10")
+    before, seq = bytes(32), 0
+    for row in books.t.audit:
+        found.looked()
+        if row.seq != seq + 1:
+            found.violation(f"rows {seq + 1} to {row.seq - 1} of the audit log are missing", row)
+        if bytes.fromhex(row.before) != before:
+            found.violation(f"row {row.seq} of the audit log does not follow from the one before it", row)
+        digest = hashlib.sha256(bytes.fromhex(row.before))
+        for text in (str(row.seq), str(row.at_us), row.who, row.account, row.act, row.subject, row.details):
+            content = text.encode()
+            digest.update(len(content).to_bytes(8, "big") + content)
+        if digest.hexdigest() != row.digest:
+            found.violation(f"row {row.seq} of the audit log was changed", row)
+        before, seq = bytes.fromhex(row.digest), row.seq
+    head = books.t.audit_head[0]
+    if (head.seq, head.digest) != (seq, before.hex()):
+        found.violation(f"the audit log ends at row {seq}, its head says {head.seq}", head)
+    approved = {(row.subscription_id, row.period, row.attempt_no) for row in books.t.proposals if row.state == 1}
+    for attempt, row in books.outcomes.items():
+        if row.rule_id == PEOPLE_DECIDED:
+            found.looked()
+            if attempt not in approved:
+                found.violation(f"{attempt_name(attempt)}: it is said to be people's decision, and nobody approved it", row)
+    logged = {row.details for row in books.t.audit if row.act == "approve"}
+    for row in books.t.proposals:
+        found.looked()
+        if row.state == 1 and row.proposed_by.lower() == row.approved_by.lower():
+            found.violation(f"proposal {row.id}: {row.proposed_by} proposed and approved it", row)
+        if row.state == 1 and not any(json.loads(details)["proposal"] == row.id for details in logged):
+            found.violation(f"proposal {row.id} was approved, and the audit log does not have it", row)
 
 
 def i21(books, found):

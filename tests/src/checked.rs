@@ -16,7 +16,7 @@ impl World {
             .arg("--database")
             .arg(self.url())
             .arg("--ledger")
-            .arg(format!("medina={}", self.mock.ledger.display()))
+            .arg(format!("{}={}", self.carrier.id(), self.mock.ledger.display()))
             .arg("--scale")
             .arg(self.scale.to_string())
             // A machine minute of this world's clock, and a day at least.

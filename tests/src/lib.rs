@@ -7,5 +7,5 @@ mod process;
 mod world;
 
 pub use checked::told;
-pub use process::{Engine, Mock, program};
-pub use world::{Book, World, WorldOptions, wait_until};
+pub use process::{Engine, Mock, http_with, program};
+pub use world::{Book, Played, SECRET, World, WorldOptions, wait_until};

@@ -176,12 +176,17 @@ impl Drop for Engine {
 
 /// One plain HTTP request; the whole answer as text.
 pub(crate) fn http(address: &str, method: &str, path: &str, body: &str) -> String {
+    http_with(address, method, path, "", body)
+}
+
+/// One plain HTTP request with more header lines, each with its line end; the whole answer as text.
+pub fn http_with(address: &str, method: &str, path: &str, headers: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let length = body.len();
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n{headers}connection: close\r\n\r\n{body}"
     )
     .unwrap();
     let mut answer = Vec::new();

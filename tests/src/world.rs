@@ -31,7 +31,52 @@ pub struct WorldOptions {
     pub mock_args: &'static [&'static str],
     /// More lines for engine.toml.
     pub engine_toml: &'static str,
+    /// Which of the shipped carriers is played.
+    pub carrier: Played,
 }
+
+/// A shipped carrier, and how it is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Played {
+    /// Answers at once.
+    Medina,
+    /// May say "accepted", and then sends a signed message.
+    Hoshi,
+}
+
+impl Played {
+    pub fn id(self) -> &'static str {
+        match self {
+            Self::Medina => "medina",
+            Self::Hoshi => "hoshi",
+        }
+    }
+
+    fn dialect(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Medina => ("flat", "TND"),
+            Self::Hoshi => ("priced", "JPY"),
+        }
+    }
+
+    fn plans(self) -> &'static [&'static str] {
+        match self {
+            Self::Medina => &["medina-kids-daily", "medina-ringtone-once"],
+            Self::Hoshi => &["hoshi-manga-daily", "hoshi-anime-monthly"],
+        }
+    }
+
+    /// The beginning of its numbers, and how many digits follow.
+    fn numbers(self) -> (&'static str, usize) {
+        match self {
+            Self::Medina => ("216", 8),
+            Self::Hoshi => ("81", 10),
+        }
+    }
+}
+
+/// What `hoshi` and this world's engines share.
+pub const SECRET: &str = "a-secret-of-the-tests";
 
 impl Default for WorldOptions {
     fn default() -> Self {
@@ -43,11 +88,12 @@ impl Default for WorldOptions {
             behaviour: "{}",
             mock_args: &[],
             engine_toml: "",
+            carrier: Played::Medina,
         }
     }
 }
 
-/// A carrier `medina` with its plans, Postgres and whatever a test starts.
+/// A carrier (`medina`, if nothing else is said) with its plans, Postgres and whatever a test starts.
 pub struct World {
     pub dir: PathBuf,
     pub postgres: PrivatePostgres,
@@ -55,6 +101,9 @@ pub struct World {
     pub book: Book,
     /// Business milliseconds per machine millisecond, as it was started.
     pub scale: i32,
+    pub carrier: Played,
+    /// Where this world's engine takes the carrier's messages.
+    pub callbacks: String,
     // The last field: fields are dropped in this sequence.
     _folder: Folder,
 }
@@ -71,17 +120,41 @@ impl World {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let book = Book::write(&dir, options);
-        let mock = Mock::start_with(&dir, "medina", "flat", "TND", options.behaviour, options.mock_args);
+        let callbacks = free_address();
+        let (carrier, (dialect, currency)) = (options.carrier, options.carrier.dialect());
+        let url = format!("http://{callbacks}/callbacks/{}", carrier.id());
+        let mut arguments = vec!["--callback-url", &url, "--callback-secret", SECRET];
+        arguments.extend(options.mock_args);
+        let mock = Mock::start_with(&dir, carrier.id(), dialect, currency, options.behaviour, &arguments);
         let mut launcher = LauncherOptions::new(dir.join("postgres"), "tollbook");
         launcher.settings = vec![("max_connections".into(), "80".into())];
         let postgres = PrivatePostgres::start(launcher).unwrap();
-        let world = Self { _folder: Folder(dir.clone()), dir, postgres, mock, book, scale: options.scale };
+        let world = Self {
+            _folder: Folder(dir.clone()),
+            dir,
+            postgres,
+            mock,
+            book,
+            scale: options.scale,
+            carrier,
+            callbacks,
+        };
+        world.write_secret("hoshi_key", SECRET);
         world.set_business(options.business_at, options.scale);
         world
     }
 
     pub fn url(&self) -> String {
         self.postgres.url()
+    }
+
+    fn write_secret(&self, name: &str, secret: &str) {
+        use std::os::unix::fs::OpenOptionsExt;
+        let dir = self.dir.join("data/secrets");
+        std::fs::create_dir_all(&dir).unwrap();
+        let file =
+            std::fs::File::options().create(true).write(true).truncate(true).mode(0o600).open(dir.join(name));
+        std::io::Write::write_all(&mut file.unwrap(), format!("{secret}\n").as_bytes()).unwrap();
     }
 
     /// Runs a future on a runtime of its own: tests are plain functions.
@@ -161,26 +234,51 @@ impl World {
     pub fn import_rows(&self, plan: &str, from: u32, rows: u32, start: &str) {
         let mut csv = String::from("msisdn,plan,reference,start\n");
         for i in from..from + rows {
-            csv.push_str(&format!("216{:08},{plan},ref-{plan}-{i},{start}\n", 20_000_000 + i));
+            csv.push_str(&format!("{},{plan},ref-{plan}-{i},{start}\n", self.number_of(i)));
         }
         let file = self.dir.join(format!("{plan}-{from}.csv"));
         std::fs::write(&file, csv).unwrap();
         self.import(&file);
     }
 
+    /// The number of the i-th imported line.
+    pub fn number_of(&self, i: u32) -> String {
+        let (prefix, digits) = self.carrier.numbers();
+        format!("{prefix}{:0digits$}", 20_000_000 + i)
+    }
+
+    /// Starts a worker process that also takes the carrier's messages: one at a time.
+    pub fn serve_with_callbacks(&self, name: &str) -> Engine {
+        let mut command = self.toll("data");
+        command
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--callback-listen",
+                &self.callbacks,
+                "--carrier-base",
+            ])
+            .arg(format!("{}=http://{}", self.carrier.id(), self.mock.address));
+        Engine::start(&mut command, &self.dir.join(format!("{name}.log")))
+    }
+
     /// Starts a worker process; engines of one world share its data folder, as processes of one machine do.
     pub fn serve(&self, name: &str) -> Engine {
         let mut command = self.toll("data");
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--carrier-base"])
-            .arg(format!("medina=http://{}", self.mock.address));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--carrier-base"]).arg(format!(
+            "{}=http://{}",
+            self.carrier.id(),
+            self.mock.address
+        ));
         Engine::start(&mut command, &self.dir.join(format!("{name}.log")))
     }
 
     /// Compares our ledger with the carrier's own; panics with the differences.
     pub fn compare(&self) -> loadtest::compare::Comparison {
         self.mock.sync();
-        let ledgers = [CarrierLedger { carrier: "medina".to_owned(), path: self.mock.ledger.clone() }];
+        let ledgers =
+            [CarrierLedger { carrier: self.carrier.id().to_owned(), path: self.mock.ledger.clone() }];
         let comparison =
             self.block(async { loadtest::compare::compare(&mut self.conn().await, &ledgers).await.unwrap() });
         assert!(comparison.agrees(), "our ledger and the carrier's differ: {comparison:#?}");
@@ -207,12 +305,13 @@ impl Book {
         std::fs::create_dir_all(book.join("carriers")).unwrap();
         std::fs::create_dir_all(book.join("plans")).unwrap();
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
-        let carrier = std::fs::read_to_string(shipped.join("carriers/medina.toml")).unwrap();
+        let file = format!("carriers/{}.toml", options.carrier.id());
+        let carrier = std::fs::read_to_string(shipped.join(&file)).unwrap();
         let carrier = carrier
             .replace("[carrier]\n", &format!("[carrier]\nslices = {}\n", options.slices))
             .replace("reply_timeout = \"8s\"", "reply_timeout = \"1s\"");
-        std::fs::write(book.join("carriers/medina.toml"), carrier).unwrap();
-        for plan in ["medina-kids-daily", "medina-ringtone-once"] {
+        std::fs::write(book.join(&file), carrier).unwrap();
+        for plan in options.carrier.plans() {
             std::fs::copy(
                 shipped.join(format!("plans/{plan}.toml")),
                 book.join(format!("plans/{plan}.toml")),
@@ -240,6 +339,11 @@ impl Book {
     pub fn write_plan(&self, id: &str, text: &str) {
         std::fs::write(self.dir.join(format!("plans/{id}.toml")), text).unwrap();
     }
+}
+
+/// An address that nobody listens on just now.
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// Waits until a condition holds; panics with `what` after the deadline.

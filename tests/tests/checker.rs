@@ -14,7 +14,7 @@ const BEHAVIOUR: &str = r#"{"latency_ms":2,"latency_jitter_ms":6,"reset_applied_
     "balance":{"classes":[{"share_ppm":200000,"min_minor":120,"max_minor":350},{"share_ppm":800000,"min_minor":900000,"max_minor":900000}]}}"#;
 
 /// What cannot be looked at yet, in the words of the report.
-const NOT_CHECKED: [&str; 11] = [
+const NOT_CHECKED: [&str; 10] = [
     "I3: that nothing is unknown any more",
     "I8: refusals against an earlier check",
     "I10: inter_shard",
@@ -23,8 +23,7 @@ const NOT_CHECKED: [&str; 11] = [
     "I16: that",
     "I17: 60 s after a flush of Redis",
     "I18: consent and caps",
-    "I19: the engine takes no callbacks yet",
-    "I20: there is no audit log yet",
+    "I19: no carrier sent messages",
     "I21",
 ];
 
@@ -59,10 +58,7 @@ fn a_world_with_kills_passes_and_every_planted_violation_is_found() {
     for invariant in invariants {
         let name = invariant["invariant"].as_str().unwrap();
         let looked = invariant["rows_looked_at"].as_u64().unwrap();
-        assert!(
-            looked > 0 || ["I12", "I19", "I20"].contains(&name),
-            "{name} looked at nothing: {invariant:#}"
-        );
+        assert!(looked > 0 || ["I12", "I19"].contains(&name), "{name} looked at nothing: {invariant:#}");
         for reason in invariant["not_checked"].as_array().unwrap() {
             let reason = format!("{name}: {}", reason.as_str().unwrap());
             assert!(NOT_CHECKED.iter().any(|known| reason.starts_with(known)), "{reason}");
@@ -73,7 +69,7 @@ fn a_world_with_kills_passes_and_every_planted_violation_is_found() {
     assert!(planted.status.success(), "{text}");
     eprintln!("{text}");
     assert!(text.contains("in 43 zones compared with the other calendar, 0 differences"), "{text}");
-    for number in (1..=18).chain([21]) {
+    for number in 1..=21 {
         assert!(text.contains(&format!("I{number} ")), "nothing was planted for I{number}:\n{text}");
     }
 }
@@ -113,7 +109,10 @@ fn lived(world: &World) {
     });
     assert!(last.terminate().1);
     assert!(world.number("SELECT count(*) FROM attempt_open") > 0, "nothing is unknown");
-    let sealed = world.run(&["ops", "seal", "--until", "2026-12-01", "--yes"]);
+    // The first day with postings: on a busy machine business time is past the first day before anything is charged.
+    let day = i32::try_from(world.number("SELECT min(business_date)::int8 FROM transfer")).unwrap();
+    let day = billing_core::period::date_of_days(day).to_string();
+    let sealed = world.run(&["ops", "seal", "--until", &day, "--yes"]);
     assert!(sealed.status.success(), "{}", told(&sealed));
     world.mock.sync();
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use carriers::{Adapter, HttpAdapter};
-use scheduler::{BreakerSettings, Catalog, SystemClock, WorkerCarrier, WorkerParts, WorkerSettings};
+use scheduler::{
+    BreakerSettings, CallbackDesk, Catalog, SystemClock, WorkerCarrier, WorkerParts, WorkerSettings,
+};
 use sqlx::postgres::PgConnection;
 use storage::history::{FjallHistory, FjallHistoryOptions, HistoryStore};
 use storage::pg::{WorkerIdentity, check_keys};
@@ -28,18 +30,19 @@ pub(crate) struct Assembly {
     pub(crate) history: Arc<dyn HistoryStore>,
     pub(crate) sent_log: Arc<SentLog>,
     pub(crate) identity: WorkerIdentity,
+    pub(crate) desk: Arc<CallbackDesk>,
 }
 
 impl Assembly {
     /// Opens the spool and makes everything that a worker needs but its registration.
     pub(crate) fn open(
         loaded: &LoadedBook,
-        place: BookPlace,
-        bases: HashMap<String, String>,
+        (place, bases): (BookPlace, HashMap<String, String>),
         database_url: String,
         vault: Arc<Vault>,
         spool: &Spool,
         endpoint: String,
+        desk: Arc<CallbackDesk>,
     ) -> anyhow::Result<Self> {
         if let Some(unknown) =
             bases.keys().find(|id| !loaded.carriers.iter().any(|c| c.id.as_ref() == id.as_str()))
@@ -65,6 +68,7 @@ impl Assembly {
             history: Arc::new(history),
             sent_log: Arc::new(sent_log),
             identity: WorkerIdentity { host: host(), boot_id: boot_id(), spool, endpoint },
+            desk,
         })
     }
 
@@ -96,13 +100,18 @@ impl Assembly {
             });
         }
         let slot = former_slot(conn, &self.identity).await?;
+        let read_version = book_store::reader(&loaded, self.place.secrets.clone());
+        let settings = WorkerSettings::from(&loaded.book.engine);
+        let LoadedBook { book, carriers: definitions, .. } = loaded;
+        let number = |id: &str| names.carriers.get(id).map(|(carrier_no, ..)| *carrier_no);
+        self.desk.set_carriers(definitions.into_iter().filter_map(|one| Some((number(&one.id)?, one))));
         Ok(WorkerParts {
             database: Database::postgres(&self.database_url),
             clock: Arc::new(SystemClock::default()),
             hold: None,
-            settings: WorkerSettings::from(&loaded.book.engine),
-            catalog: Catalog::new(&loaded.book.plans, names)?,
-            read_version: book_store::reader(&loaded, self.place.secrets.clone()),
+            settings,
+            catalog: Catalog::new(&book.plans, names)?,
+            read_version,
             carriers,
             vault: Arc::clone(&self.vault),
             history: Arc::clone(&self.history),

@@ -75,7 +75,7 @@ pub(crate) enum Command {
     /// Ask: the ledger's balances, the events that merchants are told
     #[command(subcommand)]
     Query(QueryCommand),
-    /// Operate: close business days and months
+    /// Operate: close business days and months, settle what waits for people, see who did what
     #[command(subcommand)]
     Ops(OpsCommand),
     /// Show who works, what is due, what is open, what was charged today

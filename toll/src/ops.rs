@@ -1,4 +1,9 @@
-//! `toll ops`: closing the ledger. What is closed takes no postings any more; what comes late falls on the next open day.
+//! `toll ops`: closing the ledger, and what people decide. What is closed takes no postings any more; what comes late falls
+//! on the next open day.
+
+mod audit;
+mod cases;
+mod decide;
 
 use billing_core::period::{date_of_days, days_since_2000};
 use jiff::civil::Date;
@@ -12,6 +17,7 @@ use crate::database::Database;
 use crate::exit::{failed, usage};
 use crate::home::Home;
 use crate::out;
+use crate::who;
 use crate::words::{count, timestamp};
 
 /// What can be operated.
@@ -21,6 +27,14 @@ pub(crate) enum OpsCommand {
     Seal(SealArgs),
     /// Close a month whose days are sealed
     CloseMonth(CloseMonthArgs),
+    /// Show what waits for people: attempts that nothing else can settle, proposals, cases
+    Cases(cases::CasesArgs),
+    /// Propose what became of an attempt that is unknown or in review; somebody else approves it
+    Propose(decide::ProposeArgs),
+    /// Approve what somebody else proposed
+    Approve(decide::ApproveArgs),
+    /// Show who did what, or check that the log of it is whole
+    Audit(audit::AuditArgs),
 }
 
 /// What `toll ops seal` takes.
@@ -71,13 +85,30 @@ struct Done {
 
 /// Runs a verb.
 pub(crate) async fn run(global: &Global, command: &OpsCommand) -> anyhow::Result<()> {
+    match command {
+        OpsCommand::Seal(args) => close(global, Closing::Days(args)).await,
+        OpsCommand::CloseMonth(args) => close(global, Closing::Month(args)).await,
+        OpsCommand::Cases(args) => cases::run(global, args).await,
+        OpsCommand::Propose(args) => decide::propose(global, args).await,
+        OpsCommand::Approve(args) => decide::approve(global, args).await,
+        OpsCommand::Audit(args) => audit::run(global, args).await,
+    }
+}
+
+/// What of the ledger is closed.
+enum Closing<'a> {
+    Days(&'a SealArgs),
+    Month(&'a CloseMonthArgs),
+}
+
+async fn close(global: &Global, what: Closing<'_>) -> anyhow::Result<()> {
     let home = Home::open(&global.data)?;
     let database = Database::open(&home, global.database.as_deref()).await?;
     let done = async {
         let mut conn = database.migrated().await?;
-        match command {
-            OpsCommand::Seal(args) => seal(&mut conn, args).await,
-            OpsCommand::CloseMonth(args) => close_month(&mut conn, args).await,
+        match what {
+            Closing::Days(args) => seal(&mut conn, args).await,
+            Closing::Month(args) => close_month(&mut conn, args).await,
         }
     };
     let done = done.await;
@@ -110,6 +141,9 @@ async fn seal(conn: &mut PgConnection, args: &SealArgs) -> anyhow::Result<Done> 
         return Ok(Done { done: false, what });
     }
     let sealed = pg::seal_until(conn, until_day).await.map_err(told)?;
+    // Afterwards: sealing is several commits, and must not hold the chain meanwhile.
+    let details = serde_json::json!({"until": args.until.to_string(), "days": sealed});
+    who::audit(conn, "ledger.seal", "", details).await?;
     Ok(Done { done: true, what: format!("{} sealed, until {}", count(sealed, "day"), args.until) })
 }
 
@@ -119,6 +153,7 @@ async fn close_month(conn: &mut PgConnection, args: &CloseMonthArgs) -> anyhow::
         return Ok(Done { done: false, what: format!("would close {name}") });
     }
     pg::close_month(conn, args.month).await.map_err(told)?;
+    who::audit(conn, "ledger.close_month", &name, serde_json::json!({})).await?;
     Ok(Done { done: true, what: format!("{name} is closed") })
 }
 

@@ -10,6 +10,7 @@ use billing_core::states::AttemptState;
 use carriers::{RefundCap, StandInSecrets};
 use scheduler::{RefundRequest, plan_refund_of};
 use serde::Serialize;
+use sqlx::Connection;
 use storage::pg::{self, AttemptRow};
 
 use crate::book_store;
@@ -18,6 +19,7 @@ use crate::exit::{failed, usage};
 use crate::explain::state_name;
 use crate::out::{self, Paint};
 use crate::reading::{Loaded, Reading};
+use crate::who;
 use crate::words::{Amount, timestamp};
 
 /// How long the command waits for a living worker.
@@ -122,8 +124,13 @@ async fn run(reading: &mut Reading, args: &RefundArgs) -> anyhow::Result<Refund>
         return Ok(refund);
     }
     let payload = request.encode().context("the request cannot be encoded")?;
-    let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
-    pg::ask_refund(&mut conn, charge.subscription.0, &payload).await?;
+    let mut conn = reading.database.migrated().await.context("cannot connect to the database")?;
+    let mut tx = conn.begin().await?;
+    pg::ask_refund(&mut tx, charge.subscription.0, &payload).await?;
+    let details = serde_json::json!({
+        "original": planned.parent_no, "amount_minor": planned.amount_minor, "reason": args.reason});
+    who::audit(&mut tx, "refund.ask", &charge.to_string(), details).await?;
+    tx.commit().await?;
     refund.state = answered(reading, &loaded, charge, planned.attempt_no).await?;
     Ok(refund)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use carriers::FileSecrets;
-use scheduler::{Worker, WorkerEnd};
+use scheduler::{CallbackDesk, Worker, WorkerEnd};
 use storage::vault::Vault;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,6 +28,10 @@ pub(crate) struct ServeArgs {
     /// Where the API listens (metrics, health, history); the book's engine.toml says where by default
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Where carriers send their own messages (POST /callbacks/CARRIER), on a listener of its own; put a proxy that ends
+    /// TLS before it. Without it no messages are taken
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    callback_listen: Option<SocketAddr>,
     /// Reach a carrier at another base URL than its file says (for simulators), as ID=URL; may be repeated
     #[arg(long = "carrier-base", value_name = "ID=URL", value_parser = parse_base)]
     carrier_bases: Vec<(String, String)>,
@@ -42,18 +46,33 @@ fn parse_base(text: &str) -> Result<(String, String), String> {
 pub(crate) async fn serve(global: &Global, args: ServeArgs) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let home = Home::open(&global.data)?;
+    let callbacks = match args.callback_listen {
+        Some(address) => {
+            let bound = TcpListener::bind(address).await;
+            Some(bound.with_context(|| format!("cannot listen for callbacks on {address}"))?)
+        }
+        None => None,
+    };
+    let listens = Listens { api: args.listen, callbacks };
     let database = Database::open(&home, global.database.as_deref()).await?;
     let served =
-        run(global, args.listen, args.carrier_bases.into_iter().collect(), &home, &database, stop, |_| ())
-            .await;
+        run(global, listens, args.carrier_bases.into_iter().collect(), &home, &database, stop, |_| ()).await;
     database.close().await;
     served
+}
+
+/// Where a process listens.
+pub(crate) struct Listens {
+    /// The API; `None`: where the book says.
+    pub(crate) api: Option<SocketAddr>,
+    /// Carriers' own messages; `None`: they are not taken.
+    pub(crate) callbacks: Option<TcpListener>,
 }
 
 /// Runs workers on an open database until `stop`; `started` is told where the API listens.
 pub(crate) async fn run(
     global: &Global,
-    listen: Option<SocketAddr>,
+    listens: Listens,
     bases: HashMap<String, String>,
     home: &Home,
     database: &Database,
@@ -64,24 +83,40 @@ pub(crate) async fn run(
     let Some(loaded) = first_look(global, &secrets, database, &stop).await? else { return Ok(()) };
     let vault = Arc::new(Vault::open_or_create(&home.secrets())?);
     let spool = home.take_spool()?;
-    let address = listen.unwrap_or(loaded.book.engine.listen);
+    let address = listens.api.unwrap_or(loaded.book.engine.listen);
     api::require_loopback(address)?;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let endpoint = format!("http://{address}");
     let (place, url) = (BookPlace { config: global.config.clone(), secrets }, database.url.clone());
-    let assembly = Assembly::open(&loaded, place, bases, url, vault, &spool, endpoint)?;
+    let api_stop = CancellationToken::new();
+    let desk = CallbackDesk::start(&url, Arc::clone(&vault), api_stop.clone());
+    if listens.callbacks.is_none() && loaded.carriers.iter().any(|one| one.signs_callbacks().is_some()) {
+        tracing::warn!("a carrier of the book sends messages, and none are taken: see --callback-listen");
+    }
+    let assembly = Assembly::open(&loaded, (place, bases), url, vault, &spool, endpoint, Arc::clone(&desk))?;
     drop(loaded);
     let state = Arc::new(api::State::new(api::telemetry::install_metrics()?));
-    let api_stop = CancellationToken::new();
     let api_server =
         tokio::spawn(api::serve(listener, Arc::clone(&state), api_stop.clone().cancelled_owned()));
+    let callback_server = match listens.callbacks {
+        Some(listener) => {
+            let at = listener.local_addr()?;
+            tracing::info!(callbacks = %at, "taking carriers' messages");
+            let options = api::ServeOptions::default();
+            Some(tokio::spawn(api::serve_callbacks(listener, desk, options, stop.clone().cancelled_owned())))
+        }
+        None => None,
+    };
     tracing::info!(api = %format!("http://{address}"), spool = %spool.dir.display(), "serving");
     started(address);
     let ended = keep_working(&assembly, database, &state, &stop).await;
     state.set_worker(None);
     api_stop.cancel();
     let _ = tokio::time::timeout(Duration::from_secs(2), api_server).await;
+    if let Some(server) = callback_server {
+        let _ = tokio::time::timeout(Duration::from_secs(2), server).await;
+    }
     ended
 }
 

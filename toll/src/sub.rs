@@ -9,6 +9,7 @@ use billing_core::states::{State, SubscriptionState};
 use billing_core::subscription::{FLAG_QUARANTINED, OpenAttempt};
 use carriers::Msisdn;
 use serde::Serialize;
+use sqlx::Connection;
 use storage::pg::{self, AsideRow, GrantOf, KeyRange};
 use storage::vault::mask_msisdn;
 
@@ -19,6 +20,7 @@ use crate::explain::next;
 use crate::out::{self, Paint, Table};
 use crate::reading::{Loaded, Reading, subscription_id};
 use crate::shown::one_line;
+use crate::who;
 use crate::words::{Amount, Moment};
 
 /// Subscriptions of one line that are shown at most.
@@ -400,7 +402,18 @@ async fn run_cancel(reading: &mut Reading, args: &CancelArgs) -> anyhow::Result<
     let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
     // Business time as the database tells it, taken as late as possible.
     let now = pg::business_now(&mut conn).await?;
-    let stopped = pg::stop_subscription(&mut conn, id.0, now.business_ms).await?;
+    let mut tx = conn.begin().await?;
+    let stopped = pg::stop_subscription(&mut tx, id.0, now.business_ms).await?;
+    // A stop holds whatever else is broken.
+    let mut noted = tx.begin().await?;
+    match who::audit(&mut noted, "subscription.stop", &id.to_string(), serde_json::json!({})).await {
+        Ok(()) => noted.commit().await?,
+        Err(error) => {
+            noted.rollback().await?;
+            eprintln!("the audit log does not have this stop: {error:#}");
+        }
+    }
+    tx.commit().await?;
     let stopped_ms = stopped.ok_or_else(|| failed(format!("{id} is gone")))?;
     let state = carried_out(reading, id).await?;
     what.push(match state {

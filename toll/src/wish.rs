@@ -10,12 +10,14 @@ use billing_core::zone::Zone;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
+use sqlx::Connection;
 use storage::pg::{self, InboxKind};
 
 use crate::cli::Global;
 use crate::exit::{failed, usage};
 use crate::out::{self, Paint};
 use crate::reading::{Loaded, Reading, subscription_id};
+use crate::who;
 use crate::words::Moment;
 
 /// How long a command waits for a living worker to carry the wish out.
@@ -212,29 +214,35 @@ async fn run(global: &Global, id: SubscriptionId, make: MakeWish<'_>) -> anyhow:
 
 async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> anyhow::Result<Wished> {
     let before = reading.subscription(id).await?;
-    let mut conn = reading.database.conn().await.context("cannot connect to the database")?;
+    let mut conn = reading.database.migrated().await.context("cannot connect to the database")?;
     let now = pg::business_now(&mut conn).await?;
     let wish = make(&before, now.business_ms)?;
     let consents = matches!(wish, Wish::Consent(_));
-    let told = match wish {
+    let mut tx = conn.begin().await?;
+    let (told, act, details) = match wish {
         Wish::Consent(until_ms) => {
-            let set = pg::set_consent(&mut conn, id.0, until_ms).await?;
+            let set = pg::set_consent(&mut tx, id.0, until_ms).await?;
             let set = set.ok_or_else(|| failed(format!("{id} is gone")))?;
             if !set {
                 let over =
                     "is stopped or over: nothing is charged any more, a new subscription needs a new sign-up";
                 return Err(failed(format!("{id} {over}")));
             }
-            true
+            (true, "subscription.consent".to_owned(), serde_json::json!({"until_ms": until_ms}))
         }
         Wish::Row(kind, at_ms) => {
-            pg::post_wish(&mut conn, id.0, kind, at_ms).await?;
-            true
+            pg::post_wish(&mut tx, id.0, kind, at_ms).await?;
+            (true, format!("subscription.{}", name_of(kind)), serde_json::json!({"at_ms": at_ms}))
         }
-        Wish::TopUp(notice, at_ms) => pg::post_top_up(&mut conn, id.0, notice.as_deref(), at_ms)
-            .await?
-            .ok_or_else(|| failed(format!("{id} is gone")))?,
+        Wish::TopUp(notice, at_ms) => {
+            let told = pg::post_top_up(&mut tx, id.0, notice.as_deref(), at_ms).await?;
+            let told = told.ok_or_else(|| failed(format!("{id} is gone")))?;
+            let details = serde_json::json!({"notice": notice, "at_ms": at_ms, "new": told});
+            (told, "subscription.top_up".to_owned(), details)
+        }
     };
+    who::audit(&mut tx, &act, &id.to_string(), details).await?;
+    tx.commit().await?;
     let (after, carried_out) = carried_out(reading, id).await?;
     let (was, is) = (&before.row.sub.progress, &after.row.sub.progress);
     let mut what = Vec::new();
@@ -269,6 +277,14 @@ async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> 
         next_at: moment(is.next_at),
         what,
     })
+}
+
+fn name_of(kind: InboxKind) -> &'static str {
+    match kind {
+        InboxKind::Pause => "pause",
+        InboxKind::Resume => "resume",
+        _ => "wish",
+    }
 }
 
 /// The subscription, as soon as its worker has dealt with what is in its inbox or the wait is over.

@@ -82,18 +82,19 @@ pub(super) fn accepted(facts: &Facts<'_>) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
     let deadline = deadline(facts.now, facts.answer_within);
     let next_due = if at.state.collects() { next_of(facts)?.map(|next| next.due_at) } else { None };
-    let (next_at, next_kind) = match next_due {
+    let (next_at, next_kind, retry_at) = match next_due {
         // A carrier that says "accepted" again does not win time.
         _ if facts.from == AttemptState::Accepted && at.open == OpenAttempt::Accepted => {
-            (at.next_at, at.next_kind)
+            (at.next_at, at.next_kind, at.retry_at)
         }
-        Some(due) if due < deadline => (Some(due), NextKind::PeriodStart),
-        _ => (Some(deadline), NextKind::Deadline),
+        // The deadline outlives the period: it goes along with the charge.
+        Some(due) if due < deadline => (Some(due), NextKind::PeriodStart, Some(deadline)),
+        _ => (Some(deadline), NextKind::Deadline, None),
     };
     let progress = Progress {
         attempt_no: facts.attempt.attempt_no,
         open: OpenAttempt::Accepted,
-        retry_at: None,
+        retry_at,
         next_at,
         next_kind,
         ..*at

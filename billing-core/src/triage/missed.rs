@@ -11,7 +11,7 @@ use crate::plan::{Missed, PlanRules};
 use crate::reason::{Input, Rule};
 use crate::schedule::price_of;
 use crate::states::ChargeState;
-use crate::subscription::{Aside, CoreError, Held, Progress, Subscription};
+use crate::subscription::{Aside, CoreError, Held, NextKind, Progress, Subscription};
 use crate::zone::Zone;
 
 pub(super) fn charge_of(sub: &Subscription) -> ChargeId {
@@ -121,7 +121,11 @@ pub(super) fn roll(scene: &Scene<'_>, next: Next) -> Result<Triage, CoreError> {
     let caught = catch_up(scene, next, false, scene.conditions.held)?;
     let state = ChargeState::Waiting;
     let mut note = note_of(sub, NoteKind::Roll, state, caught.progress, Rule::PERIOD_ROLL)?;
-    note.aside = Some(Aside::of(charge_of(sub), &sub.progress, state));
+    let mut aside = Aside::of(charge_of(sub), &sub.progress, state);
+    if let Some(deadline) = sub.progress.answer_due() {
+        (aside.next_at, aside.next_kind) = (Some(deadline), NextKind::Deadline);
+    }
+    note.aside = Some(aside);
     (note.passed, note.arrears, note.merged) = (caught.passed, caught.arrears, caught.merged);
     Ok(Triage::Note(Box::new(note)))
 }

@@ -380,9 +380,9 @@ fn cancel(scene: &Scene<'_>, rule: Rule) -> Result<Triage, CoreError> {
         (OpenAttempt::None, Some(_)) => ChargeState::Reserved,
         _ => ChargeState::Waiting,
     };
-    if awaits_answer(at) {
-        progress.next_at = at.next_at;
-        progress.next_kind = at.next_kind;
+    if let Some(deadline) = at.answer_due() {
+        progress.next_at = Some(deadline);
+        progress.next_kind = NextKind::Deadline;
     } else if at.open == OpenAttempt::None && at.reserved.is_some() {
         // What is set aside is given back at once.
         progress.next_at = Some(scene.now);

@@ -149,9 +149,25 @@ fn the_next_period_starts_beside_an_accepted_request() {
     world.next_send();
     world.later(HOUR * 23).answer(Outcome::Pending);
     assert_eq!(world.at().next_kind, NextKind::PeriodStart);
+    let deadline = world.now + ANSWER_WITHIN;
+    assert_eq!(world.at().answer_due(), Some(deadline));
     world.next_send();
     assert_eq!(world.local(), "2026-11-22 06:00");
     assert_eq!(world.asides[0].open, OpenAttempt::Accepted);
+    // Its deadline went along: silence does not last for ever.
+    assert_eq!((world.asides[0].next_at, world.asides[0].next_kind), (Some(deadline), NextKind::Deadline));
+}
+
+#[test]
+fn a_stop_beside_an_accepted_request_keeps_its_deadline() {
+    let mut world = World::active(daily(), MADRID, date(2026, 11, 20));
+    world.next_send();
+    world.later(HOUR * 23).answer(Outcome::Pending);
+    let deadline = world.now + ANSWER_WITHIN;
+    world.sub.stop_at = Some(world.now);
+    let Triage::Note(note) = world.tick() else { panic!("stop is recorded") };
+    assert_eq!((note.kind, note.charge_state), (NoteKind::Cancel, ChargeState::Waiting));
+    assert_eq!((world.at().next_at, world.at().next_kind), (Some(deadline), NextKind::Deadline));
 }
 
 #[test]

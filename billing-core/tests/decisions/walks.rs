@@ -469,6 +469,8 @@ fn richer_walks_reach_nearly_every_rule() {
         Rule::CARRIER_MOVED,
         Rule::CONSENT_ENDED,
         Rule::CONSENT_RENEWED,
+        Rule::CALLBACK_TOLD,
+        Rule::PEOPLE_DECIDED,
     ];
     let missing: Vec<_> = Rule::ALL
         .iter()

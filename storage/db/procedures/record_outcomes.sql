@@ -150,6 +150,7 @@ BEGIN
                        WITH ORDINALITY AS a (id, kind, period, attempt_no, place)
                  WHERE a.kind = 1 AND (verdicts IS NULL OR verdicts[a.place] = 0)
                    AND o.subscription_id = a.id AND o.period = a.period AND o.attempt_no = a.attempt_no;
+                -- Of a row that changed meanwhile, or is not ours, the wish stays: who decides again may die before.
                 DELETE FROM shard_inbox b
                  USING unnest(i_shards, i_ids) AS i (shard, id)
                  WHERE b.shard = i.shard AND b.id = i.id

@@ -14,7 +14,9 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "lifecycle", include_str!("../../db/migrations/0003_lifecycle.sql")),
     (4, "money", include_str!("../../db/migrations/0004_money.sql")),
     (5, "resolution", include_str!("../../db/migrations/0005_resolution.sql")),
+    (6, "callbacks", include_str!("../../db/migrations/0006_callbacks.sql")),
     (7, "statistics", include_str!("../../db/migrations/0007_statistics.sql")),
+    (8, "four_eyes", include_str!("../../db/migrations/0008_four_eyes.sql")),
     (9, "consent", include_str!("../../db/migrations/0009_consent.sql")),
     (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
 ];
@@ -62,6 +64,13 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/record_ask.sql"),
     include_str!("../../db/procedures/postpone_asks.sql"),
     include_str!("../../db/procedures/review_attempt.sql"),
+    include_str!("../../db/procedures/settle_callback.sql"),
+    include_str!("../../db/procedures/audit_digest.sql"),
+    include_str!("../../db/procedures/audit.sql"),
+    include_str!("../../db/procedures/verify_audit.sql"),
+    include_str!("../../db/procedures/proposal_digest.sql"),
+    include_str!("../../db/procedures/propose_decision.sql"),
+    include_str!("../../db/procedures/approve_decision.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

@@ -18,8 +18,10 @@ macro_rules! row {
 }
 
 mod asides;
+mod audit;
 mod batch;
 mod book;
+mod callbacks;
 mod cases;
 mod clock;
 mod connect;
@@ -31,6 +33,7 @@ mod load;
 mod migrate;
 mod more;
 mod outbox;
+mod proposals;
 mod query;
 mod refund;
 mod resolution;
@@ -42,9 +45,14 @@ mod versions;
 mod workers;
 
 pub use asides::{AsideRow, asides_of, due_asides, load_asides, load_held, refill_asides};
+pub use audit::{Actor, AuditRow, audit, audit_digest_at, audit_rows, verify_audit};
 pub(crate) use batch::{AsideValues, BeginValues, RecordValues};
 pub use batch::{BeginBatch, BeginRow, CarrierWords, LEGS_MAX, PostedLeg, RecordBatch, RecordRow, RowKind};
 pub use book::{AccountKey, BookNames, CarrierName, Names, PlanName, sync_book};
+pub use callbacks::{
+    CallbackSettled, CallbackState, KeptCallback, NewCallback, attempt_of_txn, keep_callbacks, kept_callback,
+    look_again, new_callbacks, settle_callback, trim_callbacks,
+};
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};
@@ -65,6 +73,10 @@ pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
 pub use more::{MoreRow, MovedRow, ReversalRow, ShiftRow, SuccessorRow};
 pub use outbox::{EVENTS_MAX, EventRow, Taking, peek_events};
+pub use proposals::{
+    Approval, CaseLine, ProposalRow, Proposing, ReviewRow, approve_decision, attempts_to_review, case_lines,
+    open_proposals, proposal, propose_decision,
+};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
 pub use resolution::{

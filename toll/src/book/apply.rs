@@ -3,6 +3,7 @@
 use anyhow::Context;
 use carriers::StandInSecrets;
 use serde::Serialize;
+use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use storage::pg::{ApplyError, Applying, apply_book, book_history, book_version};
 
@@ -16,6 +17,7 @@ use crate::home::{Home, host};
 use crate::out::{self, Paint, Table};
 use crate::reading::Reading;
 use crate::shown::one_line;
+use crate::who;
 use crate::words::{digest, machine};
 
 /// The most versions that are listed.
@@ -168,8 +170,14 @@ async fn put_in_force(
         true => {
             let by = who();
             let applying = Applying { expect: Some(against), first: false, by: &by, note: &how.note };
-            match apply_book(conn, &loaded.names()?, &applying).await {
-                Ok(version) => Some(version),
+            let mut tx = conn.begin().await?;
+            match apply_book(&mut tx, &loaded.names()?, &applying).await {
+                Ok(version) => {
+                    let details = serde_json::json!({"before": against, "note": how.note});
+                    who::audit(&mut tx, "book.apply", &format!("version {version}"), details).await?;
+                    tx.commit().await.context("whether the book was applied is not known")?;
+                    Some(version)
+                }
                 Err(error @ ApplyError::Stale { .. }) => return Err(stale(error.to_string())),
                 Err(error @ ApplyError::Unchanged { .. }) => return Err(failed(error.to_string())),
                 Err(ApplyError::Store(error)) => {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,9 @@ use crate::home::Home;
 
 /// How long a simulator may take to listen, stop or answer.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the demo's carriers and its engine share.
+const SECRET: &str = "demo-key-of-the-simulator";
 
 /// One carrier of the demo: its dialect, currency and temper.
 struct Script {
@@ -50,11 +53,13 @@ const SCRIPTS: [Script; 3] = [
         id: "hoshi",
         dialect: "priced",
         currency: "JPY",
-        what: "hoshi (Japan, flaky)",
+        what: "hoshi (Japan, flaky, answers some later)",
         behaviour: r#"{"balance":{"classes":[{"share_ppm":800000,"min_minor":3000,"max_minor":90000},
             {"share_ppm":200000,"min_minor":0,"max_minor":250}]},"topup_minor":1000,"topup_every_ms":200000,
             "barred_ppm":3000,"unknown_ppm":500,"busy_ppm":5000,"reset_not_applied_ppm":150,"reset_applied_ppm":100,
-            "garbage_ppm":100,"garbage_kinds":["html","truncated","unknown_code"],"latency_ms":8,"latency_jitter_ms":20}"#,
+            "garbage_ppm":100,"garbage_kinds":["html","truncated","unknown_code"],"latency_ms":8,"latency_jitter_ms":20,
+            "pending_ppm":100000,"callback_delay_ms":400,"callback_twice_ppm":50000,"callback_early_ppm":20000,
+            "callback_forged_ppm":10000}"#,
     },
 ];
 
@@ -72,7 +77,9 @@ struct Simulator {
 
 impl Simulators {
     /// Starts all of them on free ports; they end with this process.
-    pub(crate) fn start(home: &Home) -> anyhow::Result<Self> {
+    ///
+    /// Their messages go to `callbacks`, each to its carrier's path.
+    pub(crate) fn start(home: &Home, callbacks: SocketAddr) -> anyhow::Result<Self> {
         let binary = std::env::current_exe()?.with_file_name("mock-carrier");
         anyhow::ensure!(
             binary.exists(),
@@ -82,8 +89,8 @@ impl Simulators {
         let dir = home.dir().join("carriers");
         fs::create_dir_all(&dir)?;
         write_secret(home, "hoshi_key")?;
-        let running =
-            SCRIPTS.iter().map(|script| start_one(&binary, &dir, script)).collect::<anyhow::Result<_>>()?;
+        let start = |script| start_one(&binary, &dir, script, callbacks);
+        let running = SCRIPTS.iter().map(start).collect::<anyhow::Result<_>>()?;
         Ok(Self { running })
     }
 
@@ -144,7 +151,12 @@ impl Simulators {
     }
 }
 
-fn start_one(binary: &Path, dir: &Path, script: &'static Script) -> anyhow::Result<Simulator> {
+fn start_one(
+    binary: &Path,
+    dir: &Path,
+    script: &'static Script,
+    callbacks: SocketAddr,
+) -> anyhow::Result<Simulator> {
     let behaviour = dir.join(format!("{}.behaviour.json", script.id));
     fs::write(&behaviour, script.behaviour)?;
     let ledger = dir.join(format!("{}.ledger.ndjson", script.id));
@@ -158,7 +170,11 @@ fn start_one(binary: &Path, dir: &Path, script: &'static Script) -> anyhow::Resu
             script.currency,
             "--seed",
             "11",
+            "--callback-secret",
+            SECRET,
+            "--callback-url",
         ])
+        .arg(format!("http://{callbacks}/callbacks/{}", script.id))
         .arg("--ledger")
         .arg(&ledger)
         .arg("--behaviour")
@@ -187,6 +203,6 @@ fn write_secret(home: &Home, name: &str) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut file = fs::File::options().create_new(true).write(true).mode(0o600).open(&path)?;
-    file.write_all(b"demo-key-of-the-simulator\n")?;
+    writeln!(file, "{SECRET}")?;
     Ok(())
 }

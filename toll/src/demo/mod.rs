@@ -69,13 +69,15 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
     let version = server_version(&database).await?;
     tick("postgres", &format!("private {version}, unix socket"), started.elapsed());
     println!("• history      built-in store, encrypted per subscriber");
-    let simulators = Simulators::start(&home)?;
+    let callbacks = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let simulators = Simulators::start(&home, callbacks.local_addr()?)?;
     println!(
         "✓ carriers     {} simulators, processes of their own: {}",
         simulators.len(),
         simulators.describe()
     );
-    let outcome = run(&global, &args, &home, &database, &simulators, stop).await;
+    let listens = serve::Listens { api: None, callbacks: Some(callbacks) };
+    let outcome = run(&global, &args, (&home, listens), &database, &simulators, stop).await;
     simulators.stop();
     database.close().await;
     outcome
@@ -84,7 +86,7 @@ pub(crate) async fn demo(global: &Global, args: DemoArgs) -> anyhow::Result<()> 
 async fn run(
     global: &Global,
     args: &DemoArgs,
-    home: &Home,
+    (home, listens): (&Home, serve::Listens),
     database: &Database,
     simulators: &Simulators,
     stop: tokio_util::sync::CancellationToken,
@@ -126,7 +128,7 @@ async fn run(
         global.data.display().to_string(),
         stop.clone(),
     ));
-    let served = serve::run(global, None, simulators.bases(), home, database, stop, |address| {
+    let served = serve::run(global, listens, simulators.bases(), home, database, stop, |address| {
         println!(
             "→ api          http://{address}/metrics  /healthz  /readyz  /v1/status      (loopback only)"
         );

@@ -7,6 +7,7 @@ use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
 use billing_core::zone::Zone;
+use scheduler::{SEQ_CALLBACK, SEQ_PEOPLE};
 use storage::pg::{AttemptRow, IncarnationRow};
 use storage::story::{Story, StoryDecision, StoryExchange};
 
@@ -96,8 +97,7 @@ pub(super) fn of(row: &AttemptRow, sources: &Sources<'_>) -> Attempt {
 /// What should be in the history and was not found.
 pub(super) fn not_at_hand(row: &AttemptRow, sources: &Sources<'_>) -> Option<String> {
     let answered = row.state != AttemptState::Intent as i16;
-    let seqs = [SEQ_EXCHANGE, SEQ_EVIDENCE, SEQ_TAKEOVER];
-    if !answered || seqs.iter().any(|seq| sources.story(row.attempt_no, *seq).is_some()) {
+    if !answered || sources.stories.keys().any(|(attempt_no, _)| *attempt_no == row.attempt_no) {
         return None;
     }
     let place = match sources.lives.get(&row.incarnation) {
@@ -154,7 +154,10 @@ fn wire(exchange: &StoryExchange, sources: &Sources<'_>) -> Exchange {
 
 fn asked(attempt_no: i16, sources: &Sources<'_>) -> Vec<Asked> {
     let of_attempt = |((no, seq), story): (&(i16, i64), &'_ Story)| {
-        let exchange = story.exchange.as_ref().filter(|_| *no == attempt_no && *seq > SEQ_ASK)?;
+        let exchange = story
+            .exchange
+            .as_ref()
+            .filter(|_| *no == attempt_no && (SEQ_ASK + 1..SEQ_CALLBACK).contains(seq))?;
         let outcome = exchange.outcome.outcome()?;
         Some(Asked {
             number: seq - SEQ_ASK,
@@ -207,15 +210,26 @@ fn answer(row: &AttemptRow, exchange: Option<&StoryExchange>, sources: &Sources<
     }
 }
 
+/// Who told what a decision went by.
+fn on_message(seq: i64) -> &'static str {
+    if seq >= SEQ_PEOPLE { "the decision of two people" } else { "the carrier's message" }
+}
+
 /// Each decision with the states that it moved, as kept; what only the tables know comes last.
 fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
     let no = row.attempt_no;
     let mut from = state_name::<AttemptState>(AttemptState::Intent as i16);
     let mut decided = Vec::new();
     let taken_over = sources.story(no, SEQ_TAKEOVER).is_some();
-    for (seq, on) in
-        [(SEQ_EXCHANGE, "the answer"), (SEQ_TAKEOVER, "takeover"), (SEQ_EVIDENCE, "late evidence")]
-    {
+    let own = [(SEQ_EXCHANGE, "the answer"), (SEQ_TAKEOVER, "takeover"), (SEQ_EVIDENCE, "late evidence")];
+    let mut told: Vec<i64> = sources
+        .stories
+        .keys()
+        .filter(|(at, seq)| *at == no && *seq >= SEQ_CALLBACK)
+        .map(|(_, seq)| *seq)
+        .collect();
+    told.sort_unstable();
+    for (seq, on) in own.into_iter().chain(told.into_iter().map(|seq| (seq, on_message(seq)))) {
         let Some(story) = sources.story(no, seq) else { continue };
         let decision = &story.decision;
         let to = state_name::<AttemptState>(decision.attempt_state);
@@ -232,6 +246,11 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
             subscription: Some(state_name::<SubscriptionState>(decision.subscription_state)),
             next: next_words(decision, sources.charge, &sources.loaded.zone),
             recorded,
+            message: story
+                .exchange
+                .as_ref()
+                .filter(|_| seq >= SEQ_CALLBACK)
+                .map(|exchange| shown_bytes(&exchange.response, sources)),
         });
         if recorded {
             from = to;
@@ -250,6 +269,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
             subscription: None,
             next: None,
             recorded: true,
+            message: None,
         });
     }
     decided

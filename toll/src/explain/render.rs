@@ -177,6 +177,9 @@ impl Page {
         let subscription =
             decided.subscription.map_or(String::new(), |state| format!(", subscription {state}"));
         let recorded = if decided.recorded { "" } else { " (kept, but not recorded)" };
+        if let Some(message) = &decided.message {
+            self.bytes("message", message);
+        }
         self.field(
             "decided",
             &format!(

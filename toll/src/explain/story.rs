@@ -143,6 +143,9 @@ pub(crate) struct Decided {
     pub(crate) next: Option<String>,
     /// `false`: it was kept, but another decision was recorded.
     pub(crate) recorded: bool,
+    /// The carrier's own message, or what people wrote, that was decided on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<Bytes>,
 }
 
 /// What happened without an attempt.
