@@ -332,9 +332,7 @@ impl Engine {
         for (row, verdict) in ready.into_iter().zip(verdicts) {
             match verdict {
                 // ExistsMine: the first call's commit answer was lost, and nothing of this batch reached a lane.
-                Verdict::Ok | Verdict::ExistsMine | Verdict::ExistsSame
-                    if verdict != Verdict::ExistsSame || on(Mutant::ForeignIntentSent) =>
-                {
+                Verdict::Ok | Verdict::ExistsMine => {
                     lines.push(self.sent_line(&row, intent_at));
                     let (attempt, flight) = self.flight(row, floor, begun_ms, now.as_millisecond(), told_at);
                     attempts.push(attempt);

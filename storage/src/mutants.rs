@@ -23,8 +23,6 @@ macro_rules! mutants {
 mutants! {
     /// What a dead worker left behind is sent again instead of being unknown.
     ResendAfterTakeover = "resend-after-takeover",
-    /// Another incarnation's intent under our key is sent as if it were ours.
-    ForeignIntentSent = "foreign-intent-sent",
     /// The last word before the first byte is always yes.
     NoSendGuard = "no-send-guard",
     /// Any epoch may write.
@@ -47,8 +45,6 @@ mutants! {
     UnknownFreesCap = "unknown-frees-cap",
     /// Periods are named by the day in UTC.
     PeriodByUtcDay = "period-by-utc-day",
-    /// Shards are handed over while batches are in flight.
-    HandOverWithoutWaiting = "hand-over-without-waiting",
     /// Requests leave before their intents are durable.
     SendBeforeIntent = "send-before-intent",
     /// A commit whose answer was lost is taken for one that happened.
@@ -59,8 +55,6 @@ mutants! {
     StopNotChecked = "stop-not-checked",
     /// The window is looked at neither by the statement nor by the guard.
     WindowNotChecked = "window-not-checked",
-    /// The revision that was read is not demanded.
-    RevNotDemanded = "rev-not-demanded",
     /// What a dead worker left behind is not looked for.
     NoTakeover = "no-takeover",
     /// The low water passes batches that are still open.

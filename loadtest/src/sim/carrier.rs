@@ -53,8 +53,8 @@ pub(super) struct Received {
     pub(super) at_us: i64,
     pub(super) op: Op,
     pub(super) subscription_id: i64,
-    /// Business time as the sender told it, milliseconds.
-    pub(super) business_ms: i64,
+    /// Business time as the sender told it, now and before its clock jumped, milliseconds.
+    pub(super) business_ms: [i64; 2],
 }
 
 /// A carrier.
@@ -199,11 +199,13 @@ impl Carrier {
         if attempt.op == Op::Refund && self.db.has_other_open(id, period, no) {
             self.log.broken(format!("refund beside an open attempt: {id} {period} {no}"));
         }
+        let business_ms = START_MS + self.now_us() / 1_000 * i64::from(SCALE);
+        let skews = [seat.clock.business_skew_ms(), seat.clock.former_business_skew_ms()];
         let received = Received {
             at_us: self.now_us(),
             op: attempt.op,
             subscription_id: id,
-            business_ms: START_MS + self.now_us() / 1_000 * i64::from(SCALE) + seat.clock.business_skew_ms(),
+            business_ms: skews.map(|skew_ms| business_ms + skew_ms),
         };
         self.books().received.push(received);
     }

@@ -13,11 +13,16 @@ pub(super) const START_MS: i64 = 1_799_625_600_000;
 /// Business milliseconds per machine millisecond: a day a minute.
 pub(super) const SCALE: i32 = 1_440;
 
+/// For so long after a jump something may leave that was decided before it.
+const JUMP_COUNTS_MS: i64 = 30_000;
+
 /// The clocks of one worker.
 #[derive(Debug)]
 pub(super) struct SimClock {
     start: Instant,
     skew_ms: AtomicI64,
+    /// What it was before the last jump, and when that was (milliseconds since the start).
+    former: Mutex<(i64, i64)>,
     row: Mutex<ClockRow>,
 }
 
@@ -28,12 +33,31 @@ pub(super) fn business_clock() -> ClockRow {
 
 impl SimClock {
     pub(super) fn new(start: Instant) -> Self {
-        Self { start, skew_ms: AtomicI64::new(0), row: Mutex::new(business_clock()) }
+        Self {
+            start,
+            skew_ms: AtomicI64::new(0),
+            former: Mutex::new((0, i64::MIN)),
+            row: Mutex::new(business_clock()),
+        }
     }
 
     /// From now on the wall clock is so many milliseconds ahead.
     pub(super) fn set_skew(&self, skew_ms: i64) {
-        self.skew_ms.store(skew_ms, Ordering::Relaxed);
+        let former_ms = self.skew_ms.swap(skew_ms, Ordering::Relaxed);
+        *self.former.lock().unwrap_or_else(PoisonError::into_inner) = (former_ms, self.since_start_ms());
+    }
+
+    fn since_start_ms(&self) -> i64 {
+        i64::try_from(self.start.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The same as it was shortly before: an intent may be as old as that.
+    pub(super) fn former_business_skew_ms(&self) -> i64 {
+        let (former_ms, at_ms) = *self.former.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.since_start_ms().saturating_sub(at_ms) < JUMP_COUNTS_MS {
+            true => former_ms * i64::from(SCALE),
+            false => self.business_skew_ms(),
+        }
     }
 
     /// By how much business time is ahead of everybody else's, milliseconds.

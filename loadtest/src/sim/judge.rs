@@ -13,13 +13,15 @@ use storage::memory::Dump;
 use super::Outcome;
 use super::book::{CAP_DAY_MINOR, PRICE_MINOR, Population, WINDOW, ZONES};
 use super::carrier::Row;
-use super::world::{World, business_now_ms};
+use super::world::World;
 
 /// A period's number is its local day times this, for plans of one charge a day.
 const DAY_STEP: i64 = 2_048;
 /// 2000-01-01 in days since 1970.
 const EPOCH_DAYS: i64 = 10_957;
 const DAY_MS: i64 = 86_400_000;
+/// Over so many seconds a carrier's rate is looked at.
+const RATE_SPAN_S: usize = 5;
 /// Class of an approved attempt.
 const APPROVED: i64 = 5;
 
@@ -46,7 +48,13 @@ fn key(row: &Value) -> Key {
 }
 
 /// Compares everything, and says what was broken.
-pub(super) async fn judge(seed: u64, world: &World, population: &Population) -> anyhow::Result<Outcome> {
+/// `ended_ms`: business time when the workers were told to stop.
+pub(super) async fn judge(
+    seed: u64,
+    world: &World,
+    population: &Population,
+    ended_ms: i64,
+) -> anyhow::Result<Outcome> {
     let mut dump = world.db.dump();
     let by_key = |dump: &mut Dump, table: &'static str| -> BTreeMap<Key, Value> {
         dump.remove(table).unwrap_or_default().into_iter().map(|row| (key(&row), row)).collect()
@@ -64,7 +72,7 @@ pub(super) async fn judge(seed: u64, world: &World, population: &Population) -> 
     phantoms(&books, &mut outcome);
     refunds(&books, &mut outcome);
     undecided(&books, &mut outcome);
-    calendar(&books, world, population, &mut outcome);
+    calendar(&books, ended_ms, population, &mut outcome);
     caps(&books, &mut outcome);
     transfers(&books, &mut outcome);
     requests(world, &books, population, &mut outcome);
@@ -156,7 +164,7 @@ fn undecided(books: &Books, outcome: &mut Outcome) {
 }
 
 /// I13: every local day that passed has an attempt or a reason, and no other day has one.
-fn calendar(books: &Books, world: &World, population: &Population, outcome: &mut Outcome) {
+fn calendar(books: &Books, now_ms: i64, population: &Population, outcome: &mut Outcome) {
     let mut told: BTreeSet<(i64, i64)> = books.intents.keys().map(|(id, period, _)| (*id, *period)).collect();
     let mut ranges: Vec<(i64, i64, i64)> = Vec::new();
     for note in books.dump.get("charge_note").into_iter().flatten() {
@@ -166,7 +174,6 @@ fn calendar(books: &Books, world: &World, population: &Population, outcome: &mut
             None => drop(told.insert((id, period))),
         }
     }
-    let now_ms = business_now_ms(world);
     let rows: BTreeMap<i64, &Value> =
         books.dump.get("subscription").into_iter().flatten().map(|row| (int(row, "id"), row)).collect();
     for new in &population.subscriptions {
@@ -248,21 +255,25 @@ fn requests(world: &World, books: &Books, population: &Population, outcome: &mut
         population.subscriptions.iter().map(|new| (new.id, new.zone_no)).collect();
     for carrier in &world.carriers {
         let received = carrier.received();
-        // Two permits at once per lane, and a new limiter whenever a share changes.
-        let most = carrier.rate as usize + 8;
+        // What has its permit may wait for a connection, and leave with the next ones.
+        let most = carrier.rate as usize * RATE_SPAN_S + 8;
+        let span_us = RATE_SPAN_S as i64 * 1_000_000;
         for (at, first) in received.iter().enumerate() {
-            let within = received[at..].iter().take_while(|r| r.at_us < first.at_us + 1_000_000).count();
+            let within = received[at..].iter().take_while(|r| r.at_us < first.at_us + span_us).count();
             if within > most {
-                outcome.other.push(format!("carrier {} got {within} requests in a second", carrier.no));
+                let allowed = carrier.rate;
+                outcome
+                    .other
+                    .push(format!("{within} requests in {RATE_SPAN_S} s, {allowed} a second are allowed"));
                 break;
             }
         }
         for request in received.iter().filter(|request| request.op == Op::Charge) {
             let offset = zones.get(&request.subscription_id).map_or(0, |zone| offset_minutes(*zone));
-            let minute = (request.business_ms / 60_000 + offset).rem_euclid(24 * 60);
-            if !(WINDOW.0..WINDOW.1).contains(&minute) {
+            let minutes = request.business_ms.map(|ms| (ms / 60_000 + offset).rem_euclid(24 * 60));
+            if !minutes.iter().any(|minute| (WINDOW.0..WINDOW.1).contains(minute)) {
                 let id = request.subscription_id;
-                outcome.other.push(format!("charged at local minute {minute}: {id}"));
+                outcome.other.push(format!("charged at local minute {}: {id}", minutes[0]));
             }
         }
     }

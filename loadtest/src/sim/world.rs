@@ -69,7 +69,7 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
     let carriers = book::SLICES.iter().map(|(no, ..)| {
         let kinds = if failovers { 2 } else { 3 };
         let manners = [Manners::Repeats, Manners::Refuses, Manners::Forgets][dice.below(kinds) as usize];
-        let rate = u32::try_from(dice.between(4, 20)).unwrap_or(20);
+        let rate = u32::try_from(dice.between(3, 10)).unwrap_or(10);
         let own = Dice::new(seed, 100 + *no as u64);
         Arc::new(Carrier::new(*no, manners, rate, start, own, Arc::clone(&log), db.clone(), failovers))
     });
@@ -127,6 +127,7 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
     }
     log.event("calm", &[]);
     tokio::time::sleep(CALM).await;
+    let ended_ms = business_now_ms(&world);
     world.stop.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(60), async {
         while let Some(ended) = working.join_next().await {
@@ -140,7 +141,7 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
     }
     // What the carriers apply late.
     tokio::time::sleep(Duration::from_secs(45)).await;
-    judge::judge(seed, &world, &population).await
+    judge::judge(seed, &world, &population, ended_ms).await
 }
 
 impl World {
@@ -353,16 +354,20 @@ async fn people(world: Arc<World>, ids: Vec<i64>, dice: Dice, troubled: Duration
         let Some(id) = ids.get(dice.below(ids.len() as u64) as usize).copied() else { return };
         let now_ms = business_now_ms(&world);
         match dice.below(10) {
-            0..2 => {
+            0..3 => {
+                // Mostly while its charge is under way.
+                let due = world.db.fires_between(now_ms - 1_800_000, now_ms + 1_800_000);
+                let at = dice.below(due.len().max(1) as u64) as usize;
+                let id = due.get(at).copied().filter(|_| dice.permille(800)).unwrap_or(id);
                 world.log.event("STOP", &[id]);
                 let _ = world.db.stop_subscription(id, now_ms);
             }
-            2 => {
+            3 => {
                 let until = now_ms + dice.between(1, 48) as i64 * 3_600_000;
                 world.db.post_wish(id, InboxKind::Pause, Some(until));
             }
-            3 => world.db.post_wish(id, InboxKind::Resume, None),
-            4 => world.db.post_wish(id, InboxKind::TopUp, Some(now_ms)),
+            4 => world.db.post_wish(id, InboxKind::Resume, None),
+            5 => world.db.post_wish(id, InboxKind::TopUp, Some(now_ms)),
             _ => refund(&world, &dice),
         }
     }

@@ -15,13 +15,8 @@ impl MemoryConn {
         business_at_ms: i64,
     ) -> Result<Vec<Verdict>, StoreError> {
         let (rows, lease) = (batch.rows(), *lease);
-        // Left out: who owns the shard is asked when the batch is sent, not when it commits.
-        let owned: Option<Vec<bool>> = on(Mutant::HandOverWithoutWaiting).then(|| {
-            let state = self.db.state();
-            rows.iter().map(|row| state.owns(lease.slot, row.id)).collect()
-        });
         self.call("begin_attempts", move |state, arrival| {
-            begin(state, arrival, (&rows, owned.as_deref()), &lease, business_at_ms)
+            begin(state, arrival, &rows, &lease, business_at_ms)
         })
         .await
     }
@@ -30,23 +25,12 @@ impl MemoryConn {
 fn begin(
     state: &mut State,
     arrival: Arrival,
-    (rows, owned): (&[BeginValues], Option<&[bool]>),
+    rows: &[BeginValues],
     lease: &Lease,
     business_at_ms: i64,
 ) -> Result<Vec<Verdict>, StoreError> {
     state.check_fence(lease)?;
-    let owns = |at: usize, row: &BeginValues| match owned {
-        Some(owned) => owned.get(at).copied().unwrap_or(false),
-        None => state.owns(lease.slot, row.id),
-    };
-    let verdicts: Vec<Verdict> = rows
-        .iter()
-        .enumerate()
-        .map(|(at, row)| match owns(at, row) {
-            true => verdict(state, row, lease, business_at_ms),
-            false => Verdict::NotOwner,
-        })
-        .collect();
+    let verdicts: Vec<Verdict> = rows.iter().map(|row| verdict(state, row, lease, business_at_ms)).collect();
     let passed = || rows.iter().zip(&verdicts).filter(|(_, verdict)| **verdict == Verdict::Ok);
     if passed().any(|(row, _)| row.amount <= 0 || !(1..=1_023).contains(&row.attempt_no)) {
         return Err(refused("attempt_intent: a check constraint"));
@@ -64,6 +48,9 @@ fn begin(
 }
 
 fn verdict(state: &State, row: &BeginValues, lease: &Lease, business_at_ms: i64) -> Verdict {
+    if !state.owns(lease.slot, row.id) {
+        return Verdict::NotOwner;
+    }
     let Some(sub) = state.subscriptions.get(&row.id) else { return Verdict::NotFound };
     if let Some(kept) = state.intents.get(&(row.id, row.period, row.attempt_no)) {
         return if (kept.digest_hi, kept.digest_lo) != row.digest {
@@ -80,7 +67,7 @@ fn verdict(state: &State, row: &BeginValues, lease: &Lease, business_at_ms: i64)
         let own = state.asides.get(&(row.id, row.period));
         own.is_some_and(|own| own.open == 0 && own.attempt_no + 1 == row.attempt_no)
     };
-    if sub.rev != row.rev && !on(Mutant::RevNotDemanded) || sub.flags != 0 || !follows {
+    if sub.rev != row.rev || sub.flags != 0 || !follows {
         return Verdict::StaleRev;
     }
     let bound = matches!(row.op, 1..=3);

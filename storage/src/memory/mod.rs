@@ -138,6 +138,14 @@ impl MemoryDb {
         Some((intent.amount_minor, intent.op))
     }
 
+    /// Subscriptions that fire between two business instants (milliseconds).
+    #[must_use]
+    pub fn fires_between(&self, from_ms: i64, to_ms: i64) -> Vec<i64> {
+        let state = self.state();
+        let due = |sub: &&rows::Subscription| sub.next_at_ms.is_some_and(|at| (from_ms..to_ms).contains(&at));
+        state.subscriptions.values().filter(due).map(|sub| sub.id).collect()
+    }
+
     /// Whether an incarnation was fenced.
     #[must_use]
     pub fn is_fenced(&self, incarnation: i64) -> bool {

@@ -125,7 +125,7 @@ impl State {
         if row.kind == 2 && self.opens.contains_key(&key) && sub.rev == row.rev + 1 {
             return Verdict::FinalSame;
         }
-        if sub.rev != row.rev && !on(Mutant::RevNotDemanded) {
+        if sub.rev != row.rev {
             return Verdict::StaleRev;
         }
         if self.has_partition(row.period) { Verdict::Ok } else { Verdict::NoPartition }
@@ -137,7 +137,7 @@ impl State {
         for (row, _) in batch.rows.iter().zip(verdicts).filter(|(_, verdict)| **verdict == Verdict::Ok) {
             let key = (row.id, row.period, row.attempt_no);
             let sub = self.subscriptions.get(&row.id).ok_or("subscription: gone")?;
-            if sub.rev != row.rev && !on(Mutant::RevNotDemanded) {
+            if sub.rev != row.rev {
                 return Err("subscription: another revision");
             }
             let next = &row.next;
