@@ -68,6 +68,27 @@ ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.attempt_ask (
+    subscription_id bigint NOT NULL,
+    moved_minor bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    asked_at timestamp with time zone NOT NULL,
+    answered_at timestamp with time zone DEFAULT now() NOT NULL,
+    period integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    ask_no smallint NOT NULL,
+    kind smallint NOT NULL,
+    finding smallint NOT NULL,
+    reason smallint NOT NULL,
+    rule_id smallint NOT NULL,
+    CONSTRAINT attempt_ask_ask_no_check CHECK ((ask_no >= 1)),
+    CONSTRAINT attempt_ask_finding_check CHECK (((finding >= 1) AND (finding <= 7))),
+    CONSTRAINT attempt_ask_kind_check CHECK (((kind >= 1) AND (kind <= 2))),
+    CONSTRAINT attempt_ask_moved_minor_check CHECK ((moved_minor >= 0))
+);
+
+COMMENT ON TABLE public.attempt_ask IS 'what was asked about unknown attempts (1 the same request again, 2 a question) and what it brought; its bytes are in the history';
+
 CREATE TABLE public.attempt_intent (
     subscription_id bigint NOT NULL,
     amount_minor bigint NOT NULL,
@@ -111,10 +132,23 @@ CREATE TABLE public.attempt_open (
     carrier_code text,
     carrier_txn_id text,
     assignee text,
+    next_ask_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_write_at timestamp with time zone,
+    last_writer bigint,
+    asks smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT attempt_open_asks_check CHECK ((asks >= 0)),
     CONSTRAINT attempt_open_kind_check CHECK (((kind >= 1) AND (kind <= 3)))
 );
 
 COMMENT ON TABLE public.attempt_open IS 'attempts that are accepted (1), unknown (2) or in review (3): small, and every row is somebody''s money';
+
+COMMENT ON COLUMN public.attempt_open.next_ask_at IS 'when the shard''s owner looks at an unknown attempt next';
+
+COMMENT ON COLUMN public.attempt_open.last_write_at IS 'when the same request was last sent again: set before, and when its answer was kept';
+
+COMMENT ON COLUMN public.attempt_open.last_writer IS 'the incarnation that did so';
+
+COMMENT ON COLUMN public.attempt_open.asks IS 'repeats and questions so far; one without its row in attempt_ask: its sender died over it';
 
 CREATE TABLE public.attempt_outcome (
     subscription_id bigint NOT NULL,
@@ -318,6 +352,22 @@ COMMENT ON TABLE public.charge_note IS 'what happened to a charge without an att
 
 COMMENT ON COLUMN public.charge_note.before_period IS 'the note is about a range: from period up to this one, without it';
 
+CREATE TABLE public.charge_reversal (
+    subscription_id bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    business_at_ms bigint NOT NULL,
+    period integer NOT NULL,
+    reversal_no smallint NOT NULL,
+    currency smallint NOT NULL,
+    reference text NOT NULL,
+    CONSTRAINT charge_reversal_amount_minor_check CHECK ((amount_minor > 0)),
+    CONSTRAINT charge_reversal_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 64))),
+    CONSTRAINT charge_reversal_reversal_no_check CHECK ((reversal_no > 0))
+);
+
+COMMENT ON TABLE public.charge_reversal IS 'what carriers took back; the reference is the carrier''s own. Its transfer and what it revokes have the attempt number -reversal_no';
+
 CREATE TABLE public.day_seal (
     business_date integer NOT NULL,
     sealed_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -406,7 +456,8 @@ CREATE TABLE public.outbox (
     periods integer[] NOT NULL,
     revs integer[] NOT NULL,
     events smallint[] NOT NULL
-);
+)
+WITH (autovacuum_analyze_scale_factor='1', autovacuum_analyze_threshold='100000');
 ALTER TABLE ONLY public.outbox ALTER COLUMN subscription_ids SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.outbox ALTER COLUMN amounts SET STORAGE EXTERNAL;
 ALTER TABLE ONLY public.outbox ALTER COLUMN periods SET STORAGE EXTERNAL;
@@ -570,7 +621,7 @@ CREATE TABLE public.subscription (
     CONSTRAINT subscription_open_check CHECK (((open >= 0) AND (open <= 3))),
     CONSTRAINT subscription_state_check CHECK (((state >= 1) AND (state <= 10)))
 )
-WITH (fillfactor='50');
+WITH (fillfactor='50', autovacuum_analyze_scale_factor='1', autovacuum_analyze_threshold='1000000');
 
 COMMENT ON TABLE public.subscription IS 'the only row updated per charge, and HOT: no index on anything that a charge changes';
 
@@ -580,7 +631,7 @@ COMMENT ON COLUMN public.subscription.anchor_done IS 'periods that were counted 
 
 COMMENT ON COLUMN public.subscription.tries IS 'requests of this charge that counted; day_tries of them on the local day try_day';
 
-COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: the same as a stop at that instant';
+COMMENT ON COLUMN public.subscription.consent_until_ms IS 'from then on nobody has agreed any more: nothing is charged until it is renewed';
 
 CREATE TABLE public.subscription_ref (
     ref_seed bigint NOT NULL,
@@ -673,6 +724,9 @@ ALTER TABLE ONLY public.account
 ALTER TABLE ONLY public.account
     ADD CONSTRAINT account_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.attempt_ask
+    ADD CONSTRAINT attempt_ask_pkey PRIMARY KEY (subscription_id, period, attempt_no, ask_no);
+
 ALTER TABLE ONLY public.attempt_intent
     ADD CONSTRAINT attempt_intent_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
@@ -714,6 +768,12 @@ ALTER TABLE ONLY public.charge_aside
 
 ALTER TABLE ONLY public.charge_note
     ADD CONSTRAINT charge_note_pkey PRIMARY KEY (subscription_id, period, rev);
+
+ALTER TABLE ONLY public.charge_reversal
+    ADD CONSTRAINT charge_reversal_pkey PRIMARY KEY (subscription_id, period, reversal_no);
+
+ALTER TABLE ONLY public.charge_reversal
+    ADD CONSTRAINT charge_reversal_subscription_id_reference_key UNIQUE (subscription_id, reference);
 
 ALTER TABLE ONLY public.day_seal
     ADD CONSTRAINT day_seal_pkey PRIMARY KEY (business_date);
@@ -804,6 +864,8 @@ ALTER TABLE ONLY public.zone
 
 CREATE INDEX attempt_intent_at ON ONLY public.attempt_intent USING brin (intent_at) WITH (pages_per_range='32', autosummarize='on');
 
+CREATE INDEX attempt_open_ask ON public.attempt_open USING btree (((subscription_id >> 44)), next_ask_at) WHERE (kind = 2);
+
 CREATE INDEX attempt_open_txn ON public.attempt_open USING btree (carrier_txn_id) WHERE (carrier_txn_id IS NOT NULL);
 
 CREATE INDEX callback_inbox_new ON public.callback_inbox USING btree (look_at) WHERE (state = 0);
@@ -814,6 +876,8 @@ CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription
 
 CREATE INDEX charge_minute_at ON public.charge_minute USING brin (minute_ms);
 
+CREATE INDEX charge_reversal_reference ON public.charge_reversal USING btree (reference);
+
 CREATE UNIQUE INDEX decision_proposal_one ON public.decision_proposal USING btree (subscription_id, period, attempt_no) WHERE (state = 0);
 
 CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
@@ -821,6 +885,8 @@ CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscri
 CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WITH (pages_per_range='32', autosummarize='on');
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.account_day FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_ask FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.attempt_intent FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
@@ -831,6 +897,8 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.audit_log FOR EACH 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.book_version FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_note FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.charge_reversal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.day_seal FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
