@@ -13,7 +13,7 @@ LOG_BYTES_MAX = 1 << 30
 # What became of a carrier's message.
 GIVEN, DUPLICATE, CONFLICT = 1, 2, 5
 # The rule of what two people decided.
-PEOPLE_DECIDED = 111
+PEOPLE_DECIDED = 108
 DIGITS = re.compile(rb"[0-9]{7,17}")
 
 

@@ -336,6 +336,16 @@ impl Book {
         std::fs::write(path, text.replace(from, to)).unwrap();
     }
 
+    /// Tunisia with these rules beside what every country needs.
+    pub fn write_tunisia(&self, rules: &str) {
+        std::fs::create_dir_all(self.dir.join("countries")).unwrap();
+        let text = format!(
+            "name = \"Tunisia\"\ncurrency = {{ code = \"TND\", source = \"ISO 4217\" }}\n\
+             zones = {{ names = [\"Africa/Tunis\"], source = \"IANA time zone database\" }}\n{rules}"
+        );
+        std::fs::write(self.dir.join("countries/tn.toml"), text).unwrap();
+    }
+
     pub fn write_plan(&self, id: &str, text: &str) {
         std::fs::write(self.dir.join(format!("plans/{id}.toml")), text).unwrap();
     }

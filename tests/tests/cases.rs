@@ -91,7 +91,7 @@ fn two_people_settle_what_the_carrier_took() {
     assert_eq!(json(&approve(&world, &proposal, "ben"))["approved_by"].as_str(), Some("ben"));
     wait_until("the owner carried it out", SOON, || {
         world.number(
-            "SELECT count(*) FROM attempt_outcome WHERE class = 5 AND rule_id = 111 AND moved_minor = 500",
+            "SELECT count(*) FROM attempt_outcome WHERE class = 5 AND rule_id = 108 AND moved_minor = 500",
         ) == 1
     });
     assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 3);
@@ -132,14 +132,14 @@ fn what_was_not_applied_is_tried_again_under_a_new_key() {
     let _engine = world.serve("second");
     wait_until("it was tried again", SOON, || {
         world.number(
-            "SELECT count(*) FROM attempt_outcome WHERE class = 8 AND rule_id = 111 AND attempt_no = 1",
+            "SELECT count(*) FROM attempt_outcome WHERE class = 8 AND rule_id = 108 AND attempt_no = 1",
         ) == 1
             && world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5 AND attempt_no = 2") == 1
     });
     let proposal = proposed(&world, &open[1], "declined:barred");
     json(&approve(&world, &proposal, "ben"));
     wait_until("it is declined", SOON, || {
-        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6 AND reason = 21 AND rule_id = 111")
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6 AND reason = 21 AND rule_id = 108")
             == 1
     });
     world.check();

@@ -23,7 +23,7 @@
 //! restart = "full"                    # full (default) or last_step
 //! choose = "descending"               # descending (default), or balance: the largest that it covers
 //! native = false                      # true: the carrier collects what there is; steps may be left out then
-//! min_part = "0.050"                  # the smallest part worth a request; default: any
+//! min_part = "0.050"                  # the smallest part worth a request; default: what the carrier takes
 //! delivers = "time"                   # time (default) or tier: a smaller variant of the product
 //!
 //! [dunning]                           # every line may be left out

@@ -14,8 +14,8 @@ use crate::schedule::price_of;
 use crate::states::{AttemptState, ChargeState};
 use crate::subscription::{Aside, CoreError, Held, NextKind, OpenAttempt, Planned, Subscription};
 use crate::triage::{
-    AsideTriage, Balance, BalanceAnswer, Conditions, Merged, Note, NoteKind, Triage, pause, resume, top_up,
-    triage_aside, triage_with,
+    AsideTriage, Balance, BalanceAnswer, Change, Conditions, Merged, MoveError, Note, NoteKind, Triage,
+    change, pause, resume, top_up, triage_aside, triage_with,
 };
 use crate::zone::Zone;
 
@@ -283,9 +283,16 @@ impl<'a> Life<'a> {
         if note.progress.period != before.period {
             self.merged = note.merged;
         }
-        self.moved_on(before.period, note.charge_state);
+        // A move speaks of the charge that the row is at afterwards, and passes none over.
+        let period = match note.kind {
+            NoteKind::Move => note.charge.period,
+            _ => {
+                self.moved_on(before.period, note.charge_state);
+                before.period
+            }
+        };
         let sums = (before.due_minor, before.collected_minor);
-        self.step(before.period, kind, (note.rule, note.inputs), note.charge_state, sums);
+        self.step(period, kind, (note.rule, note.inputs), note.charge_state, sums);
         Ok(())
     }
 
@@ -424,10 +431,7 @@ impl<'a> Life<'a> {
                 pause(&self.sub, until)?
             }
             Happens::Resume => resume(&self.sub, rules, &self.zone, self.now)?,
-            Happens::Zone(zone) => {
-                self.move_to(zone.clone())?;
-                None
-            }
+            Happens::Zone(zone) => self.move_to(zone)?,
             Happens::Balance(minor) => {
                 self.balance_minor = Some(*minor);
                 None
@@ -464,19 +468,15 @@ impl<'a> Life<'a> {
     }
 
     /// The periods keep their local dates; a charge that was not tried yet falls due by the new clock.
-    fn move_to(&mut self, zone: Zone) -> Result<(), CoreError> {
-        let schedule = &self.setup.rules.schedule;
-        if schedule.cadence.elapsed_minutes().is_some() {
-            let what = "a move to another zone is not previewed for plans that count elapsed time";
-            return Err(CoreError::Inconsistent(what.into()));
-        }
-        self.zone = zone;
-        let (id, anchor) = (self.sub.id, self.sub.anchor);
-        let at = &mut self.sub.progress;
-        if at.next_kind == NextKind::Due && at.attempt_no == 0 {
-            at.next_at = Some(schedule.due_at(anchor, at.period, &self.zone, id)?);
-        }
-        Ok(())
+    /// The same function as `toll sub move` and the owner of the shard; what they would refuse ends the preview.
+    fn move_to(&mut self, zone: &Zone) -> Result<Option<Note>, CoreError> {
+        let note = change(&self.sub, self.setup.rules, &self.zone, &Change::Zone(zone));
+        let note = note.map_err(|error| match error {
+            MoveError::Core(error) => error,
+            MoveError::Refused(why) => CoreError::Inconsistent(format!("the move to {}: {why}", zone.name())),
+        })?;
+        self.zone = zone.clone();
+        Ok(note)
     }
 
     fn step(

@@ -476,6 +476,8 @@ fn richer_walks_reach_nearly_every_rule() {
         .iter()
         .filter(|rule| !seen.contains(rule) && !elsewhere.contains(rule))
         .map(|r| r.id())
+        // What finds out about unknown results is no decision on a subscription: resolve/tests.rs.
+        .filter(|id| !id.starts_with("resolve.") && !id.starts_with("review."))
         .collect();
     assert_eq!(missing, Vec::<&str>::new());
 }

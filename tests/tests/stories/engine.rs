@@ -170,6 +170,7 @@ impl<'a> Play<'a> {
                 return self.run(&["sub", "pause", &id, "--until", &until]);
             }
             (_, Some(Happens::Resume)) => vec!["sub", "resume", &id],
+            (_, Some(Happens::Zone(zone))) => vec!["sub", "move", &id, "--zone", zone.name(), "--yes"],
             (_, what) => panic!("{}: {what:?} has to be marked as for later", life.told.story.id),
         };
         self.run(&command);

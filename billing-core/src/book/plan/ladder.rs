@@ -36,6 +36,10 @@ pub(super) fn ladder(
     let delivers = table.opt_one_of("delivers", &delivers, problems);
     let points = amount(&mut table, "points", price, problems);
     let part_min = amount(&mut table, "min_part", price, problems);
+    // A rest below what the carrier takes would be asked for in vain, round after round.
+    let taken_min = carrier.zip(price).filter(|(carrier, price)| carrier.currency == price.currency);
+    let taken_min = taken_min.map_or(0, |(carrier, _)| carrier.min_minor);
+    let part_min_minor = part_min.as_ref().map_or(0, |part| part.value).max(taken_min);
     let point = points.map_or(1, |points| points.value);
     let steps_minor = match steps {
         Some(steps) => Some(ladder_steps(&table, &steps, (price, point), carrier, problems)),
@@ -60,12 +64,7 @@ pub(super) fn ladder(
     if let (Some(settles), Some(price), Some(carrier), Some(steps)) = (&settles, price, carrier, &steps_minor)
         && settles.value == Settles::Amount
         && carrier.currency == price.currency
-        && let Some(rest) = off_point(
-            price.minor,
-            steps,
-            &carrier.price_points,
-            part_min.as_ref().map_or(0, |part| part.value),
-        )
+        && let Some(rest) = off_point(price.minor, steps, &carrier.price_points, part_min_minor)
     {
         let what = format!(
             "`ladder.settles` is \"amount\": {} may be asked for as the rest",
@@ -84,7 +83,7 @@ pub(super) fn ladder(
         restart: restart.map_or(Restart::Full, |restart| restart.value),
         choice: choice.map_or(Choice::Descending, |choice| choice.value),
         native,
-        part_min_minor: part_min.map_or(0, |part| part.value),
+        part_min_minor,
         delivers: delivers.map_or(Delivers::Time, |delivers| delivers.value),
     })
 }

@@ -103,7 +103,11 @@ fn every_key_is_read() {
         ),
         price: Money::new(500, Currency::from_code("TND").unwrap()),
         shares: Shares::NONE,
-        ladder: Some(Ladder::descending(vec![300, 100], Settles::Share, Restart::LastStep)),
+        ladder: Some(Ladder {
+            // What the carrier takes at least: nothing else is written.
+            part_min_minor: 50,
+            ..Ladder::descending(vec![300, 100], Settles::Share, Restart::LastStep)
+        }),
         dunning: Dunning {
             no_funds: Rounds::fixed(vec![14_400, 28_800], GiveUp::Suspend),
             limit: Rounds::fixed(vec![], GiveUp::Cancel),
