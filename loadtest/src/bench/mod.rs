@@ -3,8 +3,9 @@
 //! One durable Postgres holds two databases with the same population. A pair is one engine leg (`toll serve` and a mock
 //! carrier charge everybody for the next business day) and one ceiling leg (a bare driver calls the same two functions for
 //! as many charges, in batches as large as the engine's were). Pairs alternate, so that what else the machine does meets
-//! both; a first pair warms up and does not count. Then the same with spending caps in force. A last leg measures the latency at half the rate. At the end the mock's
-//! ledger is compared with the engine's books: a rate with wrong books is no rate.
+//! both; a first pair warms up and does not count. A leg of its own measures the latency at half the rate, and the last
+//! pairs have spending caps in force. At the end the mock's ledger is compared with the engine's books: a rate with wrong
+//! books is no rate.
 //!
 //! Read first this file, then `engine_leg`, `ceiling_leg`, `latency_leg`, `report`.
 
@@ -105,11 +106,12 @@ async fn run_in(args: &BenchArgs, dir: &Path, toll: &Path, mock: &Path) -> anyho
     }
     let updates = args.charges * (u64::from(args.pairs) + 1);
     let hot_share = cluster.hot_share(updates).await?;
-    let legs = Legs { engine: &mut engine, ceiling: &mut ceiling, cluster: &mut cluster };
-    let capped = caps_leg::measure(legs, dir, toll, &mut today).await?;
     let rate = report::median(pairs.iter().map(|pair| pair.engine.charges_per_s()));
     let latency = latency_leg::measure(&mut engine, &mut cluster, args, rate, today).await?;
     say(&format!("latency: {latency}"));
+    today = today.tomorrow()?;
+    let legs = Legs { engine: &mut engine, ceiling: &mut ceiling, cluster: &mut cluster };
+    let capped = caps_leg::measure(legs, dir, toll, &mut today).await?;
 
     engine.stop().await?;
     let ledger = CarrierLedger { carrier: book::CARRIER.to_owned(), path: engine.ledger() };
