@@ -109,6 +109,8 @@ async fn run_in(args: &BenchArgs, dir: &Path, toll: &Path, mock: &Path) -> anyho
     let rate = report::median(pairs.iter().map(|pair| pair.engine.charges_per_s()));
     let latency = latency_leg::measure(&mut engine, &mut cluster, args, rate, today).await?;
     say(&format!("latency: {latency}"));
+    // The bare driver's day too: the pairs that follow start from the same one.
+    ceiling.charge_everybody(&mut cluster, today, 400).await?;
     today = today.tomorrow()?;
     let legs = Legs { engine: &mut engine, ceiling: &mut ceiling, cluster: &mut cluster };
     let capped = caps_leg::measure(legs, dir, toll, &mut today).await?;
