@@ -183,12 +183,14 @@ impl Resolver {
                     continue;
                 }
                 Some(Step::Settle { outcome, rule }) => {
-                    self.settle(&row, outcome, rule).await?;
+                    let settled = self.settle(&row, outcome, rule).await;
+                    self.alone(settled)?;
                     plan.later.push((row.key, SETTLED_AGAIN_MS));
                     continue;
                 }
                 Some(Step::Review(rule)) => {
-                    if !self.review(&row, rule).await? {
+                    let moved = self.review(&row, rule).await;
+                    if !self.alone(moved)?.unwrap_or(false) {
                         plan.later.push((row.key, HELD_AGAIN_MS));
                     }
                     continue;
@@ -217,6 +219,19 @@ impl Resolver {
             }
         }
         Ok(())
+    }
+
+    /// What the database refuses of one row costs the others nothing: it is said, and the row is looked at again. Only a
+    /// fence and a database that is away end the pass.
+    fn alone<T>(&self, done: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match done {
+            Ok(done) => Ok(Some(done)),
+            Err(error @ (StoreError::Fenced(_) | StoreError::Unavailable(_))) => Err(error),
+            Err(error) => {
+                self.shared.trouble("resolving one unknown attempt", &error);
+                Ok(None)
+            }
+        }
     }
 
     /// Sends what is held and has room.
@@ -251,14 +266,16 @@ impl Resolver {
                 Err(why) => {
                     self.let_go(id);
                     tracing::error!(subscription = %row.sub.id, why, "an unknown attempt cannot be asked about");
-                    self.review(&due, Rule::REVIEW_CONTRADICTION).await?;
+                    let moved = self.review(&due, Rule::REVIEW_CONTRADICTION).await;
+                    self.alone(moved)?;
                     continue;
                 }
             };
             if kind == AskKind::Resend {
                 let conn = self.db.conn().await?.postgres()?;
                 let begun = begin_resend(conn, &shared.lease, due.key, due.asked).await;
-                if !self.db.checked(begun)? {
+                let begun = self.db.checked(begun);
+                if !self.alone(begun)?.unwrap_or(false) {
                     self.let_go(id);
                     continue;
                 }

@@ -288,6 +288,28 @@ fn without_any_proof_people_get_it_and_nothing_more_is_sent() {
 }
 
 #[test]
+fn an_attempt_that_the_database_refuses_to_change_stops_no_other() {
+    let world = world("rspoison", r#"{"silent_applied_ppm":1000000}"#, "");
+    world.import_rows("medina-kids-daily", 0, 4, "2026-12-01");
+    let run = |sql: &'static str| {
+        world.block(async { sqlx::raw_sql(sql).execute(&mut world.conn().await).await.unwrap() });
+    };
+    run("CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF NEW.kind = 3 AND NEW.subscription_id = (SELECT min(id) FROM subscription) THEN RAISE EXCEPTION 'planted'; END IF;
+           RETURN NEW; END $$;
+         CREATE TRIGGER planted BEFORE UPDATE ON attempt_open FOR EACH ROW EXECUTE FUNCTION planted()");
+    let engine = world.serve("engine");
+    let in_review = "SELECT count(*) FROM attempt_open WHERE kind = 3";
+    wait_until("the others are in review", SOON, || world.number(in_review) == 3);
+    assert_eq!(unknown(&world), 1, "it stays what it is");
+    run("DROP TRIGGER planted ON attempt_open");
+    wait_until("it follows", SOON, || world.number(in_review) == 4);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent"), 4);
+    wait_until("nothing is on its way", SOON, || idle(&engine));
+    world.compare();
+}
+
+#[test]
 fn a_killed_worker_goes_on_where_it_was() {
     let world = world("rskill", r#"{"silent_applied_ppm":1000000,"working_ms":3600000}"#, INQUIRY);
     world.import_rows("medina-kids-daily", 0, 5, "2026-12-01");
