@@ -1,7 +1,7 @@
 //! Which transfers a decision posts. Transfers only: debit, credit, amount > 0, one currency. Nothing is posted
 //! for a refusal; what is pending is derivable from the open intents.
 
-use crate::split::Shares;
+use crate::split::{Parts, Shares};
 
 /// Whose account it is. The number is what the database keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,6 +42,9 @@ impl Owner {
 }
 
 impl Purpose {
+    /// All of them, by number.
+    pub const ALL: [Self; 5] = [Self::Receivable, Self::Payable, Self::Suspense, Self::Tax, Self::Fee];
+
     /// The word for a kept number.
     #[must_use]
     pub fn name_of(number: i16) -> &'static str {
@@ -78,6 +81,10 @@ pub enum LegKind {
     RefundLeaveUnknown = 8,
     /// The carrier took money back by itself: merchant's payable to carrier's receivable.
     Reversed = 9,
+    /// The tax in what was given or taken back: merchant's tax to carrier's receivable.
+    TaxBack = 10,
+    /// The fee that the carrier gave up with it: carrier's fee to its receivable.
+    CarrierFeeBack = 11,
 }
 
 impl LegKind {
@@ -91,6 +98,8 @@ impl LegKind {
             Self::Refunded | Self::Reversed => {
                 [(Owner::Merchant, Purpose::Payable), (Owner::Carrier, Purpose::Receivable)]
             }
+            Self::TaxBack => [(Owner::Merchant, Purpose::Tax), (Owner::Carrier, Purpose::Receivable)],
+            Self::CarrierFeeBack => [(Owner::Carrier, Purpose::Fee), (Owner::Carrier, Purpose::Receivable)],
             Self::EnterUnknown | Self::RefundLeaveUnknown => {
                 [(Owner::Carrier, Purpose::Suspense), (Owner::Merchant, Purpose::Suspense)]
             }
@@ -113,6 +122,8 @@ impl LegKind {
             7 => "refund_enter_unknown",
             8 => "refund_leave_unknown",
             9 => "reversed",
+            10 => "tax_back",
+            11 => "carrier_fee_back",
             _ => "unlisted",
         }
     }
@@ -128,20 +139,27 @@ pub struct Leg {
 }
 
 impl Leg {
-    /// The legs that are posted for this one: what was collected falls into the merchant's part, tax and the carrier's
-    /// fee; everything else stays as it is. They sum to this leg's amount; a part of nothing is not posted.
+    /// The legs that are posted for this one: what was collected, given back or taken back falls into the merchant's
+    /// part, tax and the carrier's fee; everything else stays as it is. They sum to this leg's amount; a part of nothing
+    /// is not posted. `fee_returned`: whether the carrier gives up its fee in what goes back; what it keeps is the
+    /// merchant's loss.
     #[must_use]
-    pub fn parts(self, shares: &Shares) -> [Option<Self>; 3] {
-        if self.kind != LegKind::Collected || shares.is_none() {
+    pub fn parts(self, shares: &Shares, fee_returned: bool) -> [Option<Self>; 3] {
+        let back = matches!(self.kind, LegKind::Refunded | LegKind::Reversed);
+        if !(back || self.kind == LegKind::Collected) || shares.is_none() {
             return [Some(self), None, None];
         }
-        let parts = shares.split(self.amount_minor);
+        let Parts { tax_minor, carrier_fee_minor, merchant_minor } = shares.split(self.amount_minor);
         let leg = |kind, amount_minor| (amount_minor > 0).then_some(Self { kind, amount_minor });
-        [
-            leg(LegKind::Collected, parts.merchant_minor),
-            leg(LegKind::Tax, parts.tax_minor),
-            leg(LegKind::CarrierFee, parts.carrier_fee_minor),
-        ]
+        let (fee_minor, merchant_minor) = match back && !fee_returned {
+            true => (0, merchant_minor + carrier_fee_minor),
+            false => (carrier_fee_minor, merchant_minor),
+        };
+        let (tax, fee) = match back {
+            true => (LegKind::TaxBack, LegKind::CarrierFeeBack),
+            false => (LegKind::Tax, LegKind::CarrierFee),
+        };
+        [leg(self.kind, merchant_minor), leg(tax, tax_minor), leg(fee, fee_minor)]
     }
 }
 
@@ -151,10 +169,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_collected_is_split_and_nothing_is_lost() {
+    fn only_what_moves_is_split_and_nothing_is_lost() {
         let shares = Shares::new("19".parse().unwrap(), "30".parse().unwrap()).unwrap();
         let parts = |kind, amount_minor, shares: &Shares| {
-            let parts = Leg { kind, amount_minor }.parts(shares);
+            let parts = Leg { kind, amount_minor }.parts(shares, false);
             parts.into_iter().flatten().map(|leg| (leg.kind, leg.amount_minor)).collect::<Vec<_>>()
         };
         assert_eq!(
@@ -163,6 +181,13 @@ mod tests {
         );
         assert_eq!(parts(LegKind::Collected, 119, &Shares::NONE), [(LegKind::Collected, 119)]);
         assert_eq!(parts(LegKind::Collected, 1, &shares), [(LegKind::Collected, 1)]);
+        for kind in [LegKind::Refunded, LegKind::Reversed] {
+            assert_eq!(parts(kind, 119, &shares), [(kind, 100), (LegKind::TaxBack, 19)], "the fee is kept");
+            let returned = Leg { kind, amount_minor: 119 }.parts(&shares, true);
+            let returned: Vec<_> =
+                returned.into_iter().flatten().map(|leg| (leg.kind, leg.amount_minor)).collect();
+            assert_eq!(returned, [(kind, 70), (LegKind::TaxBack, 19), (LegKind::CarrierFeeBack, 30)]);
+        }
         for kind in [LegKind::EnterUnknown, LegKind::LeaveUnknown] {
             assert_eq!(parts(kind, 119, &shares), [(kind, 119)]);
         }

@@ -7,11 +7,34 @@ use thiserror::Error;
 /// The most decimals of a rate.
 pub const RATE_DECIMALS_MAX: u32 = 4;
 
-/// The rates of a plan, in percent.
+/// What the carrier keeps of what remains after tax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fee {
+    /// So many percent of it.
+    Percent(Decimal),
+    /// A fixed amount at one price; of any other amount as much as that is of the price.
+    At {
+        /// What it keeps, minor units.
+        fee_minor: i64,
+        /// Of which price, minor units, above 0.
+        price_minor: i64,
+    },
+}
+
+/// Tax and the carrier's fee in an amount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     tax_percent: Decimal,
-    carrier_fee_percent: Decimal,
+    fee: Fee,
+}
+
+/// Tax and fee at one price point of a carrier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tariff {
+    /// The price, minor units.
+    pub price_minor: i64,
+    /// What is in it.
+    pub shares: Shares,
 }
 
 /// The parts of an amount, minor units, none of them negative.
@@ -32,7 +55,7 @@ pub struct RateError(pub Decimal);
 
 impl Shares {
     /// Everything is the merchant's.
-    pub const NONE: Self = Self { tax_percent: Decimal::ZERO, carrier_fee_percent: Decimal::ZERO };
+    pub const NONE: Self = Self { tax_percent: Decimal::ZERO, fee: Fee::Percent(Decimal::ZERO) };
 
     /// Rates in percent: of the tax on the net price that the price includes (19 % of 100 are in a price of 119), and
     /// of the carrier's fee on what remains after tax.
@@ -40,20 +63,36 @@ impl Shares {
     /// # Errors
     /// [`RateError`] for a rate outside of 0 to 100, or with more than 4 decimals.
     pub fn new(tax_percent: Decimal, carrier_fee_percent: Decimal) -> Result<Self, RateError> {
-        for rate in [tax_percent, carrier_fee_percent] {
+        Self::with_fee(tax_percent, Fee::Percent(carrier_fee_percent))
+    }
+
+    /// The same with a fee of either kind. A fixed fee above what is left after tax keeps all of that.
+    ///
+    /// # Errors
+    /// As [`Shares::new`].
+    pub fn with_fee(tax_percent: Decimal, fee: Fee) -> Result<Self, RateError> {
+        let fee_percent = match fee {
+            Fee::Percent(rate) => rate,
+            Fee::At { .. } => Decimal::ZERO,
+        };
+        for rate in [tax_percent, fee_percent] {
             let fine = (Decimal::ZERO..=Decimal::ONE_HUNDRED).contains(&rate)
                 && rate.normalize().scale() <= RATE_DECIMALS_MAX;
             if !fine {
                 return Err(RateError(rate));
             }
         }
-        Ok(Self { tax_percent, carrier_fee_percent })
+        Ok(Self { tax_percent, fee })
     }
 
     /// Whether the merchant gets everything.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.tax_percent.is_zero() && self.carrier_fee_percent.is_zero()
+        self.tax_percent.is_zero()
+            && match self.fee {
+                Fee::Percent(rate) => rate.is_zero(),
+                Fee::At { fee_minor, .. } => fee_minor <= 0,
+            }
     }
 
     /// The parts of a collected amount of whole minor units; a negative amount counts as 0.
@@ -63,14 +102,26 @@ impl Shares {
         let gross = Decimal::ONE_HUNDRED + self.tax_percent;
         let tax_minor = portion(amount_minor, self.tax_percent, gross);
         let after_tax_minor = amount_minor - tax_minor;
-        let carrier_fee_minor = portion(after_tax_minor, self.carrier_fee_percent, Decimal::ONE_HUNDRED);
+        let carrier_fee_minor = match self.fee {
+            Fee::Percent(rate) => portion(after_tax_minor, rate, Decimal::ONE_HUNDRED),
+            Fee::At { fee_minor, price_minor } => {
+                portion(amount_minor, Decimal::from(fee_minor), Decimal::from(price_minor))
+                    .min(after_tax_minor)
+            }
+        };
         Parts { tax_minor, carrier_fee_minor, merchant_minor: after_tax_minor - carrier_fee_minor }
     }
 }
 
-/// `amount × part ÷ whole`, half to even, within 0 and the amount. 19 digits times 7 fit into a decimal's 28.
+/// `amount × part ÷ whole`, half to even, within 0 and the amount. 19 digits times 7 fit into a decimal's 28; where two
+/// amounts are multiplied that do not, the quotient is taken first.
 fn portion(amount_minor: i64, part: Decimal, whole: Decimal) -> i64 {
-    let exact = (Decimal::from(amount_minor) * part).checked_div(whole).unwrap_or(Decimal::ZERO);
+    let amount = Decimal::from(amount_minor);
+    let exact = match amount.checked_mul(part) {
+        Some(product) => product.checked_div(whole),
+        None => part.checked_div(whole).and_then(|share| amount.checked_mul(share)),
+    };
+    let exact = exact.unwrap_or(Decimal::ZERO);
     let rounded = exact.round_dp_with_strategy(0, RoundingStrategy::MidpointNearestEven);
     i64::try_from(rounded).unwrap_or(0).clamp(0, amount_minor)
 }
@@ -104,6 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fixed_fee_is_exact_at_its_price_and_in_proportion_elsewhere() {
+        let at = |fee_minor, price_minor, amount| {
+            let fee = Fee::At { fee_minor, price_minor };
+            let parts = Shares::with_fee("19".parse().unwrap(), fee).unwrap().split(amount);
+            (parts.tax_minor, parts.carrier_fee_minor, parts.merchant_minor)
+        };
+        assert_eq!(at(45, 119, 119), (19, 45, 55));
+        assert_eq!(at(45, 119, 238), (38, 90, 110));
+        // 60 × 45 ÷ 119 = 22.69
+        assert_eq!(at(45, 119, 60), (10, 23, 27));
+        assert_eq!(at(119, 119, 119), (19, 100, 0), "never more than what is left after tax");
+        assert_eq!(at(0, 119, 119), (19, 0, 100));
+        assert_eq!(at(45, 0, 119), (19, 0, 100), "no price, no fee, no panic");
+        let huge = at(i64::MAX - 1, i64::MAX, i64::MAX);
+        assert_eq!(i128::from(huge.0) + i128::from(huge.1) + i128::from(huge.2), i128::from(i64::MAX));
+    }
+
+    #[test]
     fn rates_have_limits() {
         for (rate, fine) in [
             ("0", true),
@@ -119,6 +188,9 @@ mod tests {
             assert_eq!(Shares::new(Decimal::ZERO, rate).is_ok(), fine, "fee {rate}");
         }
         assert!(Shares::NONE.is_none() && !shares("0", "1").is_none() && !shares("1", "0").is_none());
+        let fixed =
+            |fee_minor| Shares::with_fee(Decimal::ZERO, Fee::At { fee_minor, price_minor: 10 }).unwrap();
+        assert!(fixed(0).is_none() && !fixed(1).is_none());
     }
 
     proptest! {
@@ -127,6 +199,17 @@ mod tests {
             amount in 0..=i64::MAX, tax in 0..=1_000_000_i64, fee in 0..=1_000_000_i64
         ) {
             let shares = Shares::new(Decimal::new(tax, 4), Decimal::new(fee, 4)).unwrap();
+            let parts = shares.split(amount);
+            prop_assert!(parts.tax_minor >= 0 && parts.carrier_fee_minor >= 0 && parts.merchant_minor >= 0);
+            let sum = i128::from(parts.tax_minor) + i128::from(parts.carrier_fee_minor) + i128::from(parts.merchant_minor);
+            prop_assert_eq!(sum, i128::from(amount));
+        }
+
+        #[test]
+        fn so_they_do_with_fixed_fees(
+            amount in 0..=i64::MAX, tax in 0..=1_000_000_i64, fee_minor in 0..=i64::MAX, price_minor in 1..=i64::MAX
+        ) {
+            let shares = Shares::with_fee(Decimal::new(tax, 4), Fee::At { fee_minor, price_minor }).unwrap();
             let parts = shares.split(amount);
             prop_assert!(parts.tax_minor >= 0 && parts.carrier_fee_minor >= 0 && parts.merchant_minor >= 0);
             let sum = i128::from(parts.tax_minor) + i128::from(parts.carrier_fee_minor) + i128::from(parts.merchant_minor);

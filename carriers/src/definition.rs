@@ -8,12 +8,13 @@ mod further;
 mod operation;
 mod proof;
 mod read;
+mod tariffs;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use billing_core::book::CarrierSummary;
 use billing_core::book::reader::{Problems, Source};
+use billing_core::book::{CarrierSummary, CarrierTariff};
 use billing_core::calendar::CalendarRules;
 use billing_core::outcome::Op;
 use billing_core::zone::Zone;
@@ -47,6 +48,10 @@ pub struct CarrierDefinition {
     pub caps: Caps,
     /// The only amounts it takes, minor units, ascending; empty: any within its limits.
     pub price_points: Vec<i64>,
+    /// Tax and fee at some of its prices, ascending by price.
+    pub tariffs: Vec<CarrierTariff>,
+    /// Whether it gives up its fee in what goes back.
+    pub fee_returned: bool,
     /// What it can prove about attempts whose answer was lost.
     pub proof: Proof,
     /// When its lane should pause by itself.
@@ -225,6 +230,9 @@ impl CarrierDefinition {
             min_minor: self.caps.min_minor,
             max_minor: self.caps.max_minor,
             price_points: self.price_points.clone(),
+            tariffs: self.tariffs.clone(),
+            fee_returned: self.fee_returned,
+            final_deadline_s: self.caps.final_deadline_s,
             zones: self.zones.iter().map(|zone| zone.name().to_owned()).collect(),
         }
     }

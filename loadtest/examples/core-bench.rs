@@ -39,6 +39,9 @@ fn plan(extra: &str) -> PlanRules {
     let currency = Currency::from_code("TND").unwrap();
     let carrier = CarrierSummary {
         price_points: Vec::new(),
+        tariffs: Vec::new(),
+        fee_returned: false,
+        final_deadline_s: 86_400,
         id: "c".into(),
         country: "XX".into(),
         calendar: billing_core::calendar::CalendarRules::default(),

@@ -7,20 +7,18 @@ use std::sync::Arc;
 
 use billing_core::decide::{Decision, Event, Facts, Grant, LaneHint, decide};
 use billing_core::ids::OurRef;
-use billing_core::ledger::Leg;
 use billing_core::outcome::Op;
 use billing_core::outcome::Outcome;
 use billing_core::reason::{Inputs, Rule};
 use billing_core::schedule::Anchor;
-use billing_core::split::Shares;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Aside, OpenAttempt, Planned, Progress};
 use billing_core::triage::{Note, Passed};
 use carriers::Reply;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use storage::history::seal::Sealer;
 use storage::history::{HistoryKey, SealedRow};
-use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, MoreRow, MovedRow, PostedLeg, RecordRow, RowKind};
+use storage::pg::{CarrierWords, DueRow, LEGS_MAX, Lease, MoreRow, MovedRow, RecordRow, RowKind};
 use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
 use storage::vault::{SubscriberKey, Vault};
 
@@ -35,9 +33,6 @@ pub(crate) const SEQ_EXCHANGE: i64 = 0;
 pub(crate) const SEQ_EVIDENCE: i64 = 1;
 /// ... a decision on what a dead worker left behind.
 pub(crate) const SEQ_TAKEOVER: i64 = 2;
-
-/// How long an accepted request may stay without its answer, until carriers say so themselves.
-const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 /// What the recorder has to decide on.
 #[derive(Debug)]
@@ -346,7 +341,7 @@ impl Item {
             from: facts.from,
             outcome: facts.outcome,
             now,
-            answer_within: ANSWER_WITHIN,
+            answer_within: plan.rules.answer_within(),
             held: self.row.held,
         };
         decide(&core).map_err(|error| error.to_string())
@@ -410,31 +405,13 @@ impl Item {
         MoreRow { moves, grant, event, passed, shift: shift.row, opens: shift.opens, reversal: None }.boxed()
     }
 
-    /// The transfers of a decision, in their parts, with their accounts.
-    fn posted(&self, decided: &[Option<Leg>]) -> Result<[Option<PostedLeg>; LEGS_MAX], String> {
-        let carrier_no = self.row.sub.id.shard().carrier_no();
-        let shares = self.catalog.plan(self.row.sub.plan_no).map_or(Shares::NONE, |plan| plan.rules.shares);
-        let parts = decided.iter().flatten().flat_map(|leg| leg.parts(&shares)).flatten();
-        let mut legs = [None; LEGS_MAX];
-        for (slot, leg) in legs.iter_mut().zip(parts) {
-            let (debit, credit) = self
-                .catalog
-                .names
-                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
-                .ok_or("no account for its transfer")?;
-            let amount_minor = leg.amount_minor;
-            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
-        }
-        Ok(legs)
-    }
-
     fn attempt_record(
         &self,
         facts: &AttemptFacts,
         decision: &Decision,
         now: Timestamp,
     ) -> Result<RecordRow, String> {
-        let legs = self.posted(&decision.legs)?;
+        let legs = self.posted(&decision.legs, None)?;
         let open = !decision.attempt.is_final();
         let (plain, rare) = grant_of(decision.grant, now);
         Ok(RecordRow {

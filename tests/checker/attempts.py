@@ -60,7 +60,8 @@ def i08(books, found):
     posted, writers = defaultdict(int), {}
     for row in books.t.transfers:
         attempt = (row.source_id, row.period, row.attempt_no)
-        if row.leg in (1, 4, 5, 6):
+        # What a carrier took back by itself has a number below 0, and no attempt.
+        if row.attempt_no > 0 and row.leg in (1, 4, 5, 6, 10, 11):
             posted[attempt] += row.amount
             writers.setdefault(attempt, row.written_by)
     collected = defaultdict(int)

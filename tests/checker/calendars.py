@@ -74,6 +74,18 @@ def local_minute(zone_name, ms):
     return shown.hour * 60 + shown.minute
 
 
+def local_date(zone_name, ms):
+    """The local day of an instant."""
+    return wall(ZoneInfo(zone_name), ms // 1000).date()
+
+
+def until_ms(text, zone_name):
+    """Milliseconds of an instant, or of the first moment of a local day."""
+    if "T" in text:
+        return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000)
+    return first_instant(ZoneInfo(zone_name), datetime.fromisoformat(text)) * 1000
+
+
 def clipped(year, month, day):
     """The day of a month, or its last one where the month is shorter."""
     following = date(year + month // 12, month % 12 + 1, 1)

@@ -6,8 +6,8 @@ import calendars
 from keys import attempt_name, charge_name
 from sources import APPROVED, COLLECTS, GIVES_BACK, OPS
 
-# The transfer of what a carrier took back by itself.
-REVERSED = 9
+# The transfers of what a carrier took back by itself: the merchant's part, the tax in it, the fee that it gave up.
+REVERSED = (9, 10, 11)
 
 
 def i01(books, found):
@@ -184,7 +184,7 @@ def i11(books, found):
             suspense[number] += sign * line.amount
     # What it took back by itself is on its statement, not among its requests.
     for row in books.t.transfers:
-        if row.leg == REVERSED and row.attempt_no < 0:
+        if row.leg in REVERSED and row.attempt_no < 0:
             theirs[row.source_id >> 44] -= row.amount
     for number in books.compared:
         found.looked()

@@ -374,6 +374,32 @@ def _(s):
     return f"UPDATE subscription SET stop_at_ms = 1 WHERE id = {s.past[0]}"
 
 
+@plant("a charge after the end of consent", "I18")
+def _(s):
+    name, number = s.books.listed_of[s.past[0]].file, s.books.listed_of[s.past[0]].msisdn
+    head, *lines = s.lists[name]
+    of = lambda text: ",2000-01-01T00:00:00Z" if text.startswith(number) else ","
+    s.lists[name] = [head.rstrip("\n") + ",consent_until\n"] + [text.rstrip("\n") + of(text) + "\n" for text in lines]
+    return f"UPDATE subscription SET consent_until_ms = 946684800000 WHERE id = {s.past[0]}"
+
+
+def country(s, rule):
+    """SQL that gives the country of every version of the book one more rule."""
+    place, text = next((place, text) for row in s.books.t.books for place, text in json.loads(row.files).items()
+                       if place.endswith("countries/tn.toml"))
+    return FORCED + f"UPDATE book_version SET files = files || jsonb_build_object('{place}', $toml${text}\n{rule}$toml$::text)"
+
+
+@plant("more collected of a line in a day than its country allows", "I18")
+def _(s):
+    return country(s, '[[caps]]\nper = "day"\namount = "0.090"\n')
+
+
+@plant("a line asked more often in a month than its country allows", "I18")
+def _(s):
+    return country(s, '[[attempts]]\nper = "month"\nmax = 1\n')
+
+
 @plant("a charge in the quiet hours", "I18")
 def _(s):
     return FORCED + "UPDATE book_version SET files = replace(files::text, '22:30', '06:10')::jsonb"

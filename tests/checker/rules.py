@@ -1,11 +1,12 @@
 """Invariants about when: periods, rates, stops and windows."""
 
 from collections import defaultdict
+from datetime import timedelta
 from zoneinfo import ZoneInfoNotFoundError
 
 import calendars
 from keys import EPOCH, attempt_name, period_name, subscription_name
-from sources import OPS
+from sources import NOT_SENT, OPS
 
 COLLECTING = (1, 4, 5, 6)
 # Notes after which the next period may lie further on: expired, rolled, missed (in its four ways).
@@ -94,7 +95,8 @@ def i17(books, found):
 
 def i18(books, found):
     """No charge after STOP, outside consent, above caps, in quiet hours."""
-    found.not_checked("consent and caps: the engine has neither yet")
+    consent(books, found)
+    caps(books, found)
     without = set()
     for attempt, intent in books.intents.items():
         if intent.op not in (OPS["charge"], OPS["reserve"]):
@@ -126,6 +128,72 @@ def i18(books, found):
                                 f"of {code}", intent)
     if without:
         found.not_checked(f"quiet hours of {', '.join(sorted(without))}: the book has no such country")
+
+
+def consent(books, found):
+    """No intent at or after the end of consent that the list names and that still stands in the subscription's row."""
+    unknown = 0
+    ends = {}
+    for sub in books.subs.values():
+        if sub.consent_until_ms is None:
+            continue
+        line = books.listed_of.get(sub.id)
+        if line and line.consent_until and calendars.until_ms(line.consent_until, books.zone_name[sub.zone_no]) == sub.consent_until_ms:
+            ends[sub.id] = sub.consent_until_ms
+        else:
+            unknown += 1
+    for attempt, intent in books.intents.items():
+        if intent.op in (OPS["charge"], OPS["reserve"], OPS["confirm"]) and attempt[0] in ends:
+            found.looked()
+            if intent.business_at_ms >= ends[attempt[0]]:
+                found.violation(f"{attempt_name(attempt)}: it was begun after the end of consent", intent)
+    if unknown:
+        found.not_checked(f"consent of {unknown} subscriptions: it was given after the import, and nothing says when")
+
+
+def caps(books, found):
+    """What was collected or may have been, and how often was asked, per subscriber over all plans: within the caps of the
+    carrier's country for the local day, the week from Monday and the month of each intent."""
+    held, asked = defaultdict(int), defaultdict(int)
+    for attempt, intent in books.intents.items():
+        sub = books.subs[attempt[0]]
+        if intent.op not in (OPS["charge"], OPS["reserve"]) or sub.id in books.moved:
+            continue  # another zone has other days
+        outcome = books.outcomes.get(attempt)
+        day = calendars.local_date(books.zone_name[sub.zone_no], intent.business_at_ms)
+        spans = (("charge", attempt), ("day", day), ("week", day - timedelta(days=day.weekday())), ("month", day.replace(day=1)))
+        for per, begin in spans:
+            place = (sub.subscriber_id, attempt[0] >> 44, intent.currency, per, begin)
+            # A reservation counts with what its confirm collects: less than it holds, so that nothing is called over
+            # that is not.
+            if intent.op == OPS["charge"]:
+                held[place] += intent.amount_minor if outcome is None else outcome.moved_minor
+            asked[place] += outcome is None or outcome.class_ != NOT_SENT
+    most = {}
+    for files in books.book.values():
+        for number, carrier in books.carrier_id.items():
+            code = files.get(f"carriers/{carrier}.toml", {}).get("carrier", {}).get("country", "")
+            country = files.get(f"countries/{code.lower()}.toml", {})
+            currency = files.get(f"carriers/{carrier}.toml", {}).get("carrier", {}).get("currency", "")
+            limits = {}
+            for cap in country.get("caps", []):
+                if cap.get("currency", country["currency"]["code"]) == currency:
+                    minor = calendars.minor_of(cap["amount"], currency)
+                    limits["minor", cap["per"]] = min(minor, limits.get(("minor", cap["per"]), minor))
+            for limit in country.get("attempts", []):
+                limits["asked", limit["per"]] = min(limit["max"], limits.get(("asked", limit["per"]), limit["max"]))
+            most.setdefault(number, []).append(limits)
+    for what, sums in (("minor", held), ("asked", asked)):
+        for (subscriber, number, currency, per, begin), counted in sums.items():
+            limits = [limits.get((what, per)) for limits in most.get(number, [])]
+            if not limits or None in limits:
+                continue  # a version of the book allows anything
+            found.looked()
+            if counted > max(limits):
+                words = f"{counted} requests" if what == "asked" else books.money(counted, currency)
+                allowed = max(limits) if what == "asked" else books.money(max(limits), currency)
+                since = attempt_name(begin) if per == "charge" else begin
+                found.violation(f"subscriber {subscriber}: {words} in the {per} of {since}, {allowed} are allowed")
 
 
 def inside(minute, begin, end):

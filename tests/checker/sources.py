@@ -28,7 +28,7 @@ TABLES = {
     "plans": "SELECT plan_no, id, merchant_no, carrier_no FROM plan",
     "zones": "SELECT zone_no, name FROM zone",
     "books": "SELECT version, files::text AS files FROM book_version ORDER BY version",
-    "subscriptions": "SELECT id, subscriber_id, ref_seed, due_minor, collected_minor, next_at_ms, stop_at_ms, plan_no,"
+    "subscriptions": "SELECT id, subscriber_id, ref_seed, due_minor, collected_minor, next_at_ms, stop_at_ms, consent_until_ms, plan_no,"
                      " merchant_no, book_version, period, rev, flags, zone_no, currency, state, attempt_no, open"
                      " FROM subscription",
     "asides": "SELECT subscription_id, period, due_minor, collected_minor, attempt_no, open, state FROM charge_aside",
@@ -73,7 +73,7 @@ NUMBERS = {("plans", "merchant_no"), ("subscriptions", "id"), ("accounts", "id")
            ("proposals", "id")}
 COLLECTS, GIVES_BACK = ("charge", "confirm"), ("refund",)
 OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5}
-APPROVED = 5
+APPROVED, NOT_SENT = 5, 7
 csv.field_size_limit(1 << 26)
 
 
@@ -165,12 +165,13 @@ def read_ledger(carrier, path):
 
 
 def read_list(path):
-    """Lines of an imported file: msisdn, plan, reference, zone, start."""
+    """Lines of an imported file: msisdn, plan, reference, zone, start, consent_until."""
     with open(path, encoding="utf-8", newline="") as file:
         return [SimpleNamespace(
             file=os.path.basename(path), number=number, msisdn=line["msisdn"].strip().lstrip("+"),
             plan=line["plan"].strip(), reference=line["reference"].strip(), zone=(line.get("zone") or "").strip(),
-            start=date.fromisoformat(line["start"]) if line.get("start") else None)
+            start=date.fromisoformat(line["start"]) if line.get("start") else None,
+            consent_until=(line.get("consent_until") or "").strip())
             for number, line in enumerate(csv.DictReader(file), 2)]
 
 

@@ -322,12 +322,19 @@ fn what_was_kept_is_applied_by_whoever_works_next() {
 #[test]
 fn a_late_message_settles_what_had_become_unknown() {
     let world = World::start("late", &hoshi(SILENT));
+    world.book.change("carriers/hoshi.toml", "[limits]", "[limits]\nfinal_deadline = \"20h\"");
     world.import_rows("hoshi-manga-daily", 0, 6, "2026-12-01");
     let engine = world.serve_with_callbacks("engine");
     accepted(&world, &engine, 6);
     let open = open_attempts(&world);
+    // The carrier's own time to answer, counted from its reply.
+    let waits = world.number(
+        "SELECT min(o.deadline_at_ms - i.business_at_ms)::int8 FROM attempt_open o
+           JOIN attempt_intent i USING (subscription_id, period, attempt_no)",
+    );
+    assert!((20 * 3_600_000..21 * 3_600_000).contains(&waits), "{waits}");
     world.mock.behave(r#"{"pending_ppm":0}"#);
-    // 24 business hours later: the next period was charged beside them, and their answers are overdue.
+    // A business day later: the next period was charged beside them, and their answers are overdue.
     world.set_business("2026-12-02T10:00:00Z", 1);
     wait_until("they are unknown, and the next period is paid", SOON, || {
         world.number("SELECT count(*) FROM attempt_open WHERE kind = 2") == 6

@@ -112,6 +112,8 @@ fn caps_hold_under_every_mixture_of_outcomes_and_the_counters_say_the_truth() {
     assert!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6") > 0);
     assert!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 8") > 0);
     world.compare();
+    let report = world.check();
+    assert!(report.lines().any(|line| line.starts_with("I18  holds")), "{report}");
 }
 
 #[test]

@@ -396,3 +396,73 @@ fn a_balance_chooses_the_step_of_the_ladder() {
     assert!(metrics.contains("tollbook_balances_total{learned=\"true\"} 20"), "{metrics}");
     world.compare();
 }
+
+#[test]
+fn tax_and_fee_follow_the_carriers_tariffs_and_go_back_with_refunds_and_reversals() {
+    let world = World::start("tariffs", &WorldOptions::default());
+    // 0.500 with 19 % in it: 0.080 tax, of the rest the carrier keeps 0.150 by its price list, and gives it up in refunds.
+    let tariff = "[[tariffs]]\nprice = \"0.500\"\ntax_percent = \"19\"\ncarrier_fee = \"0.150\"\n\n[link]";
+    world.book.change("carriers/medina.toml", "[link]", tariff);
+    world.book.change("carriers/medina.toml", "amounts = \"full\"", "amounts = \"partial\"");
+    world.book.change("carriers/medina.toml", "[limits]", "fee_on_refund = \"returned\"\n\n[limits]");
+    // A plan that is free of tax says so itself.
+    let plan = "merchant = \"demo\"\nservice = \"kids\"\ncarrier = \"medina\"\ntext = \"Free of tax\"\n\
+                price = \"0.500 TND\"\ntax_percent = \"0\"\n[schedule]\nevery = \"day\"\nat = \"06:00\"\n\
+                window = [\"06:00\", \"22:00\"]\n[lifecycle]\nlate_approved = \"past\"\n";
+    world.book.write_plan("exempt", plan);
+    world.import_rows("medina-kids-daily", 0, 1, "2026-12-01");
+    world.import_rows("exempt", 100, 1, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("2 charges", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 2 && idle(&engine)
+    });
+    let posted = |purpose: i16| {
+        world.block(async {
+            sqlx::query_scalar::<_, i64>(
+                "SELECT coalesce(sum(b.posted), 0)::int8 FROM account_balance b JOIN account a ON a.id = b.account_id
+                  WHERE a.purpose = $1",
+            )
+            .bind(purpose)
+            .fetch_one(&mut world.conn().await)
+            .await
+            .unwrap()
+        })
+    };
+    let books = || [1, 2, 4, 5].map(posted);
+    assert_eq!(books(), [1_000, -(270 + 350), -80, -300], "receivable, payable, tax, fee");
+    let charge = world.block(async {
+        let (id, period): (i64, i32) = sqlx::query_as(
+            "SELECT o.subscription_id, o.period FROM attempt_outcome o JOIN subscription s ON s.id = o.subscription_id
+               JOIN plan p USING (plan_no) WHERE p.id = 'medina-kids-daily'",
+        )
+        .fetch_one(&mut world.conn().await)
+        .await
+        .unwrap();
+        let period = billing_core::period::Period::from_number(period).unwrap();
+        let subscription = billing_core::ids::SubscriptionId(id);
+        billing_core::ids::ChargeId { subscription, period }.to_string()
+    });
+    // Two fifths go back, and two fifths of tax and fee with them; what the carrier takes back by itself likewise.
+    refund(&world, &[&charge, "--amount", "0.200", "--yes"]).unwrap();
+    assert_eq!(books(), [800, -(270 - 108 + 350), -48, -240]);
+    let back = ["charge", "reverse", &charge, "--amount", "0.100", "--reference", "S/9", "--yes"];
+    assert!(world.run(&back).status.success());
+    wait_until("it is booked", SOON, || posted(1) == 700);
+    assert_eq!(books(), [700, -(270 - 162 + 350), -32, -210]);
+    assert_eq!(world.number("SELECT sum(posted)::int8 FROM account_balance"), 0);
+    let explained = world.run(&["explain", &charge]);
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&explained.stdout),
+        String::from_utf8_lossy(&explained.stderr)
+    );
+    for line in [
+        "1           tax               0.080 TND  carrier medina receivable   merchant demo tax",
+        "reversal 1  carrier_fee_back  0.030 TND  carrier medina carrier_fee  carrier medina receivable",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    world.compare();
+    assert!(engine.terminate().1);
+    world.check();
+}

@@ -2,7 +2,7 @@
 //! like this. The engine's own functions decide; nothing is sent and nothing is recorded.
 
 use anyhow::Context;
-use billing_core::book::story::{ANSWER_WITHIN, CHARGES_MAX};
+use billing_core::book::story::CHARGES_MAX;
 use billing_core::ids::{RefSeed, SubscriptionId};
 use billing_core::money::Currency;
 use billing_core::outcome::Op;
@@ -145,7 +145,6 @@ pub(crate) async fn run(global: &Global, args: PreviewArgs) -> anyhow::Result<()
         script: &script,
         events: &events,
         now: whose.now,
-        answer_within: ANSWER_WITHIN,
         horizon,
     });
     let shown = Shown {

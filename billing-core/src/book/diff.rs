@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::plan::plan_id;
 use super::reader::Source;
-use super::{CarrierSummary, Kind};
+use super::{CarrierSummary, CarrierTariff, Kind};
 use crate::plan::PlanRules;
 
 /// What a file describes.
@@ -148,8 +148,10 @@ pub fn defaults(
                     at.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
                 })
             };
-            let keys: Vec<_> = PLAN_DEFAULTS.iter().filter(|(key, _)| !is_given(key)).copied().collect();
             let country = carriers.iter().find(|(carrier, _)| carrier.id == plan.carrier);
+            let by_tariff = |key: &str| country.is_some_and(|(carrier, _)| has_tariffs(plan, carrier, key));
+            let left_out = |key: &str| !is_given(key) && !by_tariff(key);
+            let keys: Vec<_> = PLAN_DEFAULTS.iter().filter(|(key, _)| left_out(key)).copied().collect();
             (!keys.is_empty()).then(|| DefaultCell {
                 plan: plan.id.clone(),
                 country: country.map(|(_, country)| country.clone()).unwrap_or_default(),
@@ -158,6 +160,19 @@ pub fn defaults(
             })
         })
         .collect()
+}
+
+/// Whether the carrier's tariffs say what the plan leaves out of tax or fee, at every amount that it names.
+fn has_tariffs(plan: &PlanRules, carrier: &CarrierSummary, key: &str) -> bool {
+    let says = |tariff: &CarrierTariff| match key {
+        "tax_percent" => tariff.tax_percent.is_some(),
+        "carrier_fee_percent" => tariff.fee.is_some(),
+        _ => false,
+    };
+    let phases = plan.schedule.phases.iter().map(|phase| phase.price_minor);
+    let steps = plan.ladder.iter().flat_map(|ladder| ladder.steps_minor.iter().copied());
+    let mut amounts = std::iter::once(plan.price.minor).chain(phases).chain(steps);
+    amounts.all(|minor| carrier.tariffs.iter().any(|tariff| tariff.price_minor == minor && says(tariff)))
 }
 
 fn by_entity(sources: &[Source]) -> BTreeMap<(Entity, String), &str> {
@@ -218,6 +233,7 @@ mod tests {
     use crate::book::reader::Problems;
     use crate::calendar::CalendarRules;
     use crate::money::Currency;
+    use crate::split::Fee;
 
     fn source(file: &str, text: &str) -> Source {
         Source { file: file.to_owned(), text: text.to_owned() }
@@ -285,6 +301,9 @@ mod tests {
     fn every_default_is_named_and_nothing_else() {
         let carrier = CarrierSummary {
             price_points: Vec::new(),
+            tariffs: Vec::new(),
+            fee_returned: false,
+            final_deadline_s: 86_400,
             id: "medina".into(),
             country: "TN".into(),
             calendar: CalendarRules::default(),
@@ -327,6 +346,30 @@ mod tests {
         assert_eq!(
             left_out(&full.replace("grace = \"0s\"\n", "")),
             ["phases", "arrears", "reserve", "lifecycle.grace"]
+        );
+        // What the carrier's tariffs say of every amount of the plan is no default.
+        let untaxed = full.replace("tax_percent = \"0\"\ncarrier_fee_percent = \"0\"\n", "");
+        let tariff = |price_minor, fee: bool| CarrierTariff {
+            price_minor,
+            tax_percent: Some("19".parse().unwrap()),
+            fee: fee.then_some(Fee::At { fee_minor: 1, price_minor }),
+        };
+        let with = |tariffs: Vec<CarrierTariff>| {
+            let carrier = CarrierSummary { tariffs, ..carrier.clone() };
+            let source = source("config/plans/p.toml", &untaxed);
+            let rules = read_plan(&source, std::slice::from_ref(&carrier), &[], &mut Problems::default());
+            let cells = defaults(&[source], &[rules.unwrap()], &[(carrier, "TN".into())]);
+            cells[0].keys.iter().map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        let rest = ["phases", "arrears", "reserve"];
+        assert_eq!(with(vec![tariff(500, true), tariff(1_000, true)]), rest);
+        assert_eq!(
+            with(vec![tariff(500, false), tariff(1_000, true)]),
+            [&["carrier_fee_percent"], &rest[..]].concat()
+        );
+        assert_eq!(
+            with(vec![tariff(1_000, true)]),
+            [&["tax_percent", "carrier_fee_percent"], &rest[..]].concat()
         );
     }
 }

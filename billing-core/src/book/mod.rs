@@ -21,6 +21,7 @@ pub mod values;
 
 use std::collections::BTreeMap;
 
+use rust_decimal::Decimal;
 use sha2::{Digest, Sha256};
 
 use self::countries::{CountryRules, read_country};
@@ -31,6 +32,7 @@ use self::values::excerpt;
 use crate::calendar::CalendarRules;
 use crate::money::Currency;
 use crate::plan::PlanRules;
+use crate::split::Fee;
 
 /// One version of the book, checked as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,17 @@ pub struct Book {
     pub engine: EngineSettings,
     /// Names this version; see [`digest_of`].
     pub digest: [u8; 32],
+}
+
+/// What a carrier's file says of tax and fee at one price. What it leaves out is the plan's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CarrierTariff {
+    /// The price, minor units.
+    pub price_minor: i64,
+    /// The tax in it, percent of the net.
+    pub tax_percent: Option<Decimal>,
+    /// What the carrier keeps.
+    pub fee: Option<Fee>,
 }
 
 /// What plans need to know of a carrier.
@@ -62,6 +75,12 @@ pub struct CarrierSummary {
     pub max_minor: i64,
     /// The only amounts it takes, in minor units, ascending; empty: any between the smallest and the largest.
     pub price_points: Vec<i64>,
+    /// Tax and fee at some of its prices, ascending by price.
+    pub tariffs: Vec<CarrierTariff>,
+    /// Whether it gives up its fee in what goes back.
+    pub fee_returned: bool,
+    /// How long an answer that comes later may take, seconds.
+    pub final_deadline_s: u32,
     /// IANA names of the zones its subscribers live in.
     pub zones: Vec<String>,
 }

@@ -66,11 +66,11 @@ use rust_decimal::Decimal;
 use super::CarrierSummary;
 use super::countries::{CountryRules, Per};
 use super::reader::{Place, Problems, Source, Spanned, Table, one_of_help};
-use super::values::excerpt;
+use super::values::{excerpt, opt_percent};
 use crate::money::{Currency, Money, MoneyError};
 use crate::plan::{CAP_SPANS, Caps, PlanRules};
 use crate::schedule::{PHASES_MAX, Phase};
-use crate::split::Shares;
+use crate::split::{Fee, Shares, Tariff};
 
 mod schedule;
 pub(super) use self::schedule::{date_of, nth_name, weekday_name, weekdays};
@@ -119,7 +119,7 @@ fn rules(
     let summary = carrier.as_ref().and_then(|id| carrier_of(&root, id, carriers, problems));
     let text = receipt_text(&mut root, problems);
     let price = price(&mut root, summary, problems);
-    let shares = shares(&mut root, problems);
+    let (shares, tariffs) = shares(&mut root, summary, problems).unzip();
     let country =
         summary.and_then(|carrier| countries.iter().find(|country| country.code == carrier.country));
     within_caps(&root, price, country, problems);
@@ -157,6 +157,9 @@ fn rules(
         schedule: schedule?,
         price: price?,
         shares: shares?,
+        tariffs: tariffs?,
+        fee_returned: summary.is_some_and(|carrier| carrier.fee_returned),
+        answer_within_s: summary.map_or(0, |carrier| i64::from(carrier.final_deadline_s)),
         ladder: whole(ladder)?,
         dunning,
         grace_s: life.grace_s,
@@ -302,23 +305,25 @@ fn money(
     None
 }
 
-fn shares(root: &mut Table<'_>, problems: &mut Problems) -> Option<Shares> {
-    let mut rate = |key: &str| {
-        let Some(text) = root.opt_str(key, problems) else {
-            // A value that is no text has its problem already.
-            return (!root.has(key)).then_some(Decimal::ZERO);
-        };
-        let rate =
-            Decimal::from_str_exact(&text).ok().filter(|rate| Shares::new(*rate, Decimal::ZERO).is_ok());
-        if rate.is_none() {
-            let help =
-                "write percent from \"0\" to \"100\" with at most 4 decimals, such as \"19\" or \"7.7\"";
-            root.problem_at(text.place, format!("`{key}` is \"{}\"", excerpt(&text)), help, problems);
-        }
-        rate
+/// Tax and fee in any amount, and at the carrier's tariffs. What the plan itself says goes before its carrier's tariffs:
+/// a plan may be free of tax, or have a contract of its own.
+fn shares(
+    root: &mut Table<'_>,
+    carrier: Option<&CarrierSummary>,
+    problems: &mut Problems,
+) -> Option<(Shares, Vec<Tariff>)> {
+    let tax = opt_percent(root, "tax_percent", problems);
+    let fee = opt_percent(root, "carrier_fee_percent", problems);
+    let (tax, fee) = (tax?, fee?.map(Fee::Percent));
+    let shares = |tax: Option<Decimal>, fee: Option<Fee>| {
+        Shares::with_fee(tax.unwrap_or_default(), fee.unwrap_or(Fee::Percent(Decimal::ZERO))).ok()
     };
-    let (tax, fee) = (rate("tax_percent"), rate("carrier_fee_percent"));
-    Shares::new(tax?, fee?).ok()
+    let tariffs = carrier.map_or(&[][..], |carrier| &carrier.tariffs);
+    let tariffs = tariffs.iter().map(|tariff| {
+        let shares = shares(tax.or(tariff.tax_percent), fee.or(tariff.fee))?;
+        Some(Tariff { price_minor: tariff.price_minor, shares })
+    });
+    Some((shares(tax, fee)?, tariffs.collect::<Option<_>>()?))
 }
 
 fn in_carrier_range(

@@ -16,7 +16,6 @@
 //!
 //! Stories are kept beside the book and are no part of its versions: what is in force does not depend on them.
 
-use jiff::SignedDuration;
 use jiff::civil::Date;
 
 use super::plan::plan_id;
@@ -32,9 +31,6 @@ use crate::zone::{DAY_MINUTES, Zone};
 
 /// The most charges of a story.
 pub const CHARGES_MAX: i64 = 200;
-
-/// How long a played carrier may take for the answer to an accepted request: as the engine has it.
-pub const ANSWER_WITHIN: SignedDuration = SignedDuration::from_hours(24);
 
 const EXPECT_OPENS: &str = "expect = '''";
 const EXPECT_ENDS: &str = "'''";
@@ -208,7 +204,6 @@ impl Story {
             script: &self.script,
             events: &self.events,
             now: self.zone.instant(self.start, 0)?,
-            answer_within: ANSWER_WITHIN,
             horizon,
         }))
     }
@@ -281,6 +276,9 @@ mod tests {
         let text = "merchant = \"m\"\nservice = \"s\"\ncarrier = \"c\"\ntext = \"t\"\nprice = \"0.500 TND\"\n[schedule]\nevery = \"day\"\nat = \"06:00\"\n[lifecycle]\nlate_approved = \"past\"\n";
         let carrier = CarrierSummary {
             price_points: Vec::new(),
+            tariffs: Vec::new(),
+            fee_returned: false,
+            final_deadline_s: 86_400,
             id: "c".into(),
             country: "XX".into(),
             calendar: CalendarRules::default(),

@@ -29,6 +29,9 @@ fn carrier(
     let zones = zones.iter().map(ToString::to_string).collect();
     CarrierSummary {
         price_points: Vec::new(),
+        tariffs: Vec::new(),
+        fee_returned: false,
+        final_deadline_s: 86_400,
         id: id.to_owned(),
         country: country.to_owned(),
         calendar: crate::calendar::CalendarRules::default(),

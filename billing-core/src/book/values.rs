@@ -1,5 +1,9 @@
 //! Small values that are written as text: durations, local minutes, names that were nearly right.
 
+use rust_decimal::Decimal;
+
+use super::reader::{Problems, Table};
+use crate::split::Shares;
 use crate::zone::DAY_MINUTES;
 
 /// Units of a duration, smallest first, in milliseconds.
@@ -44,6 +48,22 @@ pub fn size_text(mib: i64) -> String {
     let unit = UNITS_MIB.iter().rev().find(|(_, unit_mib)| mib != 0 && mib % unit_mib == 0);
     let (name, unit_mib) = unit.copied().unwrap_or(("MiB", 1));
     format!("{}{name}", mib / unit_mib)
+}
+
+/// A rate in percent, such as `"19"` or `"7.7"`, if the key is there. The outer `None`: it is there and is none, which is
+/// then among the problems.
+#[allow(clippy::option_option, reason = "left out and wrong are two things")]
+pub fn opt_percent(table: &mut Table<'_>, key: &str, problems: &mut Problems) -> Option<Option<Decimal>> {
+    let Some(text) = table.opt_str(key, problems) else {
+        // A value that is no text has its problem already.
+        return (!table.has(key)).then_some(None);
+    };
+    let rate = Decimal::from_str_exact(&text).ok().filter(|rate| Shares::new(*rate, Decimal::ZERO).is_ok());
+    if rate.is_none() {
+        let help = "write percent from \"0\" to \"100\" with at most 4 decimals, such as \"19\" or \"7.7\"";
+        table.problem_at(text.place, format!("`{key}` is \"{}\"", excerpt(&text)), help, problems);
+    }
+    rate.map(Some)
 }
 
 /// The minute of the day of `"06:00"` (360); `"24:00"` is the day's end (1440). `None` for anything else.

@@ -1,8 +1,10 @@
 //! A plan's rules, as the decisions need them: what the book says, compiled and checked.
 
+use jiff::SignedDuration;
+
 use crate::money::Money;
 use crate::schedule::Schedule;
-use crate::split::Shares;
+use crate::split::{Shares, Tariff};
 
 mod caps;
 mod dunning;
@@ -34,8 +36,14 @@ pub struct PlanRules {
     pub schedule: Schedule,
     /// What a period costs.
     pub price: Money,
-    /// Tax and the carrier's fee in what is collected.
+    /// Tax and the carrier's fee in an amount that has no tariff.
     pub shares: Shares,
+    /// Tax and fee at the carrier's price points, by price, ascending.
+    pub tariffs: Vec<Tariff>,
+    /// Whether the carrier gives up its fee in what goes back.
+    pub fee_returned: bool,
+    /// How long the carrier's answer may take that comes later than its reply, seconds; then the attempt is UNKNOWN.
+    pub answer_within_s: i64,
     /// Smaller amounts to try when the full one is refused for lack of funds.
     pub ladder: Option<Ladder>,
     /// When to try again.
@@ -76,6 +84,27 @@ impl PlanRules {
             }
         };
         full.map(|amount| amount.min(remaining_minor))
+    }
+
+    /// How long an accepted attempt may stay without its answer.
+    #[must_use]
+    pub fn answer_within(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.answer_within_s)
+    }
+
+    /// Tax and fee in a collected amount: those of its tariff, else those of any amount.
+    #[must_use]
+    pub fn shares_at(&self, amount_minor: i64) -> Shares {
+        let found = self.tariffs.binary_search_by_key(&amount_minor, |tariff| tariff.price_minor);
+        found.ok().and_then(|at| self.tariffs.get(at)).map_or(self.shares, |tariff| tariff.shares)
+    }
+
+    /// Tax and fee in an amount that goes back: as in a sale of that amount, and where it has no tariff, as in what the
+    /// charge had collected.
+    #[must_use]
+    pub fn shares_back(&self, amount_minor: i64, collected_minor: i64) -> Shares {
+        let has = |minor: i64| self.tariffs.binary_search_by_key(&minor, |tariff| tariff.price_minor).is_ok();
+        self.shares_at(if has(amount_minor) { amount_minor } else { collected_minor })
     }
 
     /// What a smaller amount than the price is worth: what the ladder says; without one the rest is owed.

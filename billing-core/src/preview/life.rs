@@ -234,7 +234,7 @@ impl<'a> Life<'a> {
             from,
             outcome,
             now: self.now,
-            answer_within: self.setup.answer_within,
+            answer_within: self.setup.rules.answer_within(),
             held: self.held(None),
         })?;
         self.collected_minor = self.collected_minor.saturating_add(decision.moved_minor);
@@ -388,7 +388,7 @@ impl<'a> Life<'a> {
             from: open.state,
             outcome,
             now: self.now,
-            answer_within: self.setup.answer_within,
+            answer_within: self.setup.rules.answer_within(),
             held: self.held(Some(period)),
         })?;
         self.collected_minor = self.collected_minor.saturating_add(decision.moved_minor);

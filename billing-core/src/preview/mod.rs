@@ -7,8 +7,8 @@ mod life;
 mod line;
 mod script;
 
+use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::{SignedDuration, Timestamp};
 
 pub use line::{Amounts, line};
 pub use script::{ANSWERS_MAX, Answer, EVENTS_MAX, Event, Happens, Said, Script, ScriptError};
@@ -43,8 +43,6 @@ pub struct Setup<'a> {
     pub events: &'a [Event],
     /// Business time at which the preview begins.
     pub now: Timestamp,
-    /// How long an accepted request may stay without its answer.
-    pub answer_within: SignedDuration,
     /// Where it ends.
     pub horizon: Horizon,
 }

@@ -44,6 +44,9 @@ pub(crate) fn daily() -> PlanRules {
         schedule: Schedule::simple(Cadence::Days(1), 360, 1, Window::ALWAYS),
         price: Money::new(PRICE, Currency::from_code("EUR").unwrap()),
         shares: Shares::NONE,
+        tariffs: Vec::new(),
+        fee_returned: false,
+        answer_within_s: 86_400,
         ladder: None,
         dunning: Dunning {
             no_funds: rounds(),

@@ -16,6 +16,7 @@ use super::callback::read_callback_table;
 use super::further::{FURTHER_TABLES, Further, read_further};
 use super::operation::{Around, read_operation};
 use super::proof::{ProofText, check_proof, read_proof};
+use super::tariffs::{Prices, TARIFFS_MAX, read_tariffs};
 use super::{Breaker, CarrierDefinition, For, LinkSettings, checks};
 use crate::adapter::{Caps, Exchange};
 use crate::dialect::amount::read_decimal;
@@ -41,6 +42,14 @@ pub(super) fn read(
     let carrier = root.table("carrier", problems).and_then(|table| read_carrier(table, source, problems));
     let currency = carrier.as_ref().map(|carrier| carrier.currency);
     let limits = root.table("limits", problems).and_then(|table| read_limits(table, currency, problems));
+    let prices = currency.zip(limits.as_ref()).map(|(currency, limits)| Prices {
+        currency,
+        min_minor: limits.min_minor,
+        max_minor: limits.max_minor,
+        points: &limits.price_points,
+    });
+    let tariffs = root.tables("tariffs", TARIFFS_MAX, problems);
+    let tariffs = read_tariffs(tariffs, prices.as_ref(), problems);
     let link = root.table("link", problems).and_then(|table| read_link(table, problems));
     let proof_place = root.place_of("proof");
     let proof = match root.opt_table("proof", problems) {
@@ -128,6 +137,8 @@ pub(super) fn read(
         slices: carrier.slices,
         caps,
         price_points: limits.price_points,
+        tariffs,
+        fee_returned: carrier.fee_returned,
         proof: proof.caps,
         breaker,
         link,
@@ -169,6 +180,7 @@ struct Carrier {
     partial: bool,
     exchange: Exchange,
     slices: u32,
+    fee_returned: bool,
 }
 
 fn read_carrier(mut table: Table<'_>, source: &Source, problems: &mut Problems) -> Option<Carrier> {
@@ -209,6 +221,7 @@ fn read_carrier(mut table: Table<'_>, source: &Source, problems: &mut Problems) 
     let partial = table.opt_bool("partial", problems).is_some_and(|partial| partial.value);
     let exchanges = [("reply", Exchange::Reply), ("callback", Exchange::Callback)];
     let exchange = table.opt_one_of("exchange", &exchanges, problems);
+    let fee_on_refund = table.opt_one_of("fee_on_refund", &[("kept", false), ("returned", true)], problems);
     let slices = table.opt_int("slices", 1..=SLICES_MAX, problems).map_or(1, |slices| slices.value);
     if !(slices as u64).is_power_of_two() {
         let help = "a power of two: later doubling then moves whole slices";
@@ -226,6 +239,7 @@ fn read_carrier(mut table: Table<'_>, source: &Source, problems: &mut Problems) 
         partial,
         exchange: exchange.map_or(Exchange::Reply, |exchange| exchange.value),
         slices: u32::try_from(slices).ok()?,
+        fee_returned: fee_on_refund.is_some_and(|returned| returned.value),
     })
 }
 

@@ -435,6 +435,46 @@ fn wrong_definitions_are_refused_with_their_place() {
         let with = format!("max = \"50.00\"\nprice_points = {points}");
         check_problem("max = \"50.00\"", &with, at, what);
     }
+    for (tariffs, at, what) in [
+        (
+            "price = \"0.05\"\ntax_percent = \"19\"",
+            "\"0.05\"\ntax",
+            "`price` is \"0.05\"; write a price from `limits.min` to `limits.max`",
+        ),
+        (
+            "price = \"0.50\"",
+            "\"0.50\"\n\n[link",
+            "a tariff without tax and fee; write `tax_percent`, `carrier_fee` or `carrier_fee_percent`",
+        ),
+        (
+            "price = \"0.50\"\ncarrier_fee = \"0.10\"\n[[tariffs]]\nprice = \"0.50\"\ncarrier_fee = \"0.10\"",
+            "\"0.50\"\ncarrier_fee = \"0.10\"\n\n[link",
+            "`price` is \"0.50\"; write tariffs ascending by price, each price once",
+        ),
+        (
+            "price = \"1.19\"\ntax_percent = \"19\"\ncarrier_fee = \"1.01\"",
+            "\"1.01\"",
+            "`carrier_fee` is \"1.01\"; from 0 to what is left of the price after tax, with at most 2 decimals, in quotes",
+        ),
+        (
+            "price = \"1.19\"\ncarrier_fee_percent = \"7\"\ncarrier_fee = \"1.01\"",
+            "\"1.01\"",
+            "`carrier_fee` beside `carrier_fee_percent`; keep one: an amount, or percent of what is left after tax",
+        ),
+        (
+            "price = \"1.19\"\ntax_percent = \"101\"",
+            "\"101\"",
+            "`tax_percent` is \"101\"; write percent from \"0\" to \"100\" with at most 4 decimals, such as \"19\" or \"7.7\"",
+        ),
+    ] {
+        check_problem("[link]", &format!("[[tariffs]]\n{tariffs}\n\n[link]"), at, what);
+    }
+    check_problem(
+        "max_body = 65536",
+        "price_points = [\"0.50\"]\n[[tariffs]]\nprice = \"0.60\"\ntax_percent = \"19\"",
+        "\"0.60\"",
+        "`price` is \"0.60\"; write one of `limits.price_points`",
+    );
     check_problem(
         "then = \"charged\"",
         "then = \"charge\"",

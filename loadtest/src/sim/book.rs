@@ -145,6 +145,9 @@ fn read() -> anyhow::Result<Book> {
         .map(|(no, id, _)| {
             Ok(CarrierSummary {
                 price_points: Vec::new(),
+                tariffs: Vec::new(),
+                fee_returned: false,
+                final_deadline_s: 86_400,
                 id: (*id).to_owned(),
                 country: if *no == 2 { "TN" } else { "ZZ" }.to_owned(),
                 calendar: CalendarRules::default(),

@@ -8,7 +8,7 @@ use billing_core::triage::NoteKind;
 use jiff::Timestamp;
 use storage::pg::{LEGS_MAX, RecordRow, RowKind};
 
-use super::{ANSWER_WITHIN, AttemptFacts, Item, grant_of};
+use super::{AttemptFacts, Item, grant_of};
 
 impl Item {
     pub(super) fn decide_aside(
@@ -28,7 +28,7 @@ impl Item {
             from: facts.from,
             outcome: facts.outcome,
             now,
-            answer_within: ANSWER_WITHIN,
+            answer_within: plan.rules.answer_within(),
             held: besides(self.row.held, aside),
         };
         decide_aside(&core).map_err(|error| error.to_string())
@@ -40,7 +40,7 @@ impl Item {
         decision: &AsideDecision,
         now: Timestamp,
     ) -> Result<RecordRow, String> {
-        let legs = self.posted(&decision.legs)?;
+        let legs = self.posted(&decision.legs, None)?;
         let open = !decision.attempt.is_final();
         let (plain, rare) = grant_of(decision.grant, now);
         let after = &decision.aside;

@@ -1,16 +1,18 @@
 //! Refunds as rows, and what outcomes give back of a subscriber's caps.
 
 use billing_core::decide::{Decision, LaneHint, RefundFacts, ReversalFacts, decide_refund, decide_reversal};
+use billing_core::ledger::Leg;
 use billing_core::outcome::Op;
 use billing_core::reason::{Input, Inputs};
+use billing_core::split::Shares;
 use billing_core::states::AttemptState;
 use billing_core::subscription::{Planned, Progress, Reservation};
 use billing_core::triage::NoteKind;
 use jiff::Timestamp;
 use storage::mutants::{Mutant, on};
-use storage::pg::{GiveBack, MoreRow, RecordRow, ReversalRow, RowKind};
+use storage::pg::{GiveBack, LEGS_MAX, MoreRow, PostedLeg, RecordRow, ReversalRow, RowKind};
 
-use super::{ANSWER_WITHIN, AttemptFacts, Item};
+use super::{AttemptFacts, Item};
 use crate::stripe::Reversal;
 
 impl Item {
@@ -32,7 +34,7 @@ impl Item {
             from: facts.from,
             outcome: facts.outcome,
             now,
-            answer_within: ANSWER_WITHIN,
+            answer_within: plan.rules.answer_within(),
         };
         let decision = decide_refund(&core).map_err(|error| error.to_string())?;
         let before = self.row.sub.progress;
@@ -64,7 +66,7 @@ impl Item {
             grant_until_ms: if decision.revoked { until_ms(decision.paid_until) } else { 0 },
             event: decision.event.map_or(0, |event| event as i16),
             merchant_no: self.row.merchant_no,
-            legs: self.posted(&decision.legs)?,
+            legs: self.posted(&decision.legs, Some(decision.aside.collected_minor))?,
             currency: self.row.currency,
             asides: Vec::new(),
             more: None,
@@ -114,11 +116,41 @@ impl Item {
             progress: Progress { paid_until: decision.paid_until, ..self.row.sub.progress },
             grant_until_ms: if decision.revoked { until_ms(decision.paid_until) } else { 0 },
             event: decision.event as i16,
-            legs: self.posted(&[Some(decision.leg)])?,
+            legs: self.posted(&[Some(decision.leg)], Some(reversal.aside.collected_minor))?,
             more: more.boxed(),
             ..self.aside_note_record(&reversal.aside, decision.rule)
         };
         Ok((record, inputs))
+    }
+
+    /// The transfers of a decision, in their parts, with their accounts. `collected_minor`: what the charge had collected
+    /// of which something goes back.
+    pub(super) fn posted(
+        &self,
+        decided: &[Option<Leg>],
+        collected_minor: Option<i64>,
+    ) -> Result<[Option<PostedLeg>; LEGS_MAX], String> {
+        let carrier_no = self.row.sub.id.shard().carrier_no();
+        let rules = self.catalog.plan(self.row.sub.plan_no).map(|plan| &plan.rules);
+        let shares = |minor| match (rules, collected_minor) {
+            (None, _) => Shares::NONE,
+            (Some(rules), None) => rules.shares_at(minor),
+            (Some(rules), Some(collected)) => rules.shares_back(minor, collected),
+        };
+        let fee_returned = rules.is_some_and(|rules| rules.fee_returned);
+        let parts = decided.iter().flatten();
+        let parts = parts.flat_map(|leg| leg.parts(&shares(leg.amount_minor), fee_returned)).flatten();
+        let mut legs = [None; LEGS_MAX];
+        for (slot, leg) in legs.iter_mut().zip(parts) {
+            let (debit, credit) = self
+                .catalog
+                .names
+                .leg_accounts(leg.kind, carrier_no, self.row.merchant_no, self.row.currency)
+                .ok_or("no account for its transfer")?;
+            let amount_minor = leg.amount_minor;
+            *slot = Some(PostedLeg { kind: leg.kind, debit, credit, amount_minor, asset: self.row.currency });
+        }
+        Ok(legs)
     }
 
     /// What goes back to the subscriber's caps: only what is proven not to have been collected. UNKNOWN keeps it.

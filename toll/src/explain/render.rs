@@ -203,7 +203,7 @@ impl Page {
             let mut table = Table::new(&["ATTEMPT", "KIND", ">AMOUNT", "DEBIT", "CREDIT", "BUSINESS DATE"]);
             for transfer in &story.transfers {
                 table.row(vec![
-                    transfer.attempt.to_string(),
+                    moved_by(transfer.attempt),
                     transfer.kind.to_owned(),
                     transfer.amount.to_string(),
                     transfer.debit.clone(),
@@ -220,7 +220,7 @@ impl Page {
                     .until
                     .as_ref()
                     .map_or_else(|| "for good".to_owned(), |until| format!("until {until}"));
-                self.text += &format!("  from {} {until} (attempt {})\n", grant.from, grant.attempt);
+                self.text += &format!("  from {} {until} ({})\n", grant.from, attempt_words(grant.attempt));
             }
         }
     }
@@ -254,4 +254,12 @@ impl Page {
             story.missing.iter().for_each(|what| self.text += &format!("  {what}\n"));
         }
     }
+}
+/// Whose transfer it is: an attempt by its number; what a carrier took back by itself has one below 0.
+fn moved_by(attempt_no: i16) -> String {
+    if attempt_no < 0 { format!("reversal {}", attempt_no.unsigned_abs()) } else { attempt_no.to_string() }
+}
+
+fn attempt_words(attempt_no: i16) -> String {
+    if attempt_no < 0 { moved_by(attempt_no) } else { format!("attempt {attempt_no}") }
 }

@@ -56,6 +56,9 @@ late_approved = "past"
 fn carriers() -> Vec<CarrierSummary> {
     let carrier = |id: &str, code: &str, min_minor, max_minor| CarrierSummary {
         price_points: Vec::new(),
+        tariffs: Vec::new(),
+        fee_returned: false,
+        final_deadline_s: 86_400,
         country: "TN".to_owned(),
         calendar: crate::calendar::CalendarRules::default(),
         id: id.to_owned(),
@@ -103,6 +106,9 @@ fn every_key_is_read() {
         ),
         price: Money::new(500, Currency::from_code("TND").unwrap()),
         shares: Shares::NONE,
+        tariffs: Vec::new(),
+        fee_returned: false,
+        answer_within_s: 86_400,
         ladder: Some(Ladder {
             // What the carrier takes at least: nothing else is written.
             part_min_minor: 50,

@@ -1,5 +1,6 @@
 //! Everything that the tables keep of one charge.
 
+use billing_core::ledger::Purpose;
 use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
@@ -153,7 +154,7 @@ pub async fn transfers(
     let rows = sqlx::query(
         "WITH named AS (
              SELECT a.id, CASE a.owner_kind WHEN 1 THEN 'carrier ' || c.id ELSE 'merchant ' || m.id END || ' ' ||
-                    (ARRAY['receivable', 'payable', 'suspense'])[a.purpose] AS name
+                    ($3::text[])[a.purpose] AS name
                FROM account a
                LEFT JOIN carrier c ON a.owner_kind = 1 AND c.carrier_no = a.owner_id
                LEFT JOIN merchant m ON a.owner_kind = 2 AND m.merchant_no = a.owner_id)
@@ -163,6 +164,7 @@ pub async fn transfers(
     )
     .bind(subscription_id)
     .bind(period)
+    .bind(Purpose::ALL.map(|purpose| Purpose::name_of(purpose as i16)))
     .fetch_all(conn)
     .await?;
     rows.iter()

@@ -3,12 +3,17 @@
 use proptest::prelude::*;
 
 use super::read;
+use crate::book::CarrierTariff;
+use crate::book::plan::read_plan;
+use crate::book::reader::Source;
 use crate::plan::{
     Arrears, BalanceCheck, BalanceWhen, Budget, Choice, Defer, Delivers, Expired, GiveUp, Growth, Ladder,
-    LateApproved, Lifecycle, Missed, Payday, RefundAccess, Reserve, Restart, Rounds, Settles,
+    LateApproved, Lifecycle, Missed, Payday, PlanRules, RefundAccess, Reserve, Restart, Rounds, Settles,
 };
 use crate::schedule::{Weekdays, Window};
+use crate::split::Fee;
 use jiff::civil::Weekday;
+use rust_decimal::Decimal;
 
 const FULL: &str = r#"merchant = "demo"
 service = "kids"
@@ -225,4 +230,40 @@ proptest! {
         let (rules, problems) = read("p.toml", &format!("{before}{with}{}", &after[1..]));
         prop_assert_eq!(rules.is_none(), !problems.is_empty());
     }
+}
+
+#[test]
+fn tariffs_of_the_carrier_hold_at_their_prices_where_the_plan_says_nothing() {
+    let mut carriers = super::carriers();
+    let percent = |text: &str| Some(text.parse::<Decimal>().unwrap());
+    let at = |price_minor, fee_minor| Some(Fee::At { fee_minor, price_minor });
+    carriers[1].fee_returned = true;
+    carriers[1].tariffs = vec![
+        CarrierTariff { price_minor: 119, tax_percent: percent("19"), fee: at(119, 45) },
+        CarrierTariff { price_minor: 500, tax_percent: None, fee: percent("40").map(Fee::Percent) },
+    ];
+    let rules = |lines: &str| {
+        let text = super::SHORTEST.replace("price =", &format!("{lines}price ="));
+        let source = Source { file: "config/plans/p.toml".to_owned(), text };
+        read_plan(&source, &carriers, &[], &mut crate::book::reader::Problems::default()).unwrap()
+    };
+    let parts = |rules: &PlanRules, minor: i64| {
+        let parts = rules.shares_at(minor).split(minor);
+        (parts.tax_minor, parts.carrier_fee_minor, parts.merchant_minor)
+    };
+    let plain = rules("");
+    assert!(plain.fee_returned);
+    assert_eq!((parts(&plain, 119), parts(&plain, 500)), ((19, 45, 55), (0, 200, 300)));
+    assert_eq!(parts(&plain, 120), (0, 0, 120), "no tariff, and nothing in the plan");
+    // Its own words go before the carrier's, each by itself.
+    let exempt = rules("tax_percent = \"0\"\n");
+    assert_eq!((parts(&exempt, 119), parts(&exempt, 500)), ((0, 45, 74), (0, 200, 300)));
+    let own = rules("carrier_fee_percent = \"10\"\n");
+    assert_eq!(
+        (parts(&own, 119), parts(&own, 500), parts(&own, 1_000)),
+        ((19, 10, 90), (0, 50, 450), (0, 100, 900))
+    );
+    // What goes back: a sale of that amount, else of what the charge had collected.
+    let back = |minor, collected| plain.shares_back(minor, collected).split(minor).carrier_fee_minor;
+    assert_eq!((back(119, 500), back(100, 500), back(100, 119), back(100, 120)), (45, 40, 38, 0));
 }
