@@ -31,6 +31,9 @@ pub struct WorkerStatus {
     pub book_version: i32,
     /// Owned shards.
     pub shards: usize,
+    /// Those of them that do not charge, because a failover is being cleared up.
+    #[serde(default)]
+    pub quarantined: usize,
     /// Entries in the wheel.
     pub wheel: usize,
     /// Entries whose time has come and that wait for their turn; not those on their way.
@@ -78,6 +81,7 @@ impl From<WorkerReport> for WorkerStatus {
             business_at: report.business_at,
             book_version: report.book_version,
             shards: report.shards,
+            quarantined: report.quarantined,
             wheel: report.wheel,
             due: report.due,
             in_flight: report.in_flight,

@@ -255,6 +255,10 @@ rules! {
     REVIEW_FILE_MISSING = 125, "review.file_missing" v 1: "the carrier's file that would prove it was not taken in, so people settle it";
     /// A duplicate that nobody explains.
     REVIEW_DUPLICATE = 126, "review.duplicate" v 1: "the carrier has seen the key before and cannot be asked with which result, so people settle it";
+    /// A failover lost its intent.
+    FAILOVER_LISTED = 130, "failover.listed" v 1: "the database lost its last commits, this request among them; the log of what was sent lists it, so it counts as sent until there is proof";
+    /// A failover may have lost it.
+    FAILOVER_DOUBTED = 131, "failover.doubted" v 1: "the database lost its last commits, and a log of what was sent is missing; it may have been sent, so it counts as sent until there is proof";
 }
 
 /// What a rule looked at. The number is what the history keeps.

@@ -33,6 +33,7 @@ use crate::takeover;
 use crate::worker::WorkerEnd;
 
 mod beside;
+mod doubts;
 
 /// Subscriptions on their way in one stripe: at most so many batches.
 const HELD_BATCHES_MAX: usize = 4;
@@ -284,6 +285,9 @@ impl Engine {
         let (probes, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| row.probe);
         self.ask_balances(probes, now);
         let mut ready = self.one_per_capped_subscriber(ready, now);
+        if self.shared.holds.any_doubted() {
+            ready = self.set_doubted_aside(ready, now).await?;
+        }
         if ready.is_empty() {
             return Ok(());
         }
@@ -328,20 +332,20 @@ impl Engine {
         // What the times inside a request are made of: kept with the intent, so that a repeat has the same body.
         let (intent_at, told_at) = (self.shared.clock.wall(), now);
         let mut flights = Vec::with_capacity(ready.len());
-        let mut over = Vec::new();
+        let (mut over, mut lost) = (Vec::new(), Vec::new());
         for (row, verdict) in ready.into_iter().zip(verdicts) {
             match verdict {
                 // ExistsMine: the first call's commit answer was lost, and nothing of this batch reached a lane.
                 Verdict::Ok | Verdict::ExistsMine => {
-                    lines.push(self.sent_line(&row, intent_at));
+                    lines.push(self.sent_line(&row, intent_at, now));
                     let (attempt, flight) = self.flight(row, floor, begun_ms, now.as_millisecond(), told_at);
                     attempts.push(attempt);
                     flights.push(flight);
                 }
-                Verdict::OverCap => {
+                Verdict::OverCap | Verdict::Lost => {
                     self.shared.give_back(carrier_of(row.row.sub.id.0), 1);
                     self.stripe.close_floor(floor, 1);
-                    over.push(row);
+                    if verdict == Verdict::Lost { lost.push(row) } else { over.push(row) }
                 }
                 other => {
                     self.shared.give_back(carrier_of(row.row.sub.id.0), 1);
@@ -372,6 +376,7 @@ impl Engine {
             tokio::time::sleep(RETRY_PAUSE).await;
             self.begin(&batch, now.as_millisecond()).await?;
         }
+        self.list_doubts(lost, true, now).await?;
         self.over_cap(over, now).await
     }
 
@@ -437,7 +442,7 @@ impl Engine {
         (attempt, flight)
     }
 
-    fn sent_line(&self, row: &Ready, intent_at: jiff::Timestamp) -> SentLine {
+    fn sent_line(&self, row: &Ready, intent_at: jiff::Timestamp, now: jiff::Timestamp) -> SentLine {
         SentLine {
             subscription_id: row.row.sub.id.0,
             period: row.planned.period.number(),
@@ -449,6 +454,14 @@ impl Engine {
             digest: row.digest,
             incarnation: self.shared.lease.incarnation,
             intent_at_us: intent_at.as_microsecond(),
+            business_at_ms: now.as_millisecond(),
+            not_before_ms: row.planned.not_before.as_millisecond(),
+            not_after_ms: row.planned.not_after.as_millisecond(),
+            book_version: row.catalog.names.book_version,
+            round: row.planned.round,
+            step: row.planned.step,
+            parent_no: row.planned.parent_no,
+            rule: row.rule,
         }
     }
 
@@ -477,13 +490,13 @@ impl Engine {
                 if days_since_2000(row.planned.period.date())
                     > self.shared.partitions_until_day.load(Ordering::SeqCst) =>
             {
-                let second_ms = i64::from(self.shared.clock.scale().max(1)) * 1_000;
-                self.put_back(&[id], now_ms + second_ms);
+                self.put_back(&[id], self.after_a_second(now_ms));
             }
             Verdict::NoPartition => {
                 self.stripe
                     .put(poison(&row.row, format!("no partition holds period {}", row.planned.period)));
             }
+            Verdict::Quarantined => self.put_back(&[id], self.after_a_second(now_ms)),
             Verdict::NotOwner | Verdict::NotFound => self.stripe.release(id),
             _ => self.put_back(&[id], now_ms),
         }

@@ -82,6 +82,7 @@ impl InboxReader {
             .stripes
             .iter()
             .flat_map(|s| s.wheel().shards().map(|s| s.0).collect::<Vec<_>>())
+            .filter(|shard| !self.shared.holds.is_held(*shard))
             .collect();
         if shards.is_empty() || !self.shared.guard.lease_lasts() {
             return Ok(0);

@@ -20,6 +20,7 @@ mod asides;
 mod bookkeeper;
 mod bounds;
 mod callbacks;
+mod failover;
 mod filler;
 mod inbox;
 mod membership;

@@ -13,8 +13,8 @@ use jiff::tz::TimeZone;
 use storage::mutants::{Mutant, on};
 use storage::pg::{Lease, StoreError, WorkerRow};
 use storage::store::{
-    append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over, owned_shards, read_clock,
-    renew_lease, set_low_water, trim_minutes, worker_rows,
+    append_minutes, claim_shards, ensure_partitions, fence_worker, hand_over, held_up, owned_shards,
+    read_clock, renew_lease, set_low_water, touch_guard, trim_minutes, worker_rows,
 };
 
 use crate::guard::stripe_of;
@@ -76,6 +76,9 @@ impl LeaseKeeper {
         let renewed = renew_lease(conn, &self.shared.lease).await;
         let renewed = self.db.checked(renewed)?;
         if renewed {
+            let conn = self.db.conn().await?;
+            let touched = touch_guard(conn).await;
+            self.shared.watch.touched(self.db.checked(touched)?);
             self.shared.guard.renewed(started_ms, self.shared.settings.lease_ttl_ms);
             self.shared.well();
         }
@@ -172,6 +175,10 @@ impl Steward {
         let workers = worker_rows(conn).await;
         let workers = self.db.checked(workers)?;
         self.fence_the_dead(&workers, now_ms).await?;
+        let conn = self.db.conn().await?;
+        let held = held_up(conn, &self.shared.identity).await;
+        let held = self.db.checked(held)?;
+        self.shared.holds.set(held, &self.shared.stripes);
         if !self.shared.stop_claiming.is_cancelled() {
             let own = workers.iter().find(|worker| worker.lease == self.shared.lease);
             self.balance(now_ms, own.map_or(0, |worker| worker.shards)).await?;

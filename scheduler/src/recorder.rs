@@ -92,8 +92,11 @@ impl Recorder {
                 continue;
             }
             match self.pass(work).await {
+                // After a failover nobody records any more; answers still go into the history.
+                Ok(_) if self.shared.watch.found() && !self.shared.is_halted() => {}
                 Ok(batch) => {
-                    if self.shared.is_halted() || decided.send(batch).await.is_err() {
+                    let sent = !self.shared.is_halted() && decided.send(batch).await.is_ok();
+                    if !sent && (self.shared.is_halted() || !self.shared.watch.found()) {
                         return Ok(());
                     }
                 }

@@ -297,6 +297,14 @@ pub(crate) async fn begin(
         digest,
         incarnation: shared.lease.incarnation,
         intent_at_us: intent_at.as_microsecond(),
+        business_at_ms: now_ms,
+        not_before_ms: planned.not_before.as_millisecond(),
+        not_after_ms: planned.not_after.as_millisecond(),
+        book_version: intent.book_version,
+        round: planned.round,
+        step: planned.step,
+        parent_no: planned.parent_no,
+        rule: intent.rule,
     };
     let written = match shared.sent_log.append(&[line]) {
         Ok(()) => true,

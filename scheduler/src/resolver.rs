@@ -132,6 +132,7 @@ impl Resolver {
             .stripes
             .iter()
             .flat_map(|stripe| stripe.wheel().shards().map(|shard| shard.0).collect::<Vec<_>>())
+            .filter(|shard| !shared.holds.is_held(*shard))
             .collect();
         self.count(&shards, now_ms).await?;
         let rooms: Vec<(i32, i32)> = self.lanes.keys().map(|carrier_no| (*carrier_no, ROWS_MAX)).collect();

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::books::Books;
 use crate::clock::Clock;
 use crate::engine::has_room;
+use crate::failover::{Holds, Watch};
 use crate::guard::LeaseGuard;
 use crate::lane::Lane;
 use crate::stats::Stats;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub(crate) halted: AtomicBool,
     pub(crate) sent_log_ok: AtomicBool,
     pub(crate) last_well_ms: AtomicI64,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) holds: Holds,
     pub(crate) last_trouble: Mutex<HashMap<&'static str, (i64, u32)>>,
 }
 
@@ -76,6 +79,8 @@ pub struct WorkerReport {
     pub book_version: i32,
     /// Owned shards.
     pub shards: usize,
+    /// Those of them that do not charge, because a failover is being cleared up.
+    pub quarantined: usize,
     /// Entries in the wheel.
     pub wheel: usize,
     /// Entries whose time has come and that wait for their turn; not those on their way.
@@ -108,7 +113,9 @@ impl Shared {
     }
 
     fn not_ready(&self) -> Option<&'static str> {
-        if self.stop_claiming.is_cancelled() {
+        if self.watch.found() {
+            Some("the database failed over")
+        } else if self.stop_claiming.is_cancelled() {
             Some("draining")
         } else if !self.guard.lease_lasts() {
             Some("no lease: the database cannot be reached or another worker took over")
@@ -120,6 +127,8 @@ impl Shared {
             Some("the sent log cannot be written")
         } else if self.clock.machine_ms() - self.last_well_ms.load(Ordering::SeqCst) > READY_WITHIN_MS {
             Some("the database does not answer")
+        } else if self.holds.all_of(&self.stripes) {
+            Some("quarantined after a failover: spools are waited for, see toll ops quarantine list")
         } else {
             None
         }
@@ -202,6 +211,7 @@ impl Shared {
     pub(crate) fn publish_gauges(&self) {
         let report = self.report();
         metrics::gauge!("tollbook_shards").set(report.shards as f64);
+        metrics::gauge!("tollbook_quarantined_shards").set(report.quarantined as f64);
         metrics::gauge!("tollbook_wheel_entries").set(report.wheel as f64);
         metrics::gauge!("tollbook_due_entries").set(report.due as f64);
         metrics::gauge!("tollbook_in_flight").set(report.in_flight as f64);
@@ -239,6 +249,7 @@ impl Shared {
             business_at: now.to_string(),
             book_version: self.books.current().names.book_version,
             shards: self.stripes.iter().map(|stripe| stripe.wheel().shards().count()).sum(),
+            quarantined: self.holds.count(&self.stripes),
             wheel: self.stripes.iter().map(|stripe| stripe.wheel().len()).sum(),
             due: self.stripes.iter().map(|stripe| stripe.due_len(now_ms)).sum(),
             in_flight: self.stripes.iter().map(|stripe| stripe.held()).sum(),

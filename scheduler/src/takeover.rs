@@ -132,8 +132,18 @@ async fn hand_to_recorder(
     db: &mut DbLink,
     chunk: Vec<OpenIntent>,
 ) -> Result<(), StoreError> {
-    let chunk: Vec<OpenIntent> =
-        chunk.into_iter().filter(|intent| stripe.hold(intent.subscription_id)).collect();
+    let chunk = chunk.into_iter().filter(|intent| stripe.hold(intent.subscription_id)).collect();
+    hand_held(shared, stripe, db, chunk, 0).await
+}
+
+/// The same for intents whose subscriptions are held already; `why`: the rule that brought them here, 0 for none.
+pub(crate) async fn hand_held(
+    shared: &Arc<Shared>,
+    stripe: &Stripe,
+    db: &mut DbLink,
+    chunk: Vec<OpenIntent>,
+    why: i16,
+) -> Result<(), StoreError> {
     if chunk.is_empty() {
         return Ok(());
     }
@@ -185,7 +195,7 @@ async fn hand_to_recorder(
             catalog: shared.books.for_answer(intent.book_version),
             planned: intent.planned,
             from: AttemptState::Intent,
-            why: 0,
+            why,
             outcome,
             carrier_code,
             carrier_txn_id,

@@ -3,7 +3,7 @@
 //! 16-byte entries in buckets per shard. The rows themselves are loaded when due, so a stale entry costs one look and
 //! never a charge. What lies beyond the horizon is not held: the filler reads it in chunks before its time comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use billing_core::ids::Shard;
 use storage::pg::WheelEntry;
@@ -15,6 +15,8 @@ pub(crate) struct Wheel {
     bucket_ms: i64,
     /// Where the last round stopped: shards take turns.
     turn: i32,
+    /// Shards of which nothing is given out until a failover is cleared up.
+    held: BTreeSet<i32>,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +33,7 @@ impl Wheel {
     /// An empty wheel whose buckets are `bucket_ms` business milliseconds wide.
     #[must_use]
     pub(crate) fn new(bucket_ms: i64) -> Self {
-        Self { shards: BTreeMap::new(), bucket_ms: bucket_ms.max(1), turn: i32::MIN }
+        Self { shards: BTreeMap::new(), bucket_ms: bucket_ms.max(1), turn: i32::MIN, held: BTreeSet::new() }
     }
 
     /// Takes a shard in; nothing of it is known yet.
@@ -53,6 +55,11 @@ impl Wheel {
         if let Some(wheel) = self.shards.get_mut(&shard.0) {
             wheel.draining = draining;
         }
+    }
+
+    /// Gives out nothing of these shards, whether it has them or not, and again of all others.
+    pub(crate) fn set_held(&mut self, held: &BTreeSet<i32>) {
+        self.held.clone_from(held);
     }
 
     /// The shards that it holds.
@@ -112,7 +119,9 @@ impl Wheel {
             }
             let carrier_no = Shard(shard).carrier_no();
             let left = left.entry(carrier_no).or_insert_with(|| room(carrier_no));
-            let Some(wheel) = self.shards.get_mut(&shard).filter(|wheel| !wheel.draining) else { continue };
+            let held = self.held.contains(&shard);
+            let wheel = self.shards.get_mut(&shard).filter(|wheel| !wheel.draining && !held);
+            let Some(wheel) = wheel else { continue };
             wheel.take(now_ms, self.bucket_ms, max, left, &mut taken);
         }
         taken.sort_unstable();

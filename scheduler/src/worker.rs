@@ -9,6 +9,7 @@ use billing_core::book::engine::EngineSettings;
 use billing_core::outcome::{NotSentProof, Outcome, Refusal};
 use billing_core::states::{AttemptState, State, from_number};
 use carriers::{Adapter, OutcomeSink, Reply, SendGuard};
+use storage::guard::GuardMemory;
 use storage::history::seal::Sealer;
 use storage::history::{HistoryStore, digest_of};
 use storage::mutants::{Mutant, on};
@@ -27,6 +28,7 @@ use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::engine::Engine;
+use crate::failover::{Clearing, Holds, QUARANTINE_WAIT_MS, Watch, first_look, terms_of};
 use crate::filler::Filler;
 use crate::guard::{LeaseGuard, stripe_of};
 use crate::hold::{Hold, held};
@@ -63,6 +65,8 @@ pub struct WorkerSettings {
     pub send_max_age_ms: i64,
     /// How long a drain waits for answers.
     pub drain_deadline_ms: u64,
+    /// How long spools are waited for after a failover.
+    pub quarantine_wait_ms: i64,
     /// By how much the intervals of the resolution of unknown attempts are divided; above 1 only under a clock that does
     /// not run as time does.
     pub resolution_time_scale: i64,
@@ -82,6 +86,7 @@ impl From<&EngineSettings> for WorkerSettings {
             low_water_every_ms: signed(book.low_water_every_ms),
             send_max_age_ms: signed(book.send_max_age_ms),
             drain_deadline_ms: book.drain_deadline_ms,
+            quarantine_wait_ms: QUARANTINE_WAIT_MS,
             resolution_time_scale: i64::from(book.resolution_time_scale.max(1)),
         }
     }
@@ -129,6 +134,8 @@ pub struct WorkerParts {
     pub sent_log: Arc<SentLog>,
     /// Who this process is.
     pub identity: WorkerIdentity,
+    /// What this machine remembers of the server.
+    pub guard_memory: Arc<GuardMemory>,
     /// The slot of this spool's former process, proven dead by the spool's lock.
     pub slot: Option<i32>,
     /// Random per process start.
@@ -194,6 +201,8 @@ impl Worker {
     /// [`StartError`] when the database or the history cannot be used.
     pub async fn start(parts: WorkerParts) -> Result<Self, StartError> {
         let mut conn = connect(&parts.database, "tollbook start").await?;
+        let terms = terms_of(&parts.settings);
+        let seen = first_look(&mut conn, &parts.guard_memory, terms).await?;
         let clock = parts.clock;
         clock.set(read_clock(&mut conn).await?);
         let time_scale = parts.settings.resolution_time_scale;
@@ -210,6 +219,7 @@ impl Worker {
             (0..stripe_count).map(|no| Arc::new(Stripe::new(no, bucket_ms, settings.batch_max))).collect();
         let guard = Arc::new(LeaseGuard::new(Arc::clone(&clock), settings.send_max_age_ms));
         guard.watch(stripes.clone());
+        let watch = Arc::new(Watch::new(seen, parts.guard_memory, terms, Arc::clone(&guard)));
         let router = Arc::new(Router { stripes: stripes.clone(), lanes: std::sync::OnceLock::new() });
         let mut adapters = JoinSet::new();
         let mut lanes = BTreeMap::new();
@@ -279,6 +289,8 @@ impl Worker {
             database: parts.database,
             halted: AtomicBool::new(false),
             sent_log_ok: AtomicBool::new(true),
+            watch,
+            holds: Holds::default(),
             last_well_ms: AtomicI64::new(now_ms),
             last_trouble: Mutex::default(),
         });
@@ -286,7 +298,11 @@ impl Worker {
         worker.spawn_parts(&dictionaries, parts.read_version, parts.hold.as_ref())?;
         let resolver = Resolver {
             shared: Arc::clone(&shared),
-            db: DbLink::new(shared.database.clone(), format!("tollbook {} resolver", shared.lease.slot)),
+            db: DbLink::watched(
+                shared.database.clone(),
+                format!("tollbook {} resolver", shared.lease.slot),
+                &shared.watch,
+            ),
             sealers: sealers(&dictionaries)?,
             lanes: ask_lanes,
             guard: ask_guard,
@@ -309,7 +325,8 @@ impl Worker {
     ) -> Result<(), StartError> {
         let shared = &self.shared;
         let link = |what: &str| {
-            DbLink::new(shared.database.clone(), format!("tollbook {} {what}", shared.lease.slot))
+            let name = format!("tollbook {} {what}", shared.lease.slot);
+            DbLink::watched(shared.database.clone(), name, &shared.watch)
         };
         for stripe in &shared.stripes {
             let engine = Engine {
@@ -334,6 +351,7 @@ impl Worker {
         self.parts.spawn(held(hold, lease.run()));
         self.parts.spawn(held(hold, Steward::new(Arc::clone(shared), link("steward")).run()));
         self.parts.spawn(held(hold, InboxReader::new(Arc::clone(shared), link("inbox")).run()));
+        self.parts.spawn(held(hold, Clearing::new(Arc::clone(shared), link("clearing")).run()));
         let keeper = BookKeeper { shared: Arc::clone(shared), db: link("book"), read, refused: 0 };
         self.parts.spawn(held(hold, keeper.run()));
         self.parts.spawn(held(hold, Filler { shared: Arc::clone(shared), db: link("filler") }.run()));
@@ -357,7 +375,12 @@ impl Worker {
         };
         let end = match drained {
             Ok(asked) => self.drain().await.unwrap_or(asked),
-            Err(end) => end,
+            Err(end) => {
+                if self.shared.watch.found() {
+                    self.keep_answers().await;
+                }
+                end
+            }
         };
         self.halt();
         self.shared.finish.cancel();
@@ -424,6 +447,22 @@ impl Worker {
             }
         }
         None
+    }
+
+    /// The database failed over: nothing leaves any more, and nothing is recorded that another server decided. What carriers
+    /// still answer goes into the history, as evidence about the attempts whose intents are lost.
+    async fn keep_answers(&self) {
+        let shared = &self.shared;
+        shared.stop_claiming.cancel();
+        let deadline_ms =
+            shared.clock.machine_ms() + i64::try_from(shared.settings.drain_deadline_ms).unwrap_or(0);
+        let waits = || {
+            shared.lanes.values().any(|lane| lane.depth().0 > 0)
+                || shared.stripes.iter().any(|stripe| stripe.desk_len() > 0 || !stripe.flights().is_empty())
+        };
+        while waits() && shared.clock.machine_ms() < deadline_ms {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn halt(&self) {

@@ -9,6 +9,7 @@
 mod directory;
 mod install;
 mod process;
+mod standby;
 #[cfg(test)]
 mod tests;
 

@@ -63,6 +63,8 @@ mutants! {
     NoTransfers = "no-transfers",
     /// Outcomes are recorded before their history is durable.
     HistoryAfterRecord = "history-after-record",
+    /// A failover that lost commits is not noticed.
+    NoQuarantine = "no-quarantine",
     /// Each worker uses the whole of a carrier's rate.
     WholeRate = "whole-rate",
 }

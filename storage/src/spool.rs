@@ -162,6 +162,34 @@ impl SentLog {
     }
 }
 
+/// Lines of a log, oldest first.
+pub type LinesSince = Box<dyn Iterator<Item = io::Result<SentLine>> + Send>;
+
+impl SentLog {
+    /// The lines of intents made at or after `from_us` (microseconds since 1970, this machine's clock), over all openings of
+    /// this log, its own lines included. `None` when lines of that time were deleted by age.
+    ///
+    /// # Errors
+    /// When a segment cannot be read; an item is an error where lines are damaged. The log is not complete then.
+    pub fn lines_since(&self, from_us: i64) -> io::Result<Option<LinesSince>> {
+        let wanted = move |line: &SentLine| line.intent_at_us >= from_us;
+        match &self.place {
+            Place::Memory(lines) => {
+                let kept = lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                Ok(Some(Box::new(kept.into_iter().filter(wanted).map(Ok))))
+            }
+            Place::Disk(shared) => {
+                let dir = shared.writing().dir.clone();
+                let lines = reader::read_since(&dir, from_us)?;
+                Ok(lines.map(|lines| -> LinesSince {
+                    let lines = lines.map(|stored| stored.map(|stored| stored.line));
+                    Box::new(lines.filter(move |line| line.as_ref().map_or(true, wanted)))
+                }))
+            }
+        }
+    }
+}
+
 impl Drop for SentLog {
     fn drop(&mut self) {
         if let Place::Disk(shared) = &self.place {

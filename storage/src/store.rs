@@ -11,12 +11,14 @@ use billing_core::plan::Usage;
 use billing_core::subscription::{Aside, Held};
 use sqlx::postgres::PgConnection;
 
+use crate::guard::Seen;
 use crate::memory::{MemoryConn, MemoryDb};
 use crate::pg::{
-    self, AsideRow, AttemptRow, BeginBatch, BeginRefund, BookVersion, ClockRow, DueRow, InboxRow,
-    LateEvidenceKey, Lease, MinuteRow, Names, OpenIntent, RecordBatch, StoreError, Verdict, WheelEntry,
-    WorkerIdentity, WorkerRow,
+    self, AsideRow, AttemptRow, BeginBatch, BeginRefund, BookVersion, CapDay, Checked, ClockRow, DueRow,
+    HeldUp, InboxRow, LateEvidenceKey, Lease, LostAttempt, MinuteRow, Names, OpenIntent, QuarantineTerms,
+    RecordBatch, Resumed, StoreError, Verdict, WheelEntry, WorkerIdentity, WorkerRow,
 };
+use crate::spool::SentLine;
 
 /// Where the structured data lies.
 #[derive(Debug, Clone)]
@@ -151,6 +153,16 @@ calls! {
     claim_shards(lease: &Lease, want: i32) -> Vec<i32>;
     hand_over(lease: &Lease, shards: &[i32]) -> i32;
     set_low_water(shards: &[i32], low_water_us: Option<i64>) -> i64;
+
+    check_guard(remembered: Option<Seen>, terms: QuarantineTerms) -> Checked;
+    touch_guard() -> (i64, i64);
+    held_up(who: &WorkerIdentity) -> HeldUp;
+    hand_in_lines(who: &WorkerIdentity, lines: &[SentLine]) -> i64;
+    hand_in_done(who: &WorkerIdentity, quarantines: &[i64], lines: i64, lost: i64) -> ();
+    resume_shard(lease: &Lease, shard: i32, doubt_until_ms: Option<i64>) -> Resumed;
+    lost_attempts(lease: &Lease, shard: i32, after: (i64, i32, i16), limit: i32) -> Vec<LostAttempt>;
+    restore_lost(lease: &Lease, key: (i64, i32, i16), cap: Option<CapDay>) -> Verdict;
+    list_doubts(lease: &Lease, chain: bool, lines: &[SentLine]) -> i64;
 
     read_clock() -> ClockRow;
     ensure_partitions(from_day: i32, to_day: i32) -> i32;

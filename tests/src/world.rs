@@ -97,6 +97,8 @@ impl Default for WorldOptions {
 pub struct World {
     pub dir: PathBuf,
     pub postgres: PrivatePostgres,
+    /// The former primary, dead.
+    lost: Option<PrivatePostgres>,
     pub mock: Mock,
     pub book: Book,
     /// Business milliseconds per machine millisecond, as it was started.
@@ -133,6 +135,7 @@ impl World {
             _folder: Folder(dir.clone()),
             dir,
             postgres,
+            lost: None,
             mock,
             book,
             scale: options.scale,
@@ -146,6 +149,26 @@ impl World {
 
     pub fn url(&self) -> String {
         self.postgres.url()
+    }
+
+    /// A standby that has everything that is committed by now, and then is cut off: what is committed from now on is lost with
+    /// the primary.
+    pub fn standby_that_lags(&self) -> PrivatePostgres {
+        let standby = self.postgres.standby(&self.dir.join("standby")).unwrap();
+        standby.cut_off().unwrap();
+        standby
+    }
+
+    /// The primary is gone at once, the standby is promoted and answers at the primary's address too: whoever reconnects
+    /// meets it there. New processes are given its own.
+    pub fn fail_over(&mut self, standby: PrivatePostgres) {
+        self.postgres.kill9();
+        standby.promote().unwrap();
+        let socket = |of: &PrivatePostgres| of.socket_dir().join(".s.PGSQL.5432");
+        let (old, new) = (socket(&self.postgres), socket(&standby));
+        let _ = std::fs::remove_file(&old);
+        std::os::unix::fs::symlink(new, old).unwrap();
+        self.lost = Some(std::mem::replace(&mut self.postgres, standby));
     }
 
     fn write_secret(&self, name: &str, secret: &str) {

@@ -9,6 +9,7 @@ use scheduler::{
     BreakerSettings, CallbackDesk, Catalog, SystemClock, WorkerCarrier, WorkerParts, WorkerSettings,
 };
 use sqlx::postgres::PgConnection;
+use storage::guard::GuardMemory;
 use storage::history::{FjallHistory, FjallHistoryOptions, HistoryStore};
 use storage::pg::{WorkerIdentity, check_keys};
 use storage::spool::{SentLog, SentLogOptions};
@@ -29,6 +30,7 @@ pub(crate) struct Assembly {
     pub(crate) vault: Arc<Vault>,
     pub(crate) history: Arc<dyn HistoryStore>,
     pub(crate) sent_log: Arc<SentLog>,
+    pub(crate) guard_memory: Arc<GuardMemory>,
     pub(crate) identity: WorkerIdentity,
     pub(crate) desk: Arc<CallbackDesk>,
 }
@@ -59,8 +61,10 @@ impl Assembly {
             .with_context(|| format!("cannot open the history in {}", spool.history().display()))?;
         let sent_log = SentLog::open(&spool.sent(), SentLogOptions::default())
             .with_context(|| format!("cannot open the sent log in {}", spool.sent().display()))?;
+        let guard_memory = Arc::new(GuardMemory::File(spool.dir.join("database-guard")));
         let spool = spool.dir.display().to_string();
         Ok(Self {
+            guard_memory,
             place,
             bases,
             database_url,
@@ -117,6 +121,7 @@ impl Assembly {
             history: Arc::clone(&self.history),
             sent_log: Arc::clone(&self.sent_log),
             identity: self.identity.clone(),
+            guard_memory: Arc::clone(&self.guard_memory),
             slot,
             incarnation: new_incarnation()?,
         })

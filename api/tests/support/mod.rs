@@ -155,6 +155,7 @@ impl Running for TestWorker {
             business_at: "2026-11-21T06:00:00Z".to_owned(),
             book_version: 1,
             shards: 16,
+            quarantined: 0,
             wheel: 20_000,
             due: 300,
             in_flight: 12,

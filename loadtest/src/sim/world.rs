@@ -12,6 +12,7 @@ use scheduler::{
     BreakerSettings, Catalog, Hold, RefundRequest, Worker, WorkerCarrier, WorkerEnd, WorkerParts,
     WorkerSettings,
 };
+use storage::guard::GuardMemory;
 use storage::history::{MemoryHistory, Room};
 use storage::memory::{MemoryDb, ServerClock};
 use storage::pg::{InboxKind, Names, WorkerIdentity};
@@ -151,7 +152,8 @@ impl World {
         histories.push(Arc::clone(&kept));
         let name = format!("spool {}", histories.len());
         let history = Arc::new(SeatHistory { kept, seat: Arc::clone(seat) });
-        Spool { name, history, sent_log: Arc::new(SentLog::in_memory()) }
+        let guard_memory = Arc::new(GuardMemory::Memory(Mutex::default()));
+        Spool { name, history, sent_log: Arc::new(SentLog::in_memory()), guard_memory }
     }
 
     fn parts(
@@ -192,6 +194,7 @@ impl World {
                 low_water_every_ms: 2_000,
                 send_max_age_ms: 10_000,
                 drain_deadline_ms: 5_000,
+                quarantine_wait_ms: 12_000,
                 resolution_time_scale: 1,
             },
             catalog: Catalog::new(&self.book.plans, self.names.clone())?,
@@ -206,6 +209,7 @@ impl World {
                 spool: spool.name.clone(),
                 endpoint: String::new(),
             },
+            guard_memory: Arc::clone(&spool.guard_memory),
             slot,
             incarnation,
         })
@@ -217,6 +221,7 @@ struct Spool {
     name: String,
     history: Arc<SeatHistory>,
     sent_log: Arc<SentLog>,
+    guard_memory: Arc<GuardMemory>,
 }
 
 /// One worker after the other at one seat.

@@ -31,7 +31,7 @@ BEGIN
             c_week_minors, c_month_minors, c_day_requests, c_week_requests, c_month_requests);
     END IF;
     LOOP
-        IF verdicts IS NULL AND (v_over IS NOT NULL OR (SELECT count(*) FROM shard_owner WHERE shard = ANY (p_shards) AND slot = p_slot)
+        IF verdicts IS NULL AND (v_over IS NOT NULL OR (SELECT count(*) FROM shard_owner WHERE shard = ANY (p_shards) AND slot = p_slot AND held = 0)
                                 <> cardinality(p_shards)) THEN
             verdicts := begin_verdicts(p_slot, p_incarnation, p_business_at_ms, p_ids, p_revs, p_periods,
                 p_attempt_nos, p_ops, p_digest_his, p_digest_los, p_not_befores, p_not_afters, v_over);

@@ -18,11 +18,19 @@ BEGIN
     IF NOT FOUND THEN
         RETURN 6;
     END IF;
+    PERFORM FROM shard_owner WHERE shard = (p_id >> 32)::int AND held = 1;
+    IF FOUND THEN
+        RETURN 13;
+    END IF;
     SELECT * INTO v_kept FROM attempt_intent
      WHERE subscription_id = p_id AND period = p_period AND attempt_no = p_attempt_no;
     IF FOUND THEN
         RETURN CASE WHEN v_kept.digest_hi <> p_digest_hi OR v_kept.digest_lo <> p_digest_lo THEN 2
                     WHEN v_kept.incarnation = p_incarnation THEN 12 ELSE 1 END;
+    END IF;
+    PERFORM FROM lost_attempt WHERE subscription_id = p_id AND period = p_period AND state < 3;
+    IF FOUND THEN
+        RETURN 14;
     END IF;
     PERFORM FROM subscription WHERE id = p_id AND rev = p_rev AND flags = 0;
     IF NOT FOUND THEN

@@ -8,6 +8,8 @@ BEGIN
     PERFORM check_fence(p_slot, p_incarnation, p_epoch);
     UPDATE attempt_open SET last_write_at = now(), last_writer = p_incarnation, asks = asks + 1
      WHERE subscription_id = p_id AND period = p_period AND attempt_no = p_attempt_no AND kind = 2 AND asks = p_asks
-       AND EXISTS (SELECT FROM shard_owner WHERE shard = (p_id >> 32)::int AND slot = p_slot);
+       AND EXISTS (SELECT FROM shard_owner WHERE shard = (p_id >> 32)::int AND slot = p_slot AND held <> 1)
+       -- A later attempt of the charge may have been sent, so this one was settled once: it is asked about, not repeated.
+       AND NOT EXISTS (SELECT FROM lost_attempt WHERE subscription_id = p_id AND period = p_period AND attempt_no > p_attempt_no);
     RETURN FOUND;
 END $$;

@@ -8,10 +8,13 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
     SELECT array_agg((CASE
                WHEN o.slot IS DISTINCT FROM p_slot THEN 6                              -- not_owner
                WHEN s.id IS NULL THEN 10                                               -- not_found
+               WHEN o.held = 1 THEN 13                                                 -- quarantined
                WHEN i.subscription_id IS NOT NULL THEN
                     CASE WHEN i.digest_hi <> a.digest_hi OR i.digest_lo <> a.digest_lo THEN 2  -- exists_different
                          WHEN i.incarnation = p_incarnation THEN 12                    -- exists_mine
                          ELSE 1 END                                                    -- exists_same
+               WHEN o.held = 2 AND EXISTS (SELECT FROM lost_attempt l WHERE l.subscription_id = a.id AND l.period = a.period
+                                              AND l.state < 3) THEN 14                 -- lost
                WHEN s.rev <> a.rev OR s.flags <> 0
                     OR s.period = a.period AND (s.open <> 0 OR s.attempt_no + 1 <> a.attempt_no)
                     OR s.period <> a.period AND NOT begin_aside(a.id, a.period, a.attempt_no) THEN 3  -- stale_rev

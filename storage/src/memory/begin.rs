@@ -52,6 +52,10 @@ fn verdict(state: &State, row: &BeginValues, lease: &Lease, business_at_ms: i64)
         return Verdict::NotOwner;
     }
     let Some(sub) = state.subscriptions.get(&row.id) else { return Verdict::NotFound };
+    let held = state.guarded.held((row.id >> 32) as i32);
+    if held == 1 {
+        return Verdict::Quarantined;
+    }
     if let Some(kept) = state.intents.get(&(row.id, row.period, row.attempt_no)) {
         return if (kept.digest_hi, kept.digest_lo) != row.digest {
             Verdict::ExistsDifferent
@@ -60,6 +64,9 @@ fn verdict(state: &State, row: &BeginValues, lease: &Lease, business_at_ms: i64)
         } else {
             Verdict::ExistsSame
         };
+    }
+    if held == 2 && state.guarded.is_lost(row.id, row.period) {
+        return Verdict::Lost;
     }
     let follows = if sub.period == row.period {
         sub.open == 0 && sub.attempt_no + 1 == row.attempt_no

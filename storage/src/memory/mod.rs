@@ -6,6 +6,7 @@
 
 mod begin;
 mod dump;
+mod failover;
 mod inbox;
 mod read;
 mod record;
@@ -16,6 +17,7 @@ mod usage;
 mod workers;
 
 use std::fmt;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,6 +82,8 @@ pub type ServerClock = dyn Fn() -> i64 + Send + Sync;
 struct Server {
     state: Mutex<State>,
     now_us: Box<ServerClock>,
+    /// Rises with each failover: connections end with theirs.
+    timeline: AtomicI32,
 }
 
 /// A database in memory, as one client sees it.
@@ -110,7 +114,10 @@ impl MemoryDb {
     #[must_use]
     pub fn new(names: Names, digest: Vec<u8>, clock: ClockRow, now_us: Box<ServerClock>) -> Self {
         let state = State::new(names, digest, clock, now_us());
-        Self { server: Arc::new(Server { state: Mutex::new(state), now_us }), faults: Arc::new(NoFaults) }
+        Self {
+            server: Arc::new(Server { state: Mutex::new(state), now_us, timeline: AtomicI32::new(1) }),
+            faults: Arc::new(NoFaults),
+        }
     }
 
     /// The same database as a client sees it to whom all this happens.
@@ -125,9 +132,15 @@ impl MemoryDb {
         Snapshot(self.state().clone())
     }
 
-    /// A failover to a standby that has nothing newer than the snapshot.
+    /// A failover to a standby that has nothing newer than the snapshot: all connections end.
     pub fn restore(&self, snapshot: Snapshot) {
-        *self.state() = snapshot.0;
+        let mut state = self.state();
+        self.server.timeline.fetch_add(1, Ordering::SeqCst);
+        *state = snapshot.0;
+    }
+
+    fn timeline(&self) -> i32 {
+        self.server.timeline.load(Ordering::SeqCst)
     }
 
     /// The amount and operation of an intent that is committed now.
@@ -166,7 +179,7 @@ impl MemoryDb {
     /// # Errors
     /// [`StoreError::Unavailable`] when the faults say so.
     pub async fn connect(&self) -> Result<MemoryConn, StoreError> {
-        let mut conn = MemoryConn { db: self.clone() };
+        let mut conn = MemoryConn { db: self.clone(), timeline: self.timeline() };
         conn.call("connect", |_, _| Ok(())).await?;
         Ok(conn)
     }
@@ -185,6 +198,7 @@ impl MemoryDb {
 #[derive(Debug)]
 pub struct MemoryConn {
     db: MemoryDb,
+    timeline: i32,
 }
 
 /// What the server knows when a statement arrives.
@@ -216,14 +230,23 @@ impl MemoryConn {
             let now_us = self.db.now_us();
             let arrival = Arrival { now_us, commit_us: now_us };
             let mut state = self.db.state();
+            if self.timeline != self.db.timeline() {
+                return Err(broken());
+            }
             work(&mut state, arrival)
         } else {
             let (tell, told) = oneshot::channel();
-            let db = self.db.clone();
+            let (db, timeline) = (self.db.clone(), self.timeline);
             tokio::spawn(async move {
                 let now_us = db.now_us();
                 tokio::time::sleep(fate.before).await;
-                let answer = work(&mut db.state(), Arrival { now_us, commit_us: db.now_us() });
+                let answer = {
+                    let mut state = db.state();
+                    match timeline == db.timeline() {
+                        true => work(&mut state, Arrival { now_us, commit_us: db.now_us() }),
+                        false => Err(broken()),
+                    }
+                };
                 tokio::time::sleep(fate.after).await;
                 let _ = tell.send(answer);
             });

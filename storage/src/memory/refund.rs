@@ -82,6 +82,9 @@ fn begin(state: &mut State, arrival: Arrival, asked: Asked, lease: &Lease) -> Re
     if !state.owns(lease.slot, id) {
         return Ok(Verdict::NotOwner);
     }
+    if state.guarded.held((id >> 32) as i32) == 1 {
+        return Ok(Verdict::Quarantined);
+    }
     if let Some(kept) = state.intents.get(&(id, period, no)) {
         return Ok(if (kept.digest_hi, kept.digest_lo) != digest {
             Verdict::ExistsDifferent
@@ -90,6 +93,9 @@ fn begin(state: &mut State, arrival: Arrival, asked: Asked, lease: &Lease) -> Re
         } else {
             Verdict::ExistsSame
         });
+    }
+    if state.guarded.is_lost(id, period) {
+        return Ok(Verdict::Lost);
     }
     if !state.subscriptions.get(&id).is_some_and(|sub| sub.rev == rev && sub.flags == 0) {
         return Ok(Verdict::StaleRev);

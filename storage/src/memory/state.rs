@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::failover::Guarded;
 use super::rows::{
     Aside, Case, Counters, Event, Grant, Inbox, Incarnation, Intent, Note, Open, Outcome, Subscriber,
     Subscription, Transfer, Worker,
@@ -48,6 +49,7 @@ pub(super) struct State {
     pub(super) stopped_us: BTreeMap<i64, i64>,
     /// Commits of intents and outcomes by a worker that was fenced before: none, ever.
     pub(super) stale_writes: usize,
+    pub(super) guarded: Guarded,
 }
 
 impl State {
@@ -83,6 +85,7 @@ impl State {
             flipped: 0,
             stopped_us: BTreeMap::new(),
             stale_writes: 0,
+            guarded: Guarded::new(now_us),
         }
     }
 

@@ -45,19 +45,17 @@ impl State {
 
     pub(super) fn reserve(&mut self, row: &BeginValues) {
         let Some(cap) = row.cap.filter(|_| !on(Mutant::CapNotReserved)) else { return };
-        let fresh = Counters {
-            subscriber_id: cap.subscriber,
-            currency: row.currency,
-            days: cap.days,
-            minors: [0; 3],
-            requests: [0; 3],
-        };
-        let kept = self.usage.entry((cap.subscriber, row.currency)).or_insert(fresh);
+        self.count_usage(cap.subscriber, row.currency, cap.days, row.amount);
+    }
+
+    pub(super) fn count_usage(&mut self, subscriber_id: i64, currency: i16, days: [i32; 3], amount: i64) {
+        let fresh = Counters { subscriber_id, currency, days, minors: [0; 3], requests: [0; 3] };
+        let kept = self.usage.entry((subscriber_id, currency)).or_insert(fresh);
         for span in 0..3 {
-            let counts = kept.days[span] >= cap.days[span];
-            kept.minors[span] = row.amount + if counts { kept.minors[span] } else { 0 };
+            let counts = kept.days[span] >= days[span];
+            kept.minors[span] = amount + if counts { kept.minors[span] } else { 0 };
             kept.requests[span] = 1 + if counts { kept.requests[span] } else { 0 };
-            kept.days[span] = kept.days[span].max(cap.days[span]);
+            kept.days[span] = kept.days[span].max(days[span]);
         }
     }
 

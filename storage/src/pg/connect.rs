@@ -45,6 +45,9 @@ impl From<sqlx::Error> for StoreError {
             }
             // Serialization failure and deadlock: rolled back, may be repeated.
             "40001" | "40P01" | "58030" => Self::Unavailable(error),
+            // A standby: it may be promoted, or the address may come to mean the primary again.
+            "25006" => Self::Unavailable(error),
+            "TB005" => Self::Broken(database.message().to_owned()),
             _ => Self::Refused(error),
         }
     }

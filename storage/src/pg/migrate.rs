@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "four_eyes", include_str!("../../db/migrations/0008_four_eyes.sql")),
     (9, "consent", include_str!("../../db/migrations/0009_consent.sql")),
     (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
+    (11, "failover", include_str!("../../db/migrations/0011_failover.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -71,6 +72,14 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/proposal_digest.sql"),
     include_str!("../../db/procedures/propose_decision.sql"),
     include_str!("../../db/procedures/approve_decision.sql"),
+    include_str!("../../db/procedures/open_quarantine.sql"),
+    include_str!("../../db/procedures/check_guard.sql"),
+    include_str!("../../db/procedures/hand_in_lines.sql"),
+    include_str!("../../db/procedures/hand_in_done.sql"),
+    include_str!("../../db/procedures/resume_shard.sql"),
+    include_str!("../../db/procedures/lost_attempts.sql"),
+    include_str!("../../db/procedures/restore_lost.sql"),
+    include_str!("../../db/procedures/list_doubts.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

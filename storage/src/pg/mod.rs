@@ -25,6 +25,7 @@ mod callbacks;
 mod cases;
 mod clock;
 mod connect;
+mod failover;
 mod import;
 mod inbox;
 mod keys;
@@ -56,6 +57,10 @@ pub use callbacks::{
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};
+pub use failover::{
+    CapDay, Checked, HeldUp, LostAttempt, QuarantineTerms, Resumed, check_guard, hand_in_done, hand_in_lines,
+    held_up, list_doubts, lost_attempts, restore_lost, resume_shard, touch_guard,
+};
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,
     reference_digest, zone_of_subscriber,

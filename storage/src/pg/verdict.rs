@@ -30,6 +30,10 @@ pub enum Verdict {
     OverCap = 11,
     /// The key exists with the same money fields, from this incarnation: the commit's answer was lost.
     ExistsMine = 12,
+    /// A failover is being cleared up: nothing of the shard is begun.
+    Quarantined = 13,
+    /// An attempt of the charge may have been sent before a failover that lost its intent: it is asked about first.
+    Lost = 14,
 }
 
 impl Verdict {
@@ -50,6 +54,8 @@ impl Verdict {
             10 => Self::NotFound,
             11 => Self::OverCap,
             12 => Self::ExistsMine,
+            13 => Self::Quarantined,
+            14 => Self::Lost,
             _ => Self::Conflict,
         }
     }

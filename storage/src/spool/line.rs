@@ -4,11 +4,11 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 /// A line: 61 bytes of fields and 4 of CRC-32.
-pub(super) const LINE_BYTES: usize = 65;
+pub(super) const LINE_BYTES: usize = 101;
 /// A header: magic, boot id, start, CRC-32.
 pub(super) const HEADER_BYTES: usize = 36;
 
-const MAGIC: &[u8; 8] = b"TOLLSNT1";
+const MAGIC: &[u8; 8] = b"TOLLSNT2";
 
 /// What a request is known by, and the whole intent behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,22 @@ pub struct SentLine {
     pub incarnation: i64,
     /// When the intent was made, in µs since 1970.
     pub intent_at_us: i64,
+    /// Business time of the intent, milliseconds: what the times inside the request are made of.
+    pub business_at_ms: i64,
+    /// The window of the first byte, business milliseconds.
+    pub not_before_ms: i64,
+    /// Its end.
+    pub not_after_ms: i64,
+    /// The version of the book that it was decided under.
+    pub book_version: i32,
+    /// Round of the dunning schedule.
+    pub round: i16,
+    /// Step of the ladder.
+    pub step: i16,
+    /// The attempt that it is about; 0 for none.
+    pub parent_no: i16,
+    /// The rule that decided to send.
+    pub rule: i16,
 }
 
 impl SentLine {
@@ -48,6 +64,13 @@ impl SentLine {
         out.extend_from_slice(&self.digest);
         out.extend_from_slice(&self.incarnation.to_le_bytes());
         out.extend_from_slice(&self.intent_at_us.to_le_bytes());
+        out.extend_from_slice(&self.business_at_ms.to_le_bytes());
+        out.extend_from_slice(&self.not_before_ms.to_le_bytes());
+        out.extend_from_slice(&self.not_after_ms.to_le_bytes());
+        out.extend_from_slice(&self.book_version.to_le_bytes());
+        for number in [self.round, self.step, self.parent_no, self.rule] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
         let crc = crc32(&out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
     }
@@ -66,6 +89,14 @@ impl SentLine {
             digest: take(&mut fields)?,
             incarnation: i64::from_le_bytes(take(&mut fields)?),
             intent_at_us: i64::from_le_bytes(take(&mut fields)?),
+            business_at_ms: i64::from_le_bytes(take(&mut fields)?),
+            not_before_ms: i64::from_le_bytes(take(&mut fields)?),
+            not_after_ms: i64::from_le_bytes(take(&mut fields)?),
+            book_version: i32::from_le_bytes(take(&mut fields)?),
+            round: i16::from_le_bytes(take(&mut fields)?),
+            step: i16::from_le_bytes(take(&mut fields)?),
+            parent_no: i16::from_le_bytes(take(&mut fields)?),
+            rule: i16::from_le_bytes(take(&mut fields)?),
         })
     }
 }

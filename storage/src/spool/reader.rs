@@ -28,6 +28,7 @@ struct Current {
     path: PathBuf,
     file: BufReader<File>,
     boot_id: [u8; 16],
+    started_us: i64,
     lines: u64,
 }
 
@@ -45,6 +46,25 @@ pub fn read_all(dir: &Path) -> io::Result<SentLines> {
         found => found?,
     };
     Ok(SentLines { segments: segments.into_iter(), current: None })
+}
+
+/// As [`read_all`], but leaves out segments that were closed before `from_us` (microseconds since 1970, this machine's
+/// clock). `None` when lines of that time were deleted by age: what is left proves nothing about what was *not* sent.
+///
+/// # Errors
+/// If the directory cannot be listed or a segment's header cannot be read.
+pub(super) fn read_since(dir: &Path, from_us: i64) -> io::Result<Option<SentLines>> {
+    let mut started = Vec::new();
+    for (number, path) in segments(dir)? {
+        started.push((number, Current::open(path.clone())?.started_us, path));
+    }
+    let first = started.iter().rposition(|(_, started_us, _)| *started_us <= from_us);
+    if first.is_none() && started.first().is_some_and(|(number, ..)| *number > 0) {
+        return Ok(None);
+    }
+    let wanted: Vec<(u64, PathBuf)> =
+        started.into_iter().skip(first.unwrap_or(0)).map(|(number, _, path)| (number, path)).collect();
+    Ok(Some(SentLines { segments: wanted.into_iter(), current: None }))
 }
 
 impl Iterator for SentLines {
@@ -81,9 +101,9 @@ impl Current {
             HEADER_BYTES => Header::decode(&header),
             _ => None,
         };
-        let Header { boot_id, .. } =
+        let Header { boot_id, started_us } =
             header.ok_or_else(|| damaged(format!("{} has no valid header", path.display())))?;
-        Ok(Current { path, file, boot_id, lines: 0 })
+        Ok(Current { path, file, boot_id, started_us, lines: 0 })
     }
 
     fn next_line(&mut self) -> io::Result<Option<SentLine>> {

@@ -24,6 +24,14 @@ fn line(n: i64) -> SentLine {
         digest: [n as u8; 16],
         incarnation: i64::MIN + n,
         intent_at_us: 1_795_000_000_000_000 + n,
+        business_at_ms: n * 7,
+        not_before_ms: n - 1,
+        not_after_ms: n + 1,
+        book_version: n as i32 + 3,
+        round: (n % 32) as i16,
+        step: (n % 8) as i16,
+        parent_no: (n % 9) as i16,
+        rule: (n % 130) as i16,
     }
 }
 
@@ -51,7 +59,7 @@ proptest! {
         let (currency, digest, incarnation, intent_at_us) = more;
         let line = SentLine {
             subscription_id, period, attempt_no, op, carrier_no, amount_minor, currency, digest, incarnation,
-            intent_at_us,
+            intent_at_us, ..self::line(intent_at_us % 1_000)
         };
         let mut bytes = Vec::new();
         line.encode_to(&mut bytes);
@@ -88,6 +96,27 @@ fn lines_are_readable_at_once_and_over_openings_with_their_boot() {
     for stored in read_all(dir.path()).unwrap() {
         assert_eq!(format!("{:032x}", u128::from_be_bytes(stored.unwrap().boot_id)), boot);
     }
+}
+
+#[test]
+fn lines_of_a_window_are_read_over_openings_and_deleted_ones_are_not_passed_over_in_silence() {
+    let dir = ScratchDir::new("spool-since");
+    let options = SentLogOptions { segment_bytes: 2 * LINE_BYTES as u64, ..SentLogOptions::default() };
+    let at = line(0).intent_at_us;
+    for round in 0..2 {
+        let log = SentLog::open(dir.path(), options).unwrap();
+        for n in 0..10 {
+            log.append(&[line(round * 10 + n)]).unwrap();
+        }
+    }
+    let log = SentLog::open(dir.path(), options).unwrap();
+    let since = |from_us| -> Option<Vec<SentLine>> {
+        Some(log.lines_since(from_us).unwrap()?.map(|line| line.unwrap()).collect())
+    };
+    assert_eq!(since(at + 7), Some((7..20).map(line).collect()));
+    assert_eq!(since(at + 20), Some(Vec::new()));
+    fs::remove_file(&segment_paths(dir.path())[0]).unwrap();
+    assert_eq!(since(at + 7), None, "the oldest line that is left is younger than the window");
 }
 
 #[test]

@@ -1,0 +1,146 @@
+//! Charges in doubt after a failover: a spool is missing, so whatever was due may have been sent. It is listed as lost with
+//! what would be sent now, under the same key, and asked about before anything is sent.
+
+use std::sync::Arc;
+
+use billing_core::ids::Shard;
+use billing_core::triage::{AsideTriage, Conditions, Triage, triage_aside};
+use storage::pg::{DueRow, StoreError};
+use storage::store::{self, due_asides, refill, refill_asides};
+
+use super::{Engine, Ready, carrier_of, decide_row};
+
+/// Rows read at once.
+const CHUNK: i32 = 1_000;
+
+impl Engine {
+    /// A business instant a machine second from now.
+    pub(super) fn after_a_second(&self, now_ms: i64) -> i64 {
+        now_ms + i64::from(self.shared.clock.scale().max(1)) * 1_000
+    }
+
+    /// What fired before its shard charged again is listed instead of being begun; the rest comes back.
+    pub(super) async fn set_doubted_aside(
+        &mut self,
+        ready: Vec<Ready>,
+        now: jiff::Timestamp,
+    ) -> Result<Vec<Ready>, StoreError> {
+        let (doubted, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| {
+            let until = self.shared.holds.doubted_until_ms((row.id() >> 32) as i32);
+            let own = row.aside.as_ref().and_then(|aside| aside.next_at);
+            let fired = own.or(row.row.sub.progress.next_at);
+            until.zip(fired).is_some_and(|(until_ms, at)| at.as_millisecond() <= until_ms)
+        });
+        for row in &doubted {
+            self.shared.give_back(carrier_of(row.id()), 1);
+        }
+        self.list_doubts(doubted, false, now).await?;
+        Ok(ready)
+    }
+
+    /// Lists rows and looks at them again; `chain`: only those behind an attempt that the carrier knew.
+    pub(super) async fn list_doubts(
+        &mut self,
+        rows: Vec<Ready>,
+        chain: bool,
+        now: jiff::Timestamp,
+    ) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<i64> = rows.iter().map(Ready::id).collect();
+        let listed = self.list(&rows, chain, now).await;
+        self.put_back(&ids, self.after_a_second(now.as_millisecond()));
+        listed.map(|_| ())
+    }
+
+    async fn list(&mut self, rows: &[Ready], chain: bool, now: jiff::Timestamp) -> Result<i64, StoreError> {
+        let at = self.shared.clock.wall();
+        let lines: Vec<_> = rows.iter().map(|row| self.sent_line(row, at, now)).collect();
+        let conn = self.db.conn().await?;
+        let listed = store::list_doubts(conn, &self.shared.lease, chain, &lines).await;
+        self.db.checked(listed)
+    }
+
+    /// Lists everything of a shard that fired until a business instant and that would be, or would have been, sent.
+    pub(crate) async fn list_due(&mut self, shard: Shard, until_ms: i64) -> Result<usize, StoreError> {
+        let until = jiff::Timestamp::from_millisecond(until_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let (mut listed, mut after) = (0, Some(shard.id(0) - 1));
+        while let Some(at) = after {
+            let conn = self.db.conn().await?;
+            let chunk = refill(conn, shard, at, until_ms.saturating_add(1), CHUNK).await;
+            let (entries, next) = self.db.checked(chunk)?;
+            let ids: Vec<i64> = entries.iter().map(|entry| entry.id).collect();
+            let (rows, _) = self.load(&ids).await?;
+            let ready: Vec<Ready> = rows.into_iter().filter_map(|row| self.as_if_sent(row, until)).collect();
+            if !ready.is_empty() {
+                self.list(&ready, false, until).await?;
+            }
+            listed += ready.len();
+            after = next;
+        }
+        let mut after = Some(shard.id(0) - 1);
+        while let Some(at) = after {
+            let conn = self.db.conn().await?;
+            let chunk = refill_asides(conn, shard, at, until_ms.saturating_add(1), CHUNK).await;
+            let (entries, next) = self.db.checked(chunk)?;
+            let ids: Vec<i64> = entries.iter().map(|entry| entry.id).collect();
+            let ready = self.asides_as_if_sent(&ids, until).await?;
+            if !ready.is_empty() {
+                self.list(&ready, false, until).await?;
+            }
+            listed += ready.len();
+            after = next;
+        }
+        Ok(listed)
+    }
+
+    /// What would have been sent of a row in the window: a stop, the end of consent or of a window that came in between
+    /// does not undo a request.
+    fn as_if_sent(&self, mut row: Box<DueRow>, until: jiff::Timestamp) -> Option<Ready> {
+        let fired = row.sub.progress.next_at?;
+        row.sub.stop_at = None;
+        row.consent_until = None;
+        let catalog = self.shared.books.of(&row, &self.shared.books.current())?;
+        crate::pricing::price_new_charge(&catalog, &mut row);
+        let known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
+        for at in [until, fired] {
+            let Ok((Triage::Send { planned, rule }, plan)) = decide_row(&catalog, &row, at, &known) else {
+                continue;
+            };
+            return self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan).ok();
+        }
+        None
+    }
+
+    async fn asides_as_if_sent(
+        &mut self,
+        ids: &[i64],
+        until: jiff::Timestamp,
+    ) -> Result<Vec<Ready>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let conn = self.db.conn().await?;
+        let own = due_asides(conn, ids, until.as_millisecond()).await;
+        let own = self.db.checked(own)?;
+        let (rows, _) = self.load(ids).await?;
+        let mut ready = Vec::new();
+        for kept in own {
+            let Some(row) = rows.iter().find(|row| row.sub.id.0 == kept.subscription_id) else { continue };
+            let (Ok(aside), mut row) = (kept.aside(), row.clone()) else { continue };
+            row.sub.stop_at = None;
+            row.consent_until = None;
+            let Some(catalog) = self.shared.books.of(&row, &self.shared.books.current()) else { continue };
+            let in_book = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
+            let Some((plan, zone)) = in_book else { continue };
+            let decided = triage_aside(&row.sub, &aside, &plan.rules, zone, until, &Conditions::default());
+            let Ok(AsideTriage::Send { planned, rule }) = decided else { continue };
+            if let Ok(mut one) = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
+                one.aside = Some(Box::new(aside));
+                ready.push(one);
+            }
+        }
+        Ok(ready)
+    }
+}

@@ -1,0 +1,10 @@
+//! Failover of the database: noticing it at every connect ([`watch`]), and clearing up what the lost commits leave behind
+//! ([`clearing`]) before a shard charges again. What the engine does about charges in doubt is in `engine/doubts.rs`.
+
+mod clearing;
+mod holds;
+mod watch;
+
+pub(crate) use clearing::Clearing;
+pub(crate) use holds::Holds;
+pub(crate) use watch::{QUARANTINE_WAIT_MS, Watch, first_look, terms_of};

@@ -1,0 +1,152 @@
+//! A real primary with a real streaming standby that lost the last commits: nothing twice, nothing lost, and it goes on.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use tests::{Engine, World, WorldOptions, wait_until};
+
+const LONG: Duration = Duration::from_secs(120);
+/// Intervals of the resolution are divided by this, as only a sandbox's clock allows: ten minutes become two seconds.
+const HURRIED: &str = "[resolution]\ntime_scale = 300\n";
+const INQUIRY: &str = r#"
+[proof.inquiry]
+by = "our_ref"
+settle = "10m"
+agree = 2
+spacing = "60s"
+
+[inquiry]
+request = "GET /v1/charge/status/${our_ref}"
+keys = { carrier_txn_id = "/id", carrier_code = "/reason" }
+echo = { our_ref = "/key", amount = "/amount", amount_as = "minor", currency = "/currency" }
+rules = [
+  { status = 200, at = "/state", is = "CHARGED", then = "charged" },
+  { status = 200, at = "/state", is = "REFUNDED", then = "refunded" },
+  { status = 200, all = [{ at = "/state", is = "REFUSED" }, { at = "/reason", is = "no_funds" }], then = "declined:no_funds" },
+  { status = 200, at = "/state", is = "WORKING", then = "still_working" },
+  { status = 200, at = "/state", is = "NOT_FOUND", then = "not_found" },
+]
+else = "unknown"
+
+[[example]]
+for = "inquiry"
+status = 200
+body = '{"state":"CHARGED","id":"f-000000000001","key":"${our_ref}","amount":${amount:minor},"currency":"TND"}'
+expect = "charged"
+
+[[example]]
+for = "inquiry"
+op = "refund"
+status = 200
+body = '{"state":"REFUNDED","id":"f-000000000002","key":"${our_ref}","amount":${amount:minor},"currency":"TND"}'
+expect = "refunded"
+
+[[example]]
+for = "inquiry"
+status = 200
+body = '{"state":"NOT_FOUND","key":"${our_ref}"}'
+expect = "not_found"
+"#;
+
+/// A business day takes half a minute; answers take long enough that some are on their way at every moment, and some never
+/// come.
+fn world(name: &str) -> World {
+    let options = WorldOptions {
+        scale: 2_880,
+        business_at: "2026-12-01T04:55:00Z",
+        behaviour: r#"{"latency_ms":20,"latency_jitter_ms":60,"reset_applied_ppm":3000}"#,
+        engine_toml: HURRIED,
+        ..WorldOptions::default()
+    };
+    let world = World::start(name, &options);
+    let path = world.book.dir.join("carriers/medina.toml");
+    let carrier = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, carrier + INQUIRY).unwrap();
+    world.import_rows("medina-kids-daily", 0, 3_000, "2026-12-01");
+    world
+}
+
+fn outcomes(world: &World) -> i64 {
+    world.number("SELECT count(*) FROM attempt_outcome")
+}
+
+/// How many of the carrier's rows were applied after the standby was cut off.
+fn sent_into_the_void(world: &World, before: u64) {
+    wait_until("charges that the standby does not have", LONG, || world.mock.applied() > before + 300);
+}
+
+fn held(world: &World) -> i64 {
+    world.number("SELECT count(*) FROM shard_owner WHERE held <> 0")
+}
+
+/// Everything comes to rest: all that was listed is asked about and settled, and both ledgers and the checker agree.
+fn settle(world: &World, last: Engine) {
+    let recorded = outcomes(world);
+    wait_until("charging goes on", LONG, || outcomes(world) > recorded + 500);
+    world.freeze();
+    wait_until("nothing is held", LONG, || held(world) == 0);
+    wait_until("nothing is unknown", LONG, || {
+        world.number("SELECT count(*) FROM attempt_open") == 0
+            && last.status()["worker"]["in_flight"].as_u64() == Some(0)
+            && world.number("SELECT count(*) FROM shard_inbox") == 0
+    });
+    assert_eq!(world.number("SELECT count(*) FROM case_file"), 0);
+    let comparison = world.compare();
+    eprintln!("applied {} approved {}", comparison.applied_by_carrier, comparison.approved);
+    assert_eq!(
+        world.number(
+            "SELECT count(*) FROM (SELECT subscription_id, period FROM attempt_outcome GROUP BY 1, 2 HAVING sum(moved_minor) > 500) x"
+        ),
+        0,
+        "no charge may collect more than the 0.500 due"
+    );
+    assert!(last.terminate().1);
+    world.check();
+}
+
+#[test]
+fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_handed_in() {
+    let mut world = world("failover");
+    let lives = world.serve("lives");
+    let dies = world.serve("dies");
+    wait_until("both charge", LONG, || {
+        outcomes(&world) > 400
+            && world.number("SELECT count(DISTINCT slot) FROM shard_owner WHERE slot IS NOT NULL") == 2
+    });
+    let standby = world.standby_that_lags();
+    sent_into_the_void(&world, world.mock.applied());
+    dies.kill9();
+    world.fail_over(standby);
+    wait_until("the living one notices at its reconnect", LONG, || {
+        world.number("SELECT count(*) FROM quarantine") == 1
+    });
+    assert_eq!(world.number("SELECT count(*) FROM shard_quarantine"), 8);
+    // Its own spool is not enough: the other one's is waited for, and nothing is begun meanwhile.
+    wait_until("it hands its spool in", LONG, || {
+        world.number("SELECT count(*) FROM quarantine_spool WHERE handed_in_at IS NOT NULL") == 1
+    });
+    wait_until("it says why it is not ready", LONG, || {
+        lives.status()["why"].as_str().is_some_and(|why| why.contains("quarantined"))
+    });
+    assert_eq!(held(&world), 8);
+    assert!(lives.get("/readyz").contains("quarantined"));
+    assert!(lives.get("/metrics").contains("tollbook_quarantined_shards"));
+    assert_eq!(
+        world.number("SELECT count(*) FROM attempt_intent i, quarantine q WHERE i.intent_at > q.found_at"),
+        0,
+        "nothing is begun while it waits"
+    );
+    // The killed one comes back, pointed at the new primary's own address.
+    let back = world.serve("back");
+    wait_until("every shard charges again", LONG, || {
+        world.number("SELECT count(*) FROM shard_quarantine WHERE resumed_at IS NULL") == 0
+    });
+    assert_eq!(world.number("SELECT count(*) FROM shard_quarantine WHERE how = 'listed'"), 8);
+    let lost = world.number("SELECT sum(lost)::int8 FROM quarantine_spool");
+    assert!(lost > 100, "{lost} lost");
+    // Answers lie in the spools: most of what was lost needs no question.
+    assert!(world.number("SELECT count(*) FROM attempt_ask") < lost, "asked about {lost}");
+    assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1, "one failover is found once");
+    assert!(lives.terminate().1);
+    settle(&world, back);
+}
