@@ -156,6 +156,7 @@ impl Running for TestWorker {
             book_version: 1,
             shards: 16,
             wheel: 20_000,
+            wheel_bytes: 320_000,
             due: 300,
             in_flight: 12,
             lanes: vec![LaneReport {
