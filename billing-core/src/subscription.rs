@@ -185,6 +185,13 @@ pub enum NextKind {
 }
 
 impl NextKind {
+    /// Whether a charge is tried then, within its charging window. What else fires sends nothing, or follows from a
+    /// request that was made in its window.
+    #[must_use]
+    pub fn charges(self) -> bool {
+        matches!(self, Self::Due | Self::Retry | Self::Deferred | Self::Arrears)
+    }
+
     /// The value of a number that the database kept.
     #[must_use]
     pub fn from_number(number: i16) -> Option<Self> {

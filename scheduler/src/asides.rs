@@ -94,7 +94,7 @@ impl Engine {
             let lane = self.shared.lanes.get(&carrier_no);
             *reserved.entry(carrier_no).or_insert_with(|| lane.map_or(0, |lane| lane.reserve(batch_max)))
         };
-        let due = self.stripe.asides().due(now_ms, batch_max, &mut room);
+        let due = self.with_moment(now_ms, |moment| self.stripe.asides().due(moment, batch_max, &mut room));
         let (held, busy): (Vec<i64>, Vec<i64>) = due.into_iter().partition(|id| self.stripe.hold(*id));
         busy.into_iter().for_each(|id| self.later(id, now_ms));
         for id in &held {
@@ -108,7 +108,7 @@ impl Engine {
 
     fn later(&self, id: i64, now_ms: i64) {
         let at_ms = now_ms + BOOK_WAIT_MS.saturating_mul(i64::from(self.shared.clock.scale()));
-        self.stripe.asides().keep(WheelEntry { id, at_ms });
+        self.stripe.asides().keep(WheelEntry::again(id, at_ms));
     }
 
     async fn load_due(
@@ -207,14 +207,13 @@ impl Engine {
         let id = row.sub.id.0;
         self.stripe.release(id);
         let now_ms = self.shared.clock.business().as_millisecond();
-        if let Some(at_ms) =
-            row.sub.progress.next_at.map(Timestamp::as_millisecond).filter(|at| *at <= now_ms)
-        {
-            self.stripe.wheel().insert(WheelEntry { id, at_ms });
+        if let Some(next) = row.next_entry().filter(|next| next.at_ms <= now_ms) {
+            self.stripe.wheel().insert(next);
         }
-        let fires = aside.and_then(|aside| aside.next_at).map(Timestamp::as_millisecond);
+        let Some(aside) = aside else { return };
+        let fires = aside.next_at.map(Timestamp::as_millisecond);
         if let Some(at_ms) = fires.filter(|at_ms| *at_ms > now_ms) {
-            self.stripe.asides().insert(WheelEntry { id, at_ms });
+            self.stripe.asides().insert(row.entry(at_ms, aside.next_kind));
         }
     }
 }

@@ -133,7 +133,8 @@ impl Engine {
             let places = lanes.get(&carrier_no).map_or(0, |lane| lane.reserve(batch_max));
             *reserved.entry(carrier_no).or_insert(places)
         };
-        let mut ids = self.stripe.wheel().due(now_ms, batch_max, &mut room);
+        let mut ids =
+            self.with_moment(now_ms, |moment| self.stripe.wheel().due(moment, batch_max, &mut room));
         ids.retain(|id| self.stripe.hold(*id));
         for id in &ids {
             if let Some(places) = reserved.get_mut(&carrier_of(*id)) {
@@ -482,7 +483,7 @@ impl Engine {
                 {
                     self.shared.trouble("keeping a found intent as unknown", &error);
                     // Held no longer: somebody else may hold it by now.
-                    self.stripe.wheel().keep(WheelEntry { id, at_ms: now_ms });
+                    self.stripe.wheel().keep(WheelEntry::again(id, now_ms));
                 }
             }
             // The business clock ran ahead of the partitions: they are made within seconds.
@@ -516,11 +517,9 @@ impl Engine {
 
     fn rest_row(&self, row: &DueRow) {
         self.stripe.release(row.sub.id.0);
-        if let Some(next) = row.sub.progress.next_at {
-            let now_ms = self.shared.clock.business().as_millisecond();
-            if next.as_millisecond() > now_ms {
-                self.stripe.wheel().insert(WheelEntry { id: row.sub.id.0, at_ms: next.as_millisecond() });
-            }
+        let now_ms = self.shared.clock.business().as_millisecond();
+        if let Some(next) = row.next_entry().filter(|next| next.at_ms > now_ms) {
+            self.stripe.wheel().insert(next);
         }
     }
 
@@ -528,8 +527,8 @@ impl Engine {
     pub(crate) fn put_back(&self, ids: &[i64], at_ms: i64) {
         for id in ids {
             self.stripe.release(*id);
-            self.stripe.wheel().keep(WheelEntry { id: *id, at_ms });
-            self.stripe.asides().keep(WheelEntry { id: *id, at_ms });
+            self.stripe.wheel().keep(WheelEntry::again(*id, at_ms));
+            self.stripe.asides().keep(WheelEntry::again(*id, at_ms));
         }
     }
 

@@ -166,7 +166,7 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
-        let next_at = due.sub.progress.next_at;
+        let next = due.next_entry();
         let current = self.shared.books.current();
         let catalog = self.shared.books.of(&due, &current).unwrap_or(current);
         let decided = match (catalog.plan(due.sub.plan_no), catalog.zone(due.zone_no)) {
@@ -184,7 +184,7 @@ impl InboxReader {
             }
             _ => {
                 stripe.release(row.subscription_id);
-                self.fires_again(stripe, row.subscription_id, next_at);
+                self.fires_again(stripe, next);
                 self.drop_row(row).await
             }
         }
@@ -222,7 +222,7 @@ impl InboxReader {
             }
             Ok(None) => {
                 stripe.release(row.subscription_id);
-                self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
+                self.fires_again(stripe, due.next_entry());
                 self.drop_row(row).await
             }
             Err(error) => {
@@ -237,8 +237,8 @@ impl InboxReader {
     fn let_go(&self, stripe: &Stripe, id: i64) {
         stripe.release(id);
         let at_ms = self.shared.clock.business().as_millisecond();
-        stripe.wheel().keep(WheelEntry { id, at_ms });
-        stripe.asides().keep(WheelEntry { id, at_ms });
+        stripe.wheel().keep(WheelEntry::again(id, at_ms));
+        stripe.asides().keep(WheelEntry::again(id, at_ms));
     }
 
     /// The partition of a note: a year's plan may stand beyond those that are made ahead. A held subscription is released
@@ -259,11 +259,10 @@ impl InboxReader {
     }
 
     /// What fired while it was held fell out of the wheel.
-    fn fires_again(&self, stripe: &Stripe, id: i64, next_at: Option<Timestamp>) {
+    fn fires_again(&self, stripe: &Stripe, next: Option<WheelEntry>) {
         let now_ms = self.shared.clock.business().as_millisecond();
-        let at_ms = next_at.map(Timestamp::as_millisecond);
-        if let Some(at_ms) = at_ms.filter(|at_ms| *at_ms <= now_ms) {
-            stripe.wheel().insert(WheelEntry { id, at_ms });
+        if let Some(next) = next.filter(|next| next.at_ms <= now_ms) {
+            stripe.wheel().insert(next);
         }
     }
 
@@ -274,7 +273,7 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
             return self.drop_row(row).await;
         };
-        let next_at = due.sub.progress.next_at;
+        let next = due.next_entry();
         let loaded = match RefundRequest::period_of(&row.payload) {
             Some(period) => self.refund_rows(row.subscription_id, period).await,
             None => Ok((Vec::new(), None)),
@@ -283,14 +282,14 @@ impl InboxReader {
             Ok(loaded) => loaded,
             Err(error) => {
                 stripe.release(row.subscription_id);
-                self.fires_again(stripe, row.subscription_id, next_at);
+                self.fires_again(stripe, next);
                 return Err(error);
             }
         };
         let loaded = Loaded { row: due, attempts: &attempts, kept };
         let begun = begin(&self.shared, stripe, &mut self.db, row, loaded).await;
         if !matches!(begun, Ok(Begun::Sent)) {
-            self.fires_again(stripe, row.subscription_id, next_at);
+            self.fires_again(stripe, next);
         }
         match begun? {
             Begun::Sent | Begun::Later => Ok(()),
@@ -370,7 +369,7 @@ impl InboxReader {
         let same = (current || aside.is_some()) && attempt_no == evidence.attempt_no;
         let Some(from) = state_of_open(open).filter(|_| same) else {
             stripe.release(row.subscription_id);
-            self.fires_again(stripe, row.subscription_id, due.sub.progress.next_at);
+            self.fires_again(stripe, due.next_entry());
             return self.not_open(row, &evidence, outcome).await;
         };
         let intent = self.intent(row.subscription_id, &evidence).await;

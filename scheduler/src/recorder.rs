@@ -190,7 +190,7 @@ impl Recorder {
         self.stripe.close_floor(flight.floor, 1);
         self.stripe.release(sub.id.0);
         let at_ms = self.shared.clock.business().as_millisecond();
-        self.stripe.wheel().insert(WheelEntry { id: sub.id.0, at_ms });
+        self.stripe.wheel().insert(WheelEntry::again(sub.id.0, at_ms));
     }
 
     /// Records a decided batch; what changed under it is loaded and decided again.
@@ -401,9 +401,9 @@ impl Recorder {
                 Verdict::StaleRev if item.is_note() => {
                     self.release(&item);
                     let at_ms = durable_at.as_millisecond();
-                    self.stripe.wheel().keep(WheelEntry { id, at_ms });
+                    self.stripe.wheel().keep(WheelEntry::again(id, at_ms));
                     if item.aside_period().is_some() {
-                        self.stripe.asides().keep(WheelEntry { id, at_ms });
+                        self.stripe.asides().keep(WheelEntry::again(id, at_ms));
                     }
                 }
                 Verdict::StaleRev if item.tries >= TRIES_MAX => given_up.push(item),
@@ -471,12 +471,12 @@ impl Recorder {
     fn done(&self, item: &Item, record: &RecordRow) {
         self.release(item);
         if let Some(next) = record.progress.next_at {
-            let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
+            let entry = item.row.entry(next.as_millisecond(), record.progress.next_kind);
             self.stripe.wheel().insert(entry);
         }
-        for next in record.asides.iter().chain(&record.refunded).filter_map(|aside| aside.next_at) {
-            let entry = WheelEntry { id: record.subscription_id, at_ms: next.as_millisecond() };
-            self.stripe.asides().insert(entry);
+        for aside in record.asides.iter().chain(&record.refunded) {
+            let Some(next) = aside.next_at else { continue };
+            self.stripe.asides().insert(item.row.entry(next.as_millisecond(), aside.next_kind));
         }
     }
 
@@ -534,7 +534,7 @@ impl Recorder {
     /// Nothing came of it: what fired meanwhile fell out of the wheel.
     fn look_at(&self, id: i64) {
         let at_ms = self.shared.clock.business().as_millisecond();
-        self.stripe.wheel().keep(WheelEntry { id, at_ms });
+        self.stripe.wheel().keep(WheelEntry::again(id, at_ms));
     }
 
     async fn poison_item(&mut self, item: &Item, why: &str) -> Result<(), StoreError> {

@@ -478,8 +478,8 @@ impl Resolver {
         let Some(stripe) = stripe_of(&self.shared.stripes, id) else { return };
         stripe.release(id);
         let at_ms = self.shared.clock.business().as_millisecond();
-        stripe.wheel().keep(WheelEntry { id, at_ms });
-        stripe.asides().keep(WheelEntry { id, at_ms });
+        stripe.wheel().keep(WheelEntry::again(id, at_ms));
+        stripe.asides().keep(WheelEntry::again(id, at_ms));
     }
 
     async fn count(&mut self, shards: &[i32], now_ms: i64) -> Result<(), StoreError> {

@@ -83,6 +83,8 @@ pub struct WorkerReport {
     pub quarantined: usize,
     /// Entries in the wheel.
     pub wheel: usize,
+    /// Bytes that they take, and those of charges with rows of their own.
+    pub wheel_bytes: usize,
     /// Entries whose time has come and that wait for their turn; not those on their way.
     pub due: usize,
     /// Subscriptions on their way.
@@ -213,6 +215,7 @@ impl Shared {
         metrics::gauge!("tollbook_shards").set(report.shards as f64);
         metrics::gauge!("tollbook_quarantined_shards").set(report.quarantined as f64);
         metrics::gauge!("tollbook_wheel_entries").set(report.wheel as f64);
+        metrics::gauge!("tollbook_wheel_bytes").set(report.wheel_bytes as f64);
         metrics::gauge!("tollbook_due_entries").set(report.due as f64);
         metrics::gauge!("tollbook_in_flight").set(report.in_flight as f64);
         metrics::gauge!("tollbook_ready").set(if report.ready { 1.0 } else { 0.0 });
@@ -251,6 +254,7 @@ impl Shared {
             shards: self.stripes.iter().map(|stripe| stripe.wheel().shards().count()).sum(),
             quarantined: self.holds.count(&self.stripes),
             wheel: self.stripes.iter().map(|stripe| stripe.wheel().len()).sum(),
+            wheel_bytes: self.stripes.iter().map(|stripe| stripe.wheel_bytes()).sum(),
             due: self.stripes.iter().map(|stripe| stripe.due_len(now_ms)).sum(),
             in_flight: self.stripes.iter().map(|stripe| stripe.held()).sum(),
             lanes,

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::catalog::Catalog;
 use crate::told::Told;
-use crate::wheel::Wheel;
+use crate::wheel::{Heads, Wheel};
 
 /// An attempt between its intent and its record.
 #[derive(Debug)]
@@ -161,11 +161,13 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stripe {
-    pub(crate) fn new(no: i16, bucket_ms: i64, desk_full: usize) -> Self {
+    /// `heads`: what waits in the wheels of all stripes.
+    pub(crate) fn new(no: i16, bucket_ms: i64, desk_full: usize, heads: &Arc<Heads>) -> Self {
+        let number = usize::from(no.unsigned_abs()) * 2;
         Self {
             no,
-            wheel: Mutex::new(Wheel::new(bucket_ms)),
-            asides: Mutex::new(Wheel::new(bucket_ms)),
+            wheel: Mutex::new(Wheel::new(bucket_ms, number, Arc::clone(heads))),
+            asides: Mutex::new(Wheel::new(bucket_ms, number + 1, Arc::clone(heads))),
             flights: Mutex::default(),
             held: Mutex::default(),
             desk: Mutex::default(),
@@ -187,6 +189,11 @@ impl Stripe {
     /// Entries of both wheels whose time has come.
     pub(crate) fn due_len(&self, now_ms: i64) -> usize {
         self.wheel().due_len(now_ms) + self.asides().due_len(now_ms)
+    }
+
+    /// Bytes of both wheels.
+    pub(crate) fn wheel_bytes(&self) -> usize {
+        self.wheel().bytes() + self.asides().bytes()
     }
 
     pub(crate) fn flights(&self) -> MutexGuard<'_, ById<Box<Flight>>> {

@@ -120,7 +120,7 @@ pub(crate) async fn leave_unknown(
     if chunk.is_empty() {
         // It has its outcome or its open row by now: look at the subscription again.
         let at_ms = shared.clock.business().as_millisecond();
-        stripe.wheel().insert(WheelEntry { id: id.0, at_ms });
+        stripe.wheel().insert(WheelEntry::again(id.0, at_ms));
         return Ok(());
     }
     hand_to_recorder(shared, stripe, db, chunk).await

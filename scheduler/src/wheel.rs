@@ -2,26 +2,51 @@
 //!
 //! 16-byte entries in buckets per shard. The rows themselves are loaded when due, so a stale entry costs one look and
 //! never a charge. What lies beyond the horizon is not held: the filler reads it in chunks before its time comes.
+//!
+//! While everything that is due fits into the lanes, it goes out as it comes. What does not fit is a backlog, and that
+//! has an order ([`order`]): the charge whose window closes soonest first, then by due instant, over all shards of a
+//! carrier, and over all wheels of the worker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use billing_core::ids::Shard;
 use storage::pg::WheelEntry;
+
+mod backlog;
+mod groups;
+mod order;
+
+pub(crate) use order::{Closing, Heads, Moment};
+
+use backlog::Backlog;
+use groups::{GroupNo, Groups};
+
+/// So many entries of a carrier are put into a backlog at once at most: a look never takes long, whatever fell due.
+const MOVED_MAX: usize = 1 << 16;
+/// The last shard of a carrier.
+const SLICE_LAST: i32 = 0xFFF;
 
 /// The wheel of one stripe's shards.
 #[derive(Debug)]
 pub(crate) struct Wheel {
     shards: BTreeMap<i32, ShardWheel>,
+    /// What is overdue and did not fit, by carrier.
+    backlogs: BTreeMap<i32, Backlog>,
+    groups: Groups,
     bucket_ms: i64,
-    /// Where the last round stopped: shards take turns.
+    /// Where the last round stopped: carriers take turns.
     turn: i32,
     /// Shards of which nothing is given out until a failover is cleared up.
     held: BTreeSet<i32>,
+    /// Its number among the wheels that share `heads`.
+    number: usize,
+    heads: Arc<Heads>,
 }
 
 #[derive(Debug, Default)]
 struct ShardWheel {
-    buckets: BTreeMap<i64, Vec<WheelEntry>>,
+    buckets: BTreeMap<i64, Vec<Slot>>,
     /// Everything that fires before this is held.
     loaded_until_ms: i64,
     /// The filler is reading up to this; what is inserted meanwhile must not be lost.
@@ -29,11 +54,37 @@ struct ShardWheel {
     draining: bool,
 }
 
+/// An entry within its shard.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    at_ms: i64,
+    sequence: u32,
+    group: GroupNo,
+}
+
+/// An entry that is due.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    at_ms: i64,
+    id: i64,
+    group: GroupNo,
+}
+
 impl Wheel {
-    /// An empty wheel whose buckets are `bucket_ms` business milliseconds wide.
+    /// An empty wheel whose buckets are `bucket_ms` business milliseconds wide. It has this number among those of the
+    /// worker, which tell each other what waits in them.
     #[must_use]
-    pub(crate) fn new(bucket_ms: i64) -> Self {
-        Self { shards: BTreeMap::new(), bucket_ms: bucket_ms.max(1), turn: i32::MIN, held: BTreeSet::new() }
+    pub(crate) fn new(bucket_ms: i64, number: usize, heads: Arc<Heads>) -> Self {
+        Self {
+            shards: BTreeMap::new(),
+            backlogs: BTreeMap::new(),
+            groups: Groups::default(),
+            bucket_ms: bucket_ms.max(1),
+            turn: i32::MIN,
+            held: BTreeSet::new(),
+            number,
+            heads,
+        }
     }
 
     /// Takes a shard in; nothing of it is known yet.
@@ -48,18 +99,40 @@ impl Wheel {
     /// Lets a shard go.
     pub(crate) fn remove_shard(&mut self, shard: Shard) {
         self.shards.remove(&shard.0);
+        self.out_of_backlog(shard);
     }
 
     /// Stops giving out what is due in a shard (it is being handed over), or starts again.
     pub(crate) fn set_draining(&mut self, shard: Shard, draining: bool) {
-        if let Some(wheel) = self.shards.get_mut(&shard.0) {
-            wheel.draining = draining;
+        let Some(wheel) = self.shards.get_mut(&shard.0) else { return };
+        wheel.draining = draining;
+        if draining {
+            self.back_into_buckets(shard);
         }
     }
 
     /// Gives out nothing of these shards, whether it has them or not, and again of all others.
     pub(crate) fn set_held(&mut self, held: &BTreeSet<i32>) {
+        let newly: Vec<i32> = held.difference(&self.held).copied().collect();
         self.held.clone_from(held);
+        for shard in newly {
+            self.back_into_buckets(Shard(shard));
+        }
+    }
+
+    /// What of a shard waits for its turn waits in its buckets from now on.
+    fn back_into_buckets(&mut self, shard: Shard) {
+        let (removed, bucket_ms) = (self.out_of_backlog(shard), self.bucket_ms);
+        let Some(wheel) = self.shards.get_mut(&shard.0) else { return };
+        for (group, at_ms, id) in removed {
+            wheel.put(bucket_ms, Slot { at_ms, sequence: id as u32, group });
+        }
+    }
+
+    fn out_of_backlog(&mut self, shard: Shard) -> Vec<(GroupNo, i64, i64)> {
+        self.backlogs
+            .get_mut(&shard.carrier_no())
+            .map_or_else(Vec::new, |backlog| backlog.remove_shard(shard))
     }
 
     /// The shards that it holds.
@@ -90,43 +163,95 @@ impl Wheel {
     /// Puts an entry in, unless its shard is not held or the entry lies beyond what is loaded (the filler will find it
     /// then).
     pub(crate) fn insert(&mut self, entry: WheelEntry) {
-        let bucket = entry.at_ms.div_euclid(self.bucket_ms);
-        let Some(wheel) = self.shards.get_mut(&((entry.id >> 32) as i32)) else { return };
+        let Some(wheel) = self.shards.get(&((entry.id >> 32) as i32)) else { return };
         if entry.at_ms < wheel.loaded_until_ms.max(wheel.filling_until_ms) {
-            wheel.buckets.entry(bucket).or_default().push(entry);
+            self.keep(entry);
         }
     }
 
     /// Puts an entry in that fires at another instant than its row says: the filler would not find it.
     pub(crate) fn keep(&mut self, entry: WheelEntry) {
-        let bucket = entry.at_ms.div_euclid(self.bucket_ms);
-        if let Some(wheel) = self.shards.get_mut(&((entry.id >> 32) as i32)) {
-            wheel.buckets.entry(bucket).or_default().push(entry);
-        }
+        let Some(wheel) = self.shards.get_mut(&((entry.id >> 32) as i32)) else { return };
+        let group = self.groups.number(entry.plan_no, entry.zone_no, entry.charges);
+        wheel.put(self.bucket_ms, Slot { at_ms: entry.at_ms, sequence: entry.id as u32, group });
     }
 
-    /// Takes out up to `max` subscriptions that are due at `now_ms`, sorted by id, never more of a carrier than it has
-    /// room for. Shards take turns, so that a busy one starves nobody.
-    pub(crate) fn due(&mut self, now_ms: i64, max: usize, room: &mut dyn FnMut(i32) -> usize) -> Vec<i64> {
+    /// Takes out up to `max` subscriptions that are due, sorted by id, never more of a carrier than it has room for; where
+    /// not all fit, those that are first in order. Carriers take turns, so that a busy one starves nobody.
+    pub(crate) fn due(
+        &mut self,
+        at: &Moment<'_>,
+        max: usize,
+        room: &mut dyn FnMut(i32) -> usize,
+    ) -> Vec<i64> {
         let mut taken: Vec<i64> = Vec::new();
-        let mut left: BTreeMap<i32, usize> = BTreeMap::new();
-        let sequence: Vec<i32> =
-            self.shards.range(self.turn..).chain(self.shards.range(..self.turn)).map(|(s, _)| *s).collect();
-        for shard in sequence {
+        let mut carriers: Vec<i32> = self.shards.keys().map(|shard| Shard(*shard).carrier_no()).collect();
+        carriers.dedup();
+        let from = carriers.partition_point(|carrier_no| *carrier_no < self.turn);
+        carriers.rotate_left(from);
+        for carrier_no in carriers {
             if taken.len() >= max {
-                self.turn = shard;
+                self.turn = carrier_no;
                 break;
             }
-            let carrier_no = Shard(shard).carrier_no();
-            let left = left.entry(carrier_no).or_insert_with(|| room(carrier_no));
-            let held = self.held.contains(&shard);
-            let wheel = self.shards.get_mut(&shard).filter(|wheel| !wheel.draining && !held);
-            let Some(wheel) = wheel else { continue };
-            wheel.take(now_ms, self.bucket_ms, max, left, &mut taken);
+            self.due_of(carrier_no, at, max, room, &mut taken);
         }
         taken.sort_unstable();
         taken.dedup();
         taken
+    }
+
+    fn due_of(
+        &mut self,
+        carrier_no: i32,
+        at: &Moment<'_>,
+        max: usize,
+        room: &mut dyn FnMut(i32) -> usize,
+        taken: &mut Vec<i64>,
+    ) {
+        let fresh = self.fresh(carrier_no, at.now_ms);
+        let mut waits = self.backlogs.remove(&carrier_no).unwrap_or_default();
+        if fresh.is_empty() && waits.len() == 0 {
+            self.heads.tell(carrier_no, self.number, None, at.machine_ms);
+            return;
+        }
+        let elsewhere = self.heads.elsewhere(carrier_no, self.number, at.machine_ms);
+        let mut places = || room(carrier_no).min(max - taken.len());
+        let mut known = None;
+        if waits.len() == 0 && elsewhere.is_none() {
+            let places = places();
+            if fresh.len() <= places {
+                taken.extend(fresh.iter().map(|due| due.id));
+                return;
+            }
+            known = Some(places);
+        }
+        waits.refresh(at, &self.groups);
+        for due in &fresh {
+            waits.push(due.group, (due.at_ms, due.id), at, &self.groups);
+        }
+        let first = waits.head(at.now_ms);
+        let mine = first.is_some_and(|head| head.may_pass(elsewhere, at.slack_ms));
+        if mine || waits.needs_no_window(at.now_ms) {
+            let places = known.unwrap_or_else(places);
+            waits.take(at, elsewhere, places, taken);
+        }
+        self.heads.tell(carrier_no, self.number, waits.head(at.now_ms), at.machine_ms);
+        if waits.len() > 0 {
+            self.backlogs.insert(carrier_no, waits);
+        }
+    }
+
+    /// Takes what has fallen due out of the buckets of a carrier's shards.
+    fn fresh(&mut self, carrier_no: i32, now_ms: i64) -> Vec<Due> {
+        let mut fresh = Vec::new();
+        let (first, bucket_ms) = (carrier_no << 12, self.bucket_ms);
+        for (shard, wheel) in self.shards.range_mut(first..=first | SLICE_LAST) {
+            if !wheel.draining && !self.held.contains(shard) {
+                wheel.take(Shard(*shard), now_ms, bucket_ms, &mut fresh);
+            }
+        }
+        fresh
     }
 
     /// How many entries have their time behind them and wait for their turn.
@@ -134,120 +259,63 @@ impl Wheel {
     pub(crate) fn due_len(&self, now_ms: i64) -> usize {
         let last = now_ms.div_euclid(self.bucket_ms);
         let buckets = self.shards.values().flat_map(|wheel| wheel.buckets.range(..=last));
-        let due = |(bucket, entries): (&i64, &Vec<WheelEntry>)| match *bucket == last {
+        let due = |(bucket, entries): (&i64, &Vec<Slot>)| match *bucket == last {
             // Only the one that runs has to be looked into.
             true => entries.iter().filter(|entry| entry.at_ms <= now_ms).count(),
             false => entries.len(),
         };
-        buckets.map(due).sum()
+        buckets.map(due).sum::<usize>() + self.backlog_len()
     }
 
     /// How many entries it holds.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
-        self.shards.values().flat_map(|wheel| wheel.buckets.values()).map(Vec::len).sum()
+        let buckets = self.shards.values().flat_map(|wheel| wheel.buckets.values());
+        buckets.map(Vec::len).sum::<usize>() + self.backlog_len()
+    }
+
+    /// Bytes that its entries take, with what is reserved for more.
+    #[must_use]
+    pub(crate) fn bytes(&self) -> usize {
+        let buckets = self.shards.values().flat_map(|wheel| wheel.buckets.values());
+        let slots: usize = buckets.map(Vec::capacity).sum();
+        slots * size_of::<Slot>() + self.backlogs.values().map(Backlog::bytes).sum::<usize>()
+    }
+
+    fn backlog_len(&self) -> usize {
+        self.backlogs.values().map(Backlog::len).sum()
     }
 }
 
 impl ShardWheel {
-    fn take(&mut self, now_ms: i64, bucket_ms: i64, max: usize, left: &mut usize, taken: &mut Vec<i64>) {
-        while *left > 0 && taken.len() < max {
-            let Some(mut first) = self.buckets.first_entry() else { break };
-            if first.key() * bucket_ms > now_ms {
+    fn put(&mut self, bucket_ms: i64, slot: Slot) {
+        self.buckets.entry(slot.at_ms.div_euclid(bucket_ms)).or_default().push(slot);
+    }
+
+    fn take(&mut self, shard: Shard, now_ms: i64, bucket_ms: i64, taken: &mut Vec<Due>) {
+        while let Some(mut first) = self.buckets.first_entry().filter(|_| taken.len() < MOVED_MAX) {
+            if first.key().saturating_mul(bucket_ms) > now_ms {
                 break;
             }
-            let bucket = first.get_mut();
-            let mut kept = Vec::new();
-            while let Some(entry) = bucket.pop() {
-                if entry.at_ms > now_ms || *left == 0 || taken.len() >= max {
-                    kept.push(entry);
-                    if *left == 0 || taken.len() >= max {
-                        break;
-                    }
-                } else {
-                    taken.push(entry.id);
-                    *left -= 1;
-                }
-            }
-            bucket.append(&mut kept);
-            if bucket.is_empty() {
-                first.remove();
-            } else {
-                // Either the rest of this bucket is not due yet, or there is no room: both end the round.
+            let mut room = MOVED_MAX - taken.len();
+            let due = first.get_mut().extract_if(.., |slot| {
+                let goes = slot.at_ms <= now_ms && room > 0;
+                room -= usize::from(goes);
+                goes
+            });
+            taken.extend(due.map(|Slot { at_ms, sequence, group }| Due {
+                at_ms,
+                id: shard.id(sequence),
+                group,
+            }));
+            if !first.get().is_empty() {
+                // Either the rest of this bucket is not due yet, or it is enough for once.
                 break;
             }
+            first.remove();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(shard: Shard, sequence: u32, at_ms: i64) -> WheelEntry {
-        WheelEntry { id: shard.id(sequence), at_ms }
-    }
-
-    fn wheel(shards: &[Shard], until_ms: i64) -> Wheel {
-        let mut wheel = Wheel::new(100);
-        for shard in shards {
-            wheel.add_shard(*shard);
-            wheel.begin_fill(*shard, until_ms);
-        }
-        wheel
-    }
-
-    #[test]
-    fn gives_what_is_due_and_no_more() {
-        let shard = Shard(1 << 12);
-        let mut wheel = wheel(&[shard], 10_000);
-        for (sequence, at) in [(3, 150), (1, 120), (2, 199), (4, 900)] {
-            wheel.insert(entry(shard, sequence, at));
-        }
-        assert_eq!([99, 120, 150, 199, 200, 900].map(|now_ms| wheel.due_len(now_ms)), [0, 1, 2, 3, 3, 4]);
-        assert_eq!(wheel.due(150, 10, &mut |_| 10), [shard.id(1), shard.id(3)]);
-        assert_eq!(wheel.due(150, 10, &mut |_| 10), Vec::<i64>::new());
-        assert_eq!(wheel.due(1_000, 10, &mut |_| 10), [shard.id(2), shard.id(4)]);
-        assert_eq!(wheel.len(), 0);
-    }
-
-    #[test]
-    fn room_is_per_carrier_and_shards_take_turns() {
-        let shards = [Shard(1 << 12), Shard(1 << 12 | 1), Shard(2 << 12)];
-        let mut wheel = wheel(&shards, 10_000);
-        for shard in shards {
-            for sequence in 0..10 {
-                wheel.insert(entry(shard, sequence, 1));
-            }
-        }
-        let due = wheel.due(1, 100, &mut |carrier| if carrier == 1 { 4 } else { 0 });
-        assert_eq!(due.len(), 4);
-        assert!(due.iter().all(|id| id >> 44 == 1));
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..8 {
-            for id in wheel.due(1, 4, &mut |_| 4) {
-                assert!(seen.insert(id));
-            }
-        }
-        assert_eq!(seen.len(), 26);
-    }
-
-    #[test]
-    fn draining_gives_nothing_and_beyond_the_horizon_is_dropped() {
-        let shard = Shard(1 << 12);
-        let mut wheel = wheel(&[shard], 1_000);
-        wheel.insert(entry(shard, 1, 10));
-        wheel.insert(entry(shard, 2, 1_000));
-        wheel.insert(entry(Shard(9 << 12), 1, 10));
-        assert_eq!(wheel.len(), 1);
-        wheel.keep(entry(Shard(9 << 12), 1, 10));
-        wheel.keep(entry(shard, 3, 5_000));
-        assert_eq!(wheel.len(), 2, "what is put back is kept beyond the horizon too");
-        wheel.set_draining(shard, true);
-        assert!(wheel.due(5_000, 10, &mut |_| 10).is_empty());
-        wheel.set_draining(shard, false);
-        assert_eq!(wheel.due(5_000, 10, &mut |_| 10).len(), 2);
-        wheel.end_fill(shard);
-        assert_eq!(wheel.loaded_until_ms(shard), Some(1_000));
-    }
-}
+mod tests;

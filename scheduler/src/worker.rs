@@ -215,8 +215,9 @@ impl Worker {
         let settings = parts.settings;
         let bucket_ms = i64::from(clock.scale()).clamp(64, 64_000) * 1_000 / 64;
         let stripe_count = i16::try_from(settings.stripes).unwrap_or(1).max(1);
+        let (heads, batch_max) = (Arc::default(), settings.batch_max);
         let stripes: Vec<Arc<Stripe>> =
-            (0..stripe_count).map(|no| Arc::new(Stripe::new(no, bucket_ms, settings.batch_max))).collect();
+            (0..stripe_count).map(|no| Arc::new(Stripe::new(no, bucket_ms, batch_max, &heads))).collect();
         let guard = Arc::new(LeaseGuard::new(Arc::clone(&clock), settings.send_max_age_ms));
         guard.watch(stripes.clone());
         let watch = Arc::new(Watch::new(seen, parts.guard_memory, terms, Arc::clone(&guard)));

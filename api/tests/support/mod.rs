@@ -157,6 +157,7 @@ impl Running for TestWorker {
             shards: 16,
             quarantined: 0,
             wheel: 20_000,
+            wheel_bytes: 320_000,
             due: 300,
             in_flight: 12,
             lanes: vec![LaneReport {

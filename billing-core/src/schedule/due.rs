@@ -22,6 +22,21 @@ pub struct Due {
 }
 
 impl Schedule {
+    /// Until when a charge that is overdue at `now` may be tried: the end of the stretch in which charging is allowed, the
+    /// one that holds `now` or else the next, or the next of several local times of its day (as the plan names it, not
+    /// spread); and the minutes after which its period is over, where periods count elapsed time.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] when nothing opens for long, and at the ends of the calendar.
+    pub fn closes(&self, zone: &Zone, now: Timestamp) -> Result<(Timestamp, Option<i64>), ScheduleError> {
+        let allowed = self.allowed(zone, now)?;
+        let (day, minute) = zone.local(allowed.from.max(now));
+        let next = self.times.iter().find(|time| **time > minute);
+        let next = next.map(|time| zone.instant(day, *time)).transpose()?;
+        let until = next.map_or(allowed.until, |next| next.min(allowed.until));
+        Ok((until, self.cadence.elapsed_minutes()))
+    }
+
     /// The instant at which a period's charge falls due: the anchor's minute on the period's first local day, plus
     /// the seconds of the subscription's block, moved to a payday and into the allowed hours.
     ///

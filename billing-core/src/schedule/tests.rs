@@ -366,3 +366,27 @@ proptest! {
         prop_assert!((800..800 + spread).contains(&zone.local(due).1));
     }
 }
+
+#[test]
+fn what_is_overdue_lasts_until_its_window_closes_or_its_next_time_of_day() {
+    let zone = Zone::named("Africa/Tunis").unwrap();
+    let window = Window::new(480, 1_200).unwrap();
+    let mut schedule = Schedule::simple(Cadence::Days(1), 540, 0, window);
+    let closes = |schedule: &Schedule, at: &str| {
+        let (until, minutes) = schedule.closes(&zone, at.parse().unwrap()).unwrap();
+        (until.to_string(), minutes)
+    };
+    // Tunis is an hour ahead: 08:00 to 20:00 there.
+    assert_eq!(closes(&schedule, "2026-12-01T12:00:00Z"), ("2026-12-01T19:00:00Z".to_owned(), None));
+    assert_eq!(closes(&schedule, "2026-12-01T19:00:00Z").0, "2026-12-02T19:00:00Z", "closed: the next day's");
+    schedule.times = vec![540, 900];
+    assert_eq!(closes(&schedule, "2026-12-01T12:00:00Z").0, "2026-12-01T14:00:00Z");
+    assert_eq!(
+        closes(&schedule, "2026-12-01T14:00:00Z").0,
+        "2026-12-01T19:00:00Z",
+        "no time of this day follows"
+    );
+    assert_eq!(closes(&schedule, "2026-12-01T20:00:00Z").0, "2026-12-02T08:00:00Z");
+    let hourly = Schedule::simple(Cadence::Hours(2), 540, 0, window);
+    assert_eq!(closes(&hourly, "2026-12-01T12:00:00Z"), ("2026-12-01T19:00:00Z".to_owned(), Some(120)));
+}

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use billing_core::plan::Usage;
 use billing_core::triage::{Balance, BalanceAnswer, Conditions, Triage};
 use carriers::ExchangeKind;
+use jiff::Timestamp;
 use storage::pg::{DueRow, StoreError};
 use storage::store::{carrier_txn_id, usage_of};
 
@@ -13,14 +14,41 @@ use crate::bounds;
 use crate::catalog::{Catalog, CatalogPlan};
 use crate::probe;
 use crate::stripe::Work;
+use crate::wheel::{Closing, Moment};
+
+/// So much business time may charges that close together be apart, when two stripes give them out; times the scale.
+const SLACK_MS: i64 = 60_000;
 
 impl Engine {
+    /// What the wheels want to know of now: until when charges of a plan in a zone may be sent. Of a plan that is not
+    /// known, or that never opens, triage has something to say: those have their turn at once.
+    pub(crate) fn with_moment<T>(&self, now_ms: i64, ask: impl FnOnce(&Moment<'_>) -> T) -> T {
+        let catalog = self.shared.books.current();
+        let closing = |plan_no, zone_no| {
+            let known = catalog.plan(plan_no).zip(catalog.zone(zone_no));
+            let closes = known.and_then(|(plan, zone)| {
+                let now = Timestamp::from_millisecond(now_ms).ok()?;
+                let (until, minutes) = plan.rules.schedule.closes(zone, now).ok()?;
+                let period_ms = minutes.map_or(i64::MAX, |minutes| minutes.saturating_mul(60_000));
+                Some(Closing { closes_ms: until.as_millisecond(), period_ms })
+            });
+            closes.unwrap_or(Closing::AT_ONCE)
+        };
+        ask(&Moment {
+            now_ms,
+            machine_ms: self.shared.clock.machine_ms(),
+            slack_ms: SLACK_MS.saturating_mul(i64::from(self.shared.clock.scale().max(1))),
+            version: catalog.names.book_version,
+            closing: &closing,
+        })
+    }
+
     /// Triage with what is known of the balance. A carrier that is not asked at this point says nothing.
     pub(super) fn decided<'a>(
         &self,
         catalog: &'a Catalog,
         row: &DueRow,
-        now: jiff::Timestamp,
+        now: Timestamp,
     ) -> Result<(Triage, &'a CatalogPlan), String> {
         let mut known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
         let asks = catalog.plan(row.sub.plan_no).is_some_and(|plan| plan.rules.balance.is_some());
@@ -83,11 +111,7 @@ impl Engine {
     }
 
     /// Rows that a cap stands in the way of are decided again with what their subscribers' counters say.
-    pub(super) async fn over_cap(
-        &mut self,
-        over: Vec<Ready>,
-        now: jiff::Timestamp,
-    ) -> Result<(), StoreError> {
+    pub(super) async fn over_cap(&mut self, over: Vec<Ready>, now: Timestamp) -> Result<(), StoreError> {
         if over.is_empty() {
             return Ok(());
         }

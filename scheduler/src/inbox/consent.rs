@@ -41,7 +41,7 @@ impl InboxReader {
             }
             Ok(None) => {
                 stripe.release(id);
-                self.fires_again(stripe, id, due.sub.progress.next_at);
+                self.fires_again(stripe, due.next_entry());
                 self.drop_row(row).await
             }
             Err(error) => {

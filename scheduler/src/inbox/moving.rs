@@ -89,11 +89,11 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, id).await? else {
             return self.drop_row(row).await;
         };
-        let next_at = due.sub.progress.next_at;
+        let next = due.next_entry();
         let current = self.shared.books.current();
         let Some(own) = self.shared.books.of(&due, &current) else {
             stripe.release(id); // its version of the book is being read: the next pass
-            self.fires_again(stripe, id, next_at);
+            self.fires_again(stripe, next);
             return Ok(());
         };
         let decided = match postcard::from_bytes(&row.payload) {
@@ -115,12 +115,12 @@ impl InboxReader {
             Ok(Decided::Refused(why)) => Some(why),
             Err(error) => {
                 stripe.release(id);
-                self.fires_again(stripe, id, next_at);
+                self.fires_again(stripe, next);
                 return Err(error);
             }
         };
         stripe.release(id);
-        self.fires_again(stripe, id, next_at);
+        self.fires_again(stripe, next);
         if let Some(why) = refused {
             let conn = self.db.conn().await?;
             let opened = open_case(conn, id, None, "move_refused", &format!("not moved: {why}")).await;

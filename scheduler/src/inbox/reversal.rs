@@ -68,7 +68,7 @@ impl InboxReader {
         let Some(due) = self.load_one(stripe, id).await? else {
             return self.drop_row(row).await;
         };
-        let next_at = due.sub.progress.next_at;
+        let next = due.next_entry();
         let request = postcard::from_bytes::<ReversalRequest>(&row.payload).ok();
         let charge = request.as_ref().and_then(|request| {
             let period = Period::from_number(request.period).ok()?;
@@ -89,12 +89,12 @@ impl InboxReader {
             Ok(Err(why)) => Some(why),
             Err(error) => {
                 stripe.release(id);
-                self.fires_again(stripe, id, next_at);
+                self.fires_again(stripe, next);
                 return Err(error);
             }
         };
         stripe.release(id);
-        self.fires_again(stripe, id, next_at);
+        self.fires_again(stripe, next);
         if let Some(why) = refused {
             let conn = self.db.conn().await?;
             let attempt = request.as_ref().map(|request| (request.period, 0));

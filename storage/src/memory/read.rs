@@ -18,6 +18,7 @@ use super::state::State;
 use super::{MemoryConn, refused};
 use crate::pg::{
     AsideRow, AttemptRow, DueRow, NewSubscriber, NewSubscription, OpenIntent, StoreError, WheelEntry,
+    kind_charges,
 };
 
 type Loaded = (Vec<Box<DueRow>>, Vec<(i64, i32, String)>);
@@ -55,7 +56,8 @@ impl MemoryConn {
             let next = rows.last().filter(|_| rows.len() == limit).map(|(id, _)| **id);
             let fires = rows.into_iter().filter_map(|(id, sub)| {
                 let at_ms = sub.next_at_ms.filter(|at_ms| *at_ms < horizon_ms)?;
-                Some(WheelEntry { id: *id, at_ms })
+                let charges = kind_charges(sub.next_kind);
+                Some(WheelEntry { id: *id, at_ms, plan_no: sub.plan_no, zone_no: sub.zone_no, charges })
             });
             Ok((fires.collect(), next))
         })
@@ -116,19 +118,25 @@ impl MemoryConn {
             let limit = usize::try_from(limit).unwrap_or(0);
             let (_, last) = shard.id_range();
             let range = state.asides.range((after_id + 1, i32::MIN)..=(last, i32::MAX));
-            let mut fires: Vec<(i64, i64)> = Vec::new();
+            let mut fires: Vec<(i64, i64, i16)> = Vec::new();
             for ((id, _), aside) in range {
                 let Some(at_ms) = aside.next_at_ms else { continue };
                 let full = fires.len() == limit;
-                match fires.last_mut().filter(|(same, _)| same == id) {
-                    Some((_, first)) => *first = at_ms.min(*first),
+                match fires.last_mut().filter(|(same, ..)| same == id) {
+                    Some((_, first, kind)) if at_ms < *first => (*first, *kind) = (at_ms, aside.next_kind),
+                    Some(_) => {}
                     None if full => break,
-                    None => fires.push((*id, at_ms)),
+                    None => fires.push((*id, at_ms, aside.next_kind)),
                 }
             }
-            let next = fires.last().filter(|_| fires.len() == limit).map(|(id, _)| *id);
-            let fires = fires.into_iter().filter(|(_, at_ms)| *at_ms < horizon_ms);
-            Ok((fires.map(|(id, at_ms)| WheelEntry { id, at_ms }).collect(), next))
+            let next = fires.last().filter(|_| fires.len() == limit).map(|(id, ..)| *id);
+            let fires = fires.into_iter().filter(|(_, at_ms, _)| *at_ms < horizon_ms);
+            let entries = fires.filter_map(|(id, at_ms, kind)| {
+                let sub = state.subscriptions.get(&id)?;
+                let charges = kind_charges(kind);
+                Some(WheelEntry { id, at_ms, plan_no: sub.plan_no, zone_no: sub.zone_no, charges })
+            });
+            Ok((entries.collect(), next))
         })
         .await
     }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::postgres::PgConnection;
 
 use super::StoreError;
-use super::load::WheelEntry;
+use super::load::{WheelEntry, kind_charges};
 
 row! {
     /// A charge's own row as the database keeps it.
@@ -90,10 +90,15 @@ pub async fn refill_asides(
     limit: i32,
 ) -> Result<(Vec<WheelEntry>, Option<i64>), StoreError> {
     let (_, last) = shard.id_range();
-    let rows: Vec<(i64, i64)> = sqlx::query_as(
-        "SELECT subscription_id, min(next_at_ms) FROM charge_aside
-          WHERE subscription_id > $1 AND subscription_id <= $2 AND next_at_ms IS NOT NULL
-          GROUP BY subscription_id ORDER BY subscription_id LIMIT $3",
+    let rows: Vec<(i64, i64, i16, i32, i16)> = sqlx::query_as(
+        "SELECT a.id, a.at_ms, a.kind, s.plan_no, s.zone_no
+           FROM (SELECT subscription_id AS id, min(next_at_ms) AS at_ms,
+                        (array_agg(next_kind ORDER BY next_at_ms, period))[1] AS kind
+                   FROM charge_aside
+                  WHERE subscription_id > $1 AND subscription_id <= $2 AND next_at_ms IS NOT NULL
+                  GROUP BY subscription_id ORDER BY subscription_id LIMIT $3) AS a
+           JOIN subscription s ON s.id = a.id
+          ORDER BY a.id",
     )
     .bind(after_id)
     .bind(last)
@@ -101,9 +106,16 @@ pub async fn refill_asides(
     .fetch_all(conn)
     .await?;
     let full = i64::try_from(rows.len()).unwrap_or(i64::MAX) == i64::from(limit);
-    let next = rows.last().map(|(id, _)| *id).filter(|_| full);
-    let fires = rows.into_iter().filter(|(_, at_ms)| *at_ms < horizon_ms);
-    Ok((fires.map(|(id, at_ms)| WheelEntry { id, at_ms }).collect(), next))
+    let next = rows.last().map(|(id, ..)| *id).filter(|_| full);
+    let fires = rows.into_iter().filter(|(_, at_ms, ..)| *at_ms < horizon_ms);
+    let entries = fires.map(|(id, at_ms, kind, plan_no, zone_no)| WheelEntry {
+        id,
+        at_ms,
+        plan_no,
+        zone_no,
+        charges: kind_charges(kind),
+    });
+    Ok((entries.collect(), next))
 }
 
 /// The rows of these subscriptions that fire until `now_ms`, the oldest period first.

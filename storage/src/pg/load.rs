@@ -15,13 +15,43 @@ use sqlx::postgres::{PgConnection, PgRow};
 
 use super::StoreError;
 
-/// When a subscription fires: what the wheel holds.
+/// When a subscription fires, and what its place in a backlog depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WheelEntry {
     /// Which subscription.
     pub id: i64,
     /// Business milliseconds since 1970.
     pub at_ms: i64,
+    /// Its plan.
+    pub plan_no: i32,
+    /// The subscriber's zone.
+    pub zone_no: i16,
+    /// Whether a charge is tried then: it needs an open charging window, everything else does not.
+    pub charges: bool,
+}
+
+impl WheelEntry {
+    /// What had its turn before and is looked at again, before everything that waits.
+    #[must_use]
+    pub fn again(id: i64, at_ms: i64) -> Self {
+        Self { id, at_ms, plan_no: 0, zone_no: 0, charges: false }
+    }
+}
+
+impl DueRow {
+    /// When this subscription, or a charge of it, fires at `at_ms` for the reason `kind`.
+    #[must_use]
+    pub fn entry(&self, at_ms: i64, kind: NextKind) -> WheelEntry {
+        let (id, plan_no, zone_no) = (self.sub.id.0, self.sub.plan_no, self.zone_no);
+        WheelEntry { id, at_ms, plan_no, zone_no, charges: kind.charges() }
+    }
+
+    /// When the subscription itself fires; `None`: never.
+    #[must_use]
+    pub fn next_entry(&self) -> Option<WheelEntry> {
+        let at = &self.sub.progress;
+        at.next_at.map(|next| self.entry(next.as_millisecond(), at.next_kind))
+    }
 }
 
 /// A due subscription with everything that its charge needs.
@@ -68,6 +98,22 @@ pub struct OpenIntent {
     pub book_version: i32,
 }
 
+/// The last id and the number of rows of a chunk; of those that fire: ids, instants, plans, zones and kinds.
+type Chunk = (
+    Option<i64>,
+    i64,
+    Option<Vec<i64>>,
+    Option<Vec<i64>>,
+    Option<Vec<i32>>,
+    Option<Vec<i16>>,
+    Option<Vec<i16>>,
+);
+
+/// Whether a charge is tried when a kept kind fires.
+pub(crate) fn kind_charges(kind: i16) -> bool {
+    NextKind::from_number(kind).is_some_and(NextKind::charges)
+}
+
 /// One keyset chunk of a shard: entries that fire before `horizon_ms`, and the id to go on after (`None`: done).
 /// Never one long statement: an old snapshot stops HOT pruning.
 ///
@@ -81,10 +127,15 @@ pub async fn refill(
     limit: i32,
 ) -> Result<(Vec<WheelEntry>, Option<i64>), StoreError> {
     let (_, last) = shard.id_range();
-    let (max, seen, ids, ats): (Option<i64>, i64, Option<Vec<i64>>, Option<Vec<i64>>) = sqlx::query_as(
+    // Plan, zone and kind stand in the row that is read anyway: no index has to hold them.
+    let chunk: Chunk = sqlx::query_as(
         "SELECT max(id), count(*), array_agg(id) FILTER (WHERE next_at_ms < $3),
-                array_agg(next_at_ms) FILTER (WHERE next_at_ms < $3)
-           FROM (SELECT id, next_at_ms FROM subscription WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $4) AS chunk",
+                array_agg(next_at_ms) FILTER (WHERE next_at_ms < $3),
+                array_agg(plan_no) FILTER (WHERE next_at_ms < $3),
+                array_agg(zone_no) FILTER (WHERE next_at_ms < $3),
+                array_agg(next_kind) FILTER (WHERE next_at_ms < $3)
+           FROM (SELECT id, next_at_ms, plan_no, zone_no, next_kind FROM subscription
+                  WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $4) AS chunk",
     )
     .bind(after_id)
     .bind(last)
@@ -92,13 +143,18 @@ pub async fn refill(
     .bind(limit)
     .fetch_one(conn)
     .await?;
-    let entries = ids
-        .unwrap_or_default()
-        .into_iter()
-        .zip(ats.unwrap_or_default())
-        .map(|(id, at_ms)| WheelEntry { id, at_ms })
-        .collect();
-    Ok((entries, max.filter(|_| seen == i64::from(limit))))
+    let (max, seen, ids, ats, plans, zones, kinds) = chunk;
+    let keys = ids.unwrap_or_default().into_iter().zip(ats.unwrap_or_default());
+    let places = plans.unwrap_or_default().into_iter().zip(zones.unwrap_or_default());
+    let entries = keys.zip(places).zip(kinds.unwrap_or_default());
+    let entries = entries.map(|(((id, at_ms), (plan_no, zone_no)), kind)| WheelEntry {
+        id,
+        at_ms,
+        plan_no,
+        zone_no,
+        charges: kind_charges(kind),
+    });
+    Ok((entries.collect(), max.filter(|_| seen == i64::from(limit))))
 }
 
 /// The rows of a batch, sorted by id. A row that cannot be read is given apart, with the reason: it is poison, and

@@ -73,6 +73,7 @@ pub use keys::check_keys;
 pub use ledger::{
     AccountRow, Difference, SealState, close_month, seal_state, seal_until, trial_balance, verify_ledger,
 };
+pub(crate) use load::kind_charges;
 pub use load::{DueRow, load, load_noted, open_intents, refill};
 pub use load::{OpenIntent, WheelEntry};
 pub use migrate::{ensure_partitions, migrate};
