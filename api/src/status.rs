@@ -36,6 +36,9 @@ pub struct WorkerStatus {
     pub quarantined: usize,
     /// Entries in the wheel.
     pub wheel: usize,
+    /// Bytes that they take, and those of charges with rows of their own.
+    #[serde(default)]
+    pub wheel_bytes: usize,
     /// Entries whose time has come and that wait for their turn; not those on their way.
     pub due: usize,
     /// Subscriptions on their way.
@@ -83,6 +86,7 @@ impl From<WorkerReport> for WorkerStatus {
             shards: report.shards,
             quarantined: report.quarantined,
             wheel: report.wheel,
+            wheel_bytes: report.wheel_bytes,
             due: report.due,
             in_flight: report.in_flight,
             lanes: report.lanes.into_iter().map(LaneStatus::from).collect(),

@@ -1,7 +1,7 @@
 //! `toll bench`: how fast, measured against Postgres' own ceiling in the same run.
 
 use clap::Subcommand;
-use loadtest::bench::{BenchArgs, run as run_bench};
+use loadtest::bench::{BacklogArgs, BenchArgs, run as run_bench, run_backlog};
 
 use crate::cli::Global;
 use crate::exit;
@@ -11,23 +11,39 @@ use crate::exit;
 pub(crate) enum BenchCommand {
     /// Charge a population at full speed and compare with a bare driver of the same two SQL functions, interleaved
     Run(Box<BenchArgs>),
+    /// Drain what fell due in an outage of six business hours, and check order, rate, resolution and policies
+    Backlog(Box<BacklogArgs>),
 }
 
-/// Runs it; with --gate a missed floor is exit code 4.
+/// Runs it; with --gate a missed floor or a broken promise is exit code 4.
 pub(crate) async fn run(global: &Global, command: BenchCommand) -> anyhow::Result<()> {
-    let BenchCommand::Run(args) = command;
-    let gate = args.gate;
     let toll = std::env::current_exe()?;
     let mock = toll.with_file_name("mock-carrier");
-    let report = run_bench(*args, toll, mock).await?;
+    let (missed, what) = match command {
+        BenchCommand::Run(args) => {
+            let gate = args.gate;
+            let report = run_bench(*args, toll, mock).await?;
+            print(global, &report)?;
+            (gate.then(|| report.floors_missed()), "below the floor")
+        }
+        BenchCommand::Backlog(args) => {
+            let gate = args.gate;
+            let report = run_backlog(*args, toll, mock).await?;
+            print(global, &report)?;
+            (gate.then(|| report.broken()), "not kept")
+        }
+    };
+    match missed.unwrap_or_default().as_slice() {
+        [] => Ok(()),
+        missed => Err(exit::missed(format!("{what}: {}", missed.join(", ")))),
+    }
+}
+
+fn print(global: &Global, report: &(impl serde::Serialize + std::fmt::Display)) -> anyhow::Result<()> {
     if global.json {
-        println!("{}", serde_json::to_string(&report)?);
+        println!("{}", serde_json::to_string(report)?);
     } else {
         println!("{report}");
-    }
-    let missed = report.floors_missed();
-    if gate && !missed.is_empty() {
-        return Err(exit::missed(format!("below the floor: {}", missed.join(", "))));
     }
     Ok(())
 }

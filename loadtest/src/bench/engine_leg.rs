@@ -37,6 +37,8 @@ pub(super) struct Engine {
     charges: u64,
     // Dropped in this sequence.
     worker: Option<Worker>,
+    /// Where a worker was that died: its row stays until the next one takes its place.
+    dead: Option<String>,
     mock: Program,
     mock_address: String,
     resident_empty: Option<u64>,
@@ -53,15 +55,23 @@ struct Worker {
 pub(super) struct Status {
     ready: bool,
     why: Option<String>,
-    worker: Option<WorkerStatus>,
+    pub(super) worker: Option<WorkerStatus>,
     pub(super) due_to_durable: Option<LatencyStatus>,
 }
 
 #[derive(Debug, Deserialize)]
-struct WorkerStatus {
+pub(super) struct WorkerStatus {
     shards: usize,
-    wheel: u64,
-    in_flight: u64,
+    pub(super) wheel: u64,
+    pub(super) wheel_bytes: u64,
+    pub(super) due: u64,
+    pub(super) in_flight: u64,
+    pub(super) lanes: Vec<LaneStatus>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LaneStatus {
+    pub(super) depth_max: u64,
 }
 
 /// From due to durable, microseconds.
@@ -98,6 +108,7 @@ impl Engine {
             dir: dir.to_owned(),
             charges: args.charges,
             worker: None,
+            dead: None,
             mock,
             mock_address: ready.listening,
             resident_empty: None,
@@ -121,6 +132,7 @@ impl Engine {
             // Before it has migrated there may be nothing to ask.
             if let Some(worker) = workers.unwrap_or_default().first()
                 && let Some(address) = worker.endpoint.strip_prefix("http://")
+                && self.dead.as_deref() != Some(address)
             {
                 break address.to_owned();
             }
@@ -141,6 +153,19 @@ impl Engine {
             Some(worker) => worker.program.stop(STOP_WITHIN).await,
             None => Ok(()),
         }
+    }
+
+    /// The worker process dies, without a word.
+    pub(super) fn die(&mut self) {
+        self.dead = self.worker.take().map(|worker| worker.address);
+    }
+
+    pub(super) fn mock_address(&self) -> &str {
+        &self.mock_address
+    }
+
+    pub(super) fn worker_pid(&mut self) -> anyhow::Result<u32> {
+        Ok(self.worker()?.program.pid())
     }
 
     /// The mock carrier's own books.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -14,19 +14,25 @@ const BODY_BYTES_MAX: usize = 4 << 20;
 
 /// Asks `address` (host and port) and gives the body of an answer with status 200.
 pub(super) async fn ask(address: &str, method: Method, path: &str) -> anyhow::Result<String> {
+    tell(address, method, path, "").await
+}
+
+/// The same with something to say.
+pub(super) async fn tell(address: &str, method: Method, path: &str, body: &str) -> anyhow::Result<String> {
     let what = format!("{method} http://{address}{path}");
-    let asked = tokio::time::timeout(ANSWER_WITHIN, exchange(address, method, path)).await;
+    let asked = tokio::time::timeout(ANSWER_WITHIN, exchange(address, method, path, body)).await;
     asked
         .with_context(|| format!("{what}: no answer within {} s", ANSWER_WITHIN.as_secs()))?
         .with_context(|| what)
 }
 
-async fn exchange(address: &str, method: Method, path: &str) -> anyhow::Result<String> {
+async fn exchange(address: &str, method: Method, path: &str, said: &str) -> anyhow::Result<String> {
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driven = tokio::spawn(connection);
     let request = Request::builder().method(method).uri(path).header("host", address);
-    let answer = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let answer =
+        sender.send_request(request.body(Full::new(Bytes::copy_from_slice(said.as_bytes())))?).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
     let body = body.map_err(|error| anyhow::anyhow!("its body cannot be read: {error}"))?.to_bytes();

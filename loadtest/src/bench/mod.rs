@@ -9,6 +9,7 @@
 //!
 //! Read first this file, then `engine_leg`, `ceiling_leg`, `latency_leg`, `report`.
 
+mod backlog;
 mod book;
 mod caps_leg;
 mod ceiling_leg;
@@ -36,6 +37,7 @@ use self::program::raise_file_limit;
 use crate::compare::{CarrierLedger, compare};
 use crate::population::write_csv;
 
+pub use self::backlog::{BacklogArgs, BacklogReport, Policies, Unknown, run as run_backlog};
 pub use self::latency_leg::LatencyLeg;
 pub use self::machine::Machine;
 pub use self::measured::Measured;
@@ -74,10 +76,7 @@ pub async fn run(args: BenchArgs, toll_binary: PathBuf, mock_binary: PathBuf) ->
     // Dropped in reverse: engine, mock, Postgres, directory.
     let home = BenchDir::make(args.dir.as_deref())?;
     let report = run_in(&args, home.path(), &toll_binary, &mock_binary).await?;
-    if let Some(out) = &args.out {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(out, json + "\n").with_context(|| format!("cannot write {}", out.display()))?;
-    }
+    write_out(args.out.as_deref(), &report)?;
     Ok(report)
 }
 
@@ -178,6 +177,12 @@ async fn fill(
     let imported = cluster.subscriptions().await?;
     ensure!(imported == args.charges, "{imported} of {} subscriptions were imported", args.charges);
     cluster.copy_to_ceiling().await
+}
+
+fn write_out(out: Option<&Path>, report: &impl serde::Serialize) -> anyhow::Result<()> {
+    let Some(out) = out else { return Ok(()) };
+    let json = serde_json::to_string_pretty(report)?;
+    std::fs::write(out, json + "\n").with_context(|| format!("cannot write {}", out.display()))
 }
 
 /// Progress, for whoever waits; the report itself goes to the caller.

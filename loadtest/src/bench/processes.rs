@@ -44,9 +44,18 @@ pub(super) fn tree_cpu_s(root: u32) -> anyhow::Result<f64> {
 
 /// Resident memory of a process in bytes.
 pub(super) fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
+    memory_of(pid, "VmRSS:")
+}
+
+/// The most that it ever was.
+pub(super) fn resident_peak_bytes(pid: u32) -> anyhow::Result<u64> {
+    memory_of(pid, "VmHWM:")
+}
+
+fn memory_of(pid: u32, name: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} is gone"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib =
         line.and_then(|line| line.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
     Ok(kib.with_context(|| format!("process {pid} tells no memory"))? * 1_024)
