@@ -14,6 +14,7 @@ use billing_core::period::days_since_2000;
 use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Conditions, Note, Triage, consent_ended, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
+use storage::fail_point::{Point, reached};
 use storage::history::Room;
 use storage::mutants::{Mutant, on};
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry};
@@ -351,6 +352,7 @@ impl Engine {
             }
         }
         // The line serves failover only, but nothing of the batch is sent without it: its attempts become not_sent.
+        reached(Point::BeforeSentLine);
         let lines_written = match self.shared.sent_log.append(&lines) {
             Ok(()) => true,
             Err(error) => {
@@ -359,6 +361,7 @@ impl Engine {
                 false
             }
         };
+        reached(Point::AfterSentLine);
         {
             let mut kept = self.stripe.flights();
             for flight in flights {
@@ -380,7 +383,9 @@ impl Engine {
         loop {
             let begun = match self.db.conn().await {
                 Ok(conn) => {
+                    reached(Point::BeforeIntentCommit);
                     let begun = store::begin(conn, batch, &self.shared.lease, business_ms).await;
+                    reached(Point::AfterIntentCommit);
                     self.db.checked(begun)
                 }
                 Err(error) => Err(error),

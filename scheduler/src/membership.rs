@@ -10,6 +10,7 @@ use billing_core::ids::Shard;
 use billing_core::period::days_since_2000;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use storage::fail_point::{Point, reached};
 use storage::mutants::{Mutant, on};
 use storage::pg::{Lease, StoreError, WorkerRow};
 use storage::store::{
@@ -248,7 +249,9 @@ impl Steward {
 
     async fn fence(&mut self, lease: &Lease, renewals: i64) -> Result<(), StoreError> {
         let conn = self.db.conn().await?;
+        reached(Point::BeforeFence);
         let fenced = fence_worker(conn, lease, Some(renewals)).await;
+        reached(Point::AfterFence);
         if self.db.checked(fenced)? {
             tracing::warn!(
                 slot = lease.slot,
@@ -293,7 +296,9 @@ impl Steward {
         if wants || kept > own {
             let want = if wants { i32::try_from(share - own).unwrap_or(i32::MAX) } else { 0 };
             let conn = self.db.conn().await?;
+            reached(Point::BeforeClaim);
             let claimed = claim_shards(conn, &self.shared.lease, want).await;
+            reached(Point::AfterClaim);
             let claimed = self.db.checked(claimed)?;
             let owned = self.owned();
             for shard in claimed.into_iter().map(Shard).filter(|shard| !owned.contains(shard)) {
@@ -319,6 +324,7 @@ impl Steward {
             }
         };
         if left > 0 {
+            reached(Point::AfterTakeover);
             tracing::warn!(
                 shard = shard.0,
                 left,
@@ -348,7 +354,9 @@ impl Steward {
             return Ok(());
         }
         let conn = self.db.conn().await?;
+        reached(Point::BeforeHandOver);
         let given = hand_over(conn, &self.shared.lease, &drained).await;
+        reached(Point::AfterHandOver);
         self.db.checked(given)?;
         tracing::info!(shards = drained.len(), "handed shards over to even out the shares");
         for shard in drained {

@@ -13,6 +13,7 @@ use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::{BalanceAnswer, NoteKind};
 use carriers::Reply;
 use jiff::tz::TimeZone;
+use storage::fail_point::{Point, reached};
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
 use storage::mutants::{Mutant, on};
@@ -296,8 +297,9 @@ impl Recorder {
             return;
         }
         loop {
+            reached(Point::BeforeHistory);
             match self.shared.history.append(rows.clone()).await {
-                Ok(()) => return,
+                Ok(()) => return reached(Point::AfterHistory),
                 Err(HistoryError::Closed) if self.shared.is_halted() => return,
                 Err(error) => self.shared.trouble("writing the history", &error),
             }
@@ -353,11 +355,13 @@ impl Recorder {
         let business_date = days_since_2000(now.to_zoned(TimeZone::UTC).date());
         let stripe = balance_stripe(self.shared.lease.slot, self.stripe.no);
         let lease = self.shared.lease;
+        reached(Point::BeforeOutcomeCommit);
         let recorded = insist!(self, "recording outcomes", |conn| taken(
             rows.len(),
             record(conn, &batch, &lease, stripe, now.as_millisecond(), business_date)
         ));
         if recorded.is_ok() {
+            reached(Point::AfterOutcomeCommit);
             self.shared.well();
         }
         recorded

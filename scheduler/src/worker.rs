@@ -9,6 +9,7 @@ use billing_core::book::engine::EngineSettings;
 use billing_core::outcome::{NotSentProof, Outcome, Refusal};
 use billing_core::states::{AttemptState, State, from_number};
 use carriers::{Adapter, OutcomeSink, Reply, SendGuard};
+use storage::fail_point::{Point, reached};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryStore, digest_of};
 use storage::mutants::{Mutant, on};
@@ -455,6 +456,7 @@ struct Router {
 
 impl OutcomeSink for Router {
     fn deliver(&self, mut reply: Reply) {
+        reached(Point::AnswerRead);
         reply.outcome = misread(reply.outcome);
         let subscription_id = reply.ticket as i64;
         let carrier_no = (subscription_id >> 44) as i32;
