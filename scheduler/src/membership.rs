@@ -385,6 +385,7 @@ impl Steward {
     async fn advance_low_water(&mut self) -> Result<(), StoreError> {
         let known_us = self.shared.database_us.load(Ordering::SeqCst);
         let mut now_us = known_us;
+        let mut asked_ms = self.shared.clock.wall().as_millisecond();
         for stripe in self.shared.stripes.clone() {
             let shards: Vec<i32> = stripe.wheel().shards().map(|shard| shard.0).collect();
             let low_water = match stripe.floor_us() {
@@ -394,9 +395,11 @@ impl Steward {
                 None => Some(known_us),
             };
             let conn = self.db.conn().await?;
+            asked_ms = self.shared.clock.wall().as_millisecond();
             let set = set_low_water(conn, &shards, low_water).await;
             now_us = self.db.checked(set)?;
         }
+        self.shared.clock_check.compare(&*self.shared.clock, asked_ms, now_us);
         self.shared.database_us.store(now_us, Ordering::SeqCst);
         Ok(())
     }

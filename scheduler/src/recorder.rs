@@ -122,7 +122,7 @@ impl Recorder {
     /// A batch is full, or everything on its way has come in, or its first piece has waited long enough.
     async fn next_batch(&self) -> Vec<Work> {
         let full = self.shared.settings.batch_max;
-        if self.stripe.desk_len() == 0 {
+        if self.stripe.desk_len() == 0 || !self.shared.clock_agrees() {
             tokio::select! {
                 biased;
                 () = self.stripe.desk_filled.notified() => {}
@@ -141,7 +141,7 @@ impl Recorder {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
-        self.stripe.take_work(full)
+        self.shared.clock_agrees().then(|| self.stripe.take_work(full)).unwrap_or_default()
     }
 
     /// Decides on a batch and writes its history.

@@ -27,6 +27,7 @@ use crate::books::Books;
 use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
+use crate::clock_check::ClockCheck;
 use crate::engine::Engine;
 use crate::filler::Filler;
 use crate::guard::{LeaseGuard, stripe_of};
@@ -202,7 +203,9 @@ impl Worker {
             return Err(StartError::Hurried { time_scale });
         }
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
+        let (clock_check, asked_ms) = (ClockCheck::new(), clock.wall().as_millisecond());
         let database_us = set_low_water(&mut conn, &[], None).await?;
+        clock_check.compare(&*clock, asked_ms, database_us);
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
         let settings = parts.settings;
         let bucket_ms = i64::from(clock.scale()).clamp(64, 64_000) * 1_000 / 64;
@@ -277,6 +280,7 @@ impl Worker {
             partitions_ready: AtomicBool::new(false),
             partitions_until_day: AtomicI32::new(i32::MIN),
             database_us: AtomicI64::new(database_us),
+            clock_check,
             database: parts.database,
             halted: AtomicBool::new(false),
             sent_log_ok: AtomicBool::new(true),

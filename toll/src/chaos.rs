@@ -43,6 +43,9 @@ pub(crate) struct ChaosArgs {
     /// But no longer than this; without it four times --for, and ten minutes at least
     #[arg(long, value_name = "TIME", value_parser = crate::demo::parse_duration)]
     at_most: Option<Duration>,
+    /// Only faults whose names contain this; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     /// Decides which faults come when
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -85,6 +88,7 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
         kills: args.kills,
         everything: args.everything,
         at_most: args.at_most.unwrap_or_else(|| (OVERTIME_MAX * args.duration).max(AT_LEAST)),
+        only: args.only,
         seed: args.seed,
     };
     let report = run(&settings, &mut |line| {

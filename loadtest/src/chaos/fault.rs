@@ -128,26 +128,27 @@ impl Fault {
 
 /// The sequence of faults: all kinds once, shuffled, then again; kills at crash points between all others.
 pub(super) struct Plan {
+    all: Vec<Fault>,
     left: Vec<Fault>,
     kills_next: bool,
     points: Vec<Crash>,
 }
 
 impl Plan {
-    pub(super) fn new() -> Self {
-        Self { left: Vec::new(), kills_next: true, points: Vec::new() }
+    pub(super) fn new(all: Vec<Fault>) -> Self {
+        Self { kills_next: all.contains(&Fault::Kills), all, left: Vec::new(), points: Vec::new() }
     }
 
     pub(super) fn next(&mut self, dice: &Dice) -> Fault {
         if std::mem::replace(&mut self.kills_next, false) {
             return Fault::Kills;
         }
-        self.kills_next = true;
+        self.kills_next = self.all.contains(&Fault::Kills);
         if self.left.is_empty() {
-            self.left = Fault::all().into_iter().filter(|fault| *fault != Fault::Kills).collect();
+            self.left = self.all.iter().copied().filter(|fault| *fault != Fault::Kills).collect();
             shuffle(&mut self.left, dice);
         }
-        self.left.pop().unwrap_or(Fault::Kill)
+        self.left.pop().unwrap_or(Fault::Kills)
     }
 
     /// The next crash point: all of them once, shuffled, then again.
@@ -181,7 +182,7 @@ mod tests {
     #[test]
     fn a_plan_goes_through_every_fault_and_every_crash_point_and_repeats() {
         let (dice, again) = (Dice::new(3, 1), Dice::new(3, 1));
-        let (mut plan, mut same) = (Plan::new(), Plan::new());
+        let (mut plan, mut same) = (Plan::new(Fault::all()), Plan::new(Fault::all()));
         let rounds = 2 * Fault::all().len();
         let faults: Vec<Fault> = (0..rounds).map(|_| plan.next(&dice)).collect();
         assert_eq!(faults, (0..rounds).map(|_| same.next(&again)).collect::<Vec<_>>());

@@ -50,8 +50,22 @@ pub struct Settings {
     pub everything: bool,
     /// But no longer than this.
     pub at_most: Duration,
+    /// Only faults whose names contain one of these; none: all of them.
+    pub only: Vec<String>,
     /// Decides which faults come when.
     pub seed: u64,
+}
+
+impl Settings {
+    /// The kinds of faults of this run.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        let wanted = |fault: &Fault| {
+            let name = fault.name();
+            self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+        };
+        Fault::all().into_iter().filter(wanted).collect()
+    }
 }
 
 /// Runs it; `say` is told what happens, a line each.

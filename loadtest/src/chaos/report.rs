@@ -66,6 +66,8 @@ pub struct Report {
     pub phantoms: u64,
     /// Other differences between the ledgers.
     pub other: u64,
+    /// Intents made before the time of their charge.
+    pub early: i64,
     /// Attempts that are neither final nor in review.
     pub unknown_left: i64,
     /// Attempts that wait for people, by the rule that says why.
@@ -142,6 +144,7 @@ impl Report {
         line("lost", self.lost.to_string());
         line("phantoms", self.phantoms.to_string());
         line("other differences", self.other.to_string());
+        line("before their time", self.early.to_string());
         line("unknown left", self.unknown_left.to_string());
         line("in review", self.in_review.values().sum::<i64>().to_string());
         for (rule, attempts) in &self.in_review {

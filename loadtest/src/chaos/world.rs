@@ -144,8 +144,8 @@ impl World {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec();
         let postgres = PrivatePostgres::start(launcher)?;
-        // Half a day before the clocks of Madrid change: the overlap of autumn, the gap of spring.
-        let start = if settings.seed % 2 == 0 { "2026-10-24T14:00:00Z" } else { "2027-03-27T14:00:00Z" };
+        // A day before the clocks of Madrid change: the overlap of autumn, the gap of spring.
+        let start = if settings.seed % 2 == 0 { "2026-10-24T00:30:00Z" } else { "2027-03-27T00:30:00Z" };
         let list = dir.join("subscribers.csv");
         let mut world = Self {
             book,
@@ -164,9 +164,9 @@ impl World {
         Ok(world)
     }
 
-    /// Imports the population, with the next day's date: nothing is late from the start.
+    /// Imports the population, with that day's date: at every carrier something is due from the start.
     pub(super) fn import(&self, settings: &Settings) -> anyhow::Result<()> {
-        let first = self.business_start.to_zoned(jiff::tz::TimeZone::UTC).date().tomorrow()?;
+        let first = self.business_start.to_zoned(jiff::tz::TimeZone::UTC).date();
         let plans = CARRIERS.iter().map(|played| PlanShare {
             plan: played.plan.to_owned(),
             weight: played.share.weight,
@@ -288,6 +288,12 @@ impl World {
             let now_ms = Timestamp::now().as_millisecond();
             Ok(Timestamp::from_millisecond(read_clock(conn).await?.business_ms(now_ms))?)
         })
+    }
+
+    /// Business time runs so many times faster from now on.
+    pub(super) fn hurry_business(&mut self, times: i32) -> anyhow::Result<()> {
+        let now = self.business_now()?;
+        self.set_business(now, times * SCALE)
     }
 
     /// Business time stands still from now on: nothing more falls due.
