@@ -14,6 +14,10 @@ use crate::out;
 
 /// Past its time a run that still misses something goes on for so much longer at most.
 const OVERTIME_MAX: u32 = 4;
+/// A fault lasts so long.
+const FAULT: Duration = Duration::from_secs(5);
+/// Kills at crash points go on for so long, before each other fault.
+const KILLS: Duration = Duration::from_secs(15);
 /// A run as short as this may still need so long.
 const AT_LEAST: Duration = Duration::from_secs(600);
 
@@ -86,7 +90,11 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
         duration: args.duration,
         charges: args.charges,
         kills: args.kills,
-        everything: args.everything,
+        every_fault: args.everything,
+        every_point: args.everything,
+        fault_for: FAULT,
+        kills_for: KILLS,
+        kills_every: 1,
         at_most: args.at_most.unwrap_or_else(|| (OVERTIME_MAX * args.duration).max(AT_LEAST)),
         only: args.only,
         seed: args.seed,

@@ -52,8 +52,8 @@ pub enum Fault {
     PostgresSlow,
     /// The disk of the history and the sent log is full.
     DiskFull,
-    /// The wall clock of one engine is wrong by so many hours.
-    Clock(i32),
+    /// The wall clock of one engine is set an hour and a day ahead and back while it works.
+    Clocks,
     /// Requests are cut.
     RequestsCut,
     /// Answers are cut, with a reset.
@@ -86,6 +86,7 @@ impl Fault {
             Self::PostgresAnswersLost,
             Self::PostgresSlow,
             Self::DiskFull,
+            Self::Clocks,
             Self::RequestsCut,
             Self::AnswersReset,
             Self::AnswersCut,
@@ -95,9 +96,7 @@ impl Fault {
             Self::Throttled,
             Self::Resets,
         ];
-        let clocks = [1, -1, 24, -24].map(Self::Clock);
-        let hostile = Hostile::ALL.iter().map(|kind| Self::Hostile(*kind));
-        plain.into_iter().chain(clocks).chain(hostile).collect()
+        plain.into_iter().chain(Hostile::ALL.iter().map(|kind| Self::Hostile(*kind))).collect()
     }
 
     /// As reports show it.
@@ -112,7 +111,7 @@ impl Fault {
             Self::PostgresAnswersLost => "lost answers of Postgres".to_owned(),
             Self::PostgresSlow => "slow Postgres".to_owned(),
             Self::DiskFull => "disk full".to_owned(),
-            Self::Clock(hours) => format!("wall clock {hours:+} h"),
+            Self::Clocks => "wall clock ±1 h and ±1 day".to_owned(),
             Self::RequestsCut => "requests cut".to_owned(),
             Self::AnswersReset => "answers reset".to_owned(),
             Self::AnswersCut => "answers cut".to_owned(),
@@ -126,24 +125,26 @@ impl Fault {
     }
 }
 
-/// The sequence of faults: all kinds once, shuffled, then again; kills at crash points between all others.
+/// The sequence of faults: all kinds once, shuffled, then again; kills at crash points before each of so many others.
 pub(super) struct Plan {
     all: Vec<Fault>,
     left: Vec<Fault>,
-    kills_next: bool,
+    kills_every: u64,
+    rounds: u64,
     points: Vec<Crash>,
 }
 
 impl Plan {
-    pub(super) fn new(all: Vec<Fault>) -> Self {
-        Self { kills_next: all.contains(&Fault::Kills), all, left: Vec::new(), points: Vec::new() }
+    pub(super) fn new(all: Vec<Fault>, kills_every: u64) -> Self {
+        Self { all, left: Vec::new(), kills_every: kills_every.max(1), rounds: 0, points: Vec::new() }
     }
 
     pub(super) fn next(&mut self, dice: &Dice) -> Fault {
-        if std::mem::replace(&mut self.kills_next, false) {
+        let round = self.rounds;
+        self.rounds += 1;
+        if round % (self.kills_every + 1) == 0 && self.all.contains(&Fault::Kills) {
             return Fault::Kills;
         }
-        self.kills_next = self.all.contains(&Fault::Kills);
         if self.left.is_empty() {
             self.left = self.all.iter().copied().filter(|fault| *fault != Fault::Kills).collect();
             shuffle(&mut self.left, dice);
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn a_plan_goes_through_every_fault_and_every_crash_point_and_repeats() {
         let (dice, again) = (Dice::new(3, 1), Dice::new(3, 1));
-        let (mut plan, mut same) = (Plan::new(Fault::all()), Plan::new(Fault::all()));
+        let (mut plan, mut same) = (Plan::new(Fault::all(), 3), Plan::new(Fault::all(), 3));
         let rounds = 2 * Fault::all().len();
         let faults: Vec<Fault> = (0..rounds).map(|_| plan.next(&dice)).collect();
         assert_eq!(faults, (0..rounds).map(|_| same.next(&again)).collect::<Vec<_>>());

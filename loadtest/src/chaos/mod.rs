@@ -46,8 +46,16 @@ pub struct Settings {
     pub charges: u64,
     /// And until so many engines were killed.
     pub kills: u64,
-    /// And until every kind of fault was there, and every crash point was reached.
-    pub everything: bool,
+    /// And until every kind of fault was there.
+    pub every_fault: bool,
+    /// And until every crash point was reached.
+    pub every_point: bool,
+    /// A fault lasts so long.
+    pub fault_for: Duration,
+    /// Kills at crash points go on for so long ...
+    pub kills_for: Duration,
+    /// ... before each of so many other faults.
+    pub kills_every: u64,
     /// But no longer than this.
     pub at_most: Duration,
     /// Only faults whose names contain one of these; none: all of them.

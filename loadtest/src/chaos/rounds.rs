@@ -7,13 +7,13 @@ use rustix::process::Signal;
 
 use super::fault::{Crash, Fault};
 use super::proxy::Mode;
-use super::run::{LONG, Run};
+use super::run::{LONG, Run, slowness};
 use super::world::{CALM, LEASE_MS};
 
-/// A fault lasts so long.
-const FAULT: Duration = Duration::from_secs(5);
-/// Kills at crash points go on for so long.
-const KILLS: Duration = Duration::from_secs(15);
+/// By how many hours a wall clock is wrong.
+const HOURS: [i32; 4] = [1, -1, 24, -24];
+/// What libfaketime needs to notice, and the engine to ask the database again.
+const CLOCK_NOTICED: Duration = Duration::from_secs(1);
 /// Who did not reach its crash point within this is killed where it is.
 const REACHED_WITHIN: Duration = Duration::from_secs(8);
 /// What is promised of a drain.
@@ -36,11 +36,11 @@ impl Run<'_> {
             Fault::PostgresAnswersLost => self.database(Mode::CutAnswers { share: 15, reset: false }),
             Fault::PostgresSlow => self.database(Mode::Delay { share: 200, max_ms: 300 }),
             Fault::DiskFull => self.disk_full(),
-            Fault::Clock(hours) => self.clock(hours),
+            Fault::Clocks => self.clocks(),
             Fault::RequestsCut => self.wires(Mode::CutRequests { share, reset: true }),
             Fault::AnswersReset => self.wires(Mode::CutAnswers { share, reset: true }),
             Fault::AnswersCut => self.wires(Mode::CutAnswers { share, reset: false }),
-            Fault::AnswersLate => self.wires(Mode::Delay { share: 2 * share, max_ms: 2_000 }),
+            Fault::AnswersLate => self.wires(Mode::Delay { share: 2 * share, max_ms: 3_000 }),
             Fault::HalfOpen => self.half_open(),
             Fault::SlowBody => self.wires(Mode::Slow { share }),
             Fault::Hostile(kind) => {
@@ -60,7 +60,7 @@ impl Run<'_> {
 
     /// Engines die where they were told to, or where they are, and are started again at once.
     fn kills(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + KILLS;
+        let until = Instant::now() + self.settings.kills_for;
         for seat in 0..self.seats.len() {
             self.kill(seat);
             self.start_armed(seat)?;
@@ -173,7 +173,8 @@ impl Run<'_> {
         self.report.worst_drain_ms = self.report.worst_drain_ms.max(took_ms);
         self.report.unknown_by_drains += unknown;
         self.tell(&format!("  engine {seat} · drained in {took_ms} ms, {unknown} unknown by it"));
-        if took_ms > DRAIN_MAX_MS || unknown > 0 || !status.is_some_and(|status| status.success()) {
+        let late = took_ms as f64 > DRAIN_MAX_MS as f64 * slowness();
+        if late || unknown > 0 || !status.is_some_and(|status| status.success()) {
             self.broken(format!(
                 "engine {seat} drained in {took_ms} ms ({status:?}) and left {unknown} unknown (incarnation {incarnation})"
             ));
@@ -208,7 +209,7 @@ impl Run<'_> {
 
     fn database(&mut self, mode: Mode) -> anyhow::Result<()> {
         self.seats.iter().for_each(|seat| seat.database.set(mode));
-        self.pass(FAULT)?;
+        self.pass(self.settings.fault_for)?;
         self.seats.iter().for_each(|seat| seat.database.set(Mode::Clean));
         Ok(())
     }
@@ -218,7 +219,7 @@ impl Run<'_> {
         // Messages on their way in meet the same.
         let inwards = matches!(mode, Mode::CutRequests { .. } | Mode::CutAnswers { .. } | Mode::Delay { .. });
         self.world.front().set(if inwards { mode } else { Mode::Clean });
-        self.pass(FAULT)?;
+        self.pass(self.settings.fault_for)?;
         self.world.front().set(Mode::Clean);
         self.seats.iter().flat_map(|seat| &seat.wires).for_each(|wire| wire.set(Mode::Clean));
         Ok(())
@@ -229,7 +230,7 @@ impl Run<'_> {
         let seat = self.any_seat();
         let Some(place) = self.seats.get(seat) else { return Ok(()) };
         place.wires.iter().for_each(|wire| wire.set(mode));
-        self.pass(FAULT / 2)?;
+        self.pass(self.settings.fault_for.min(Duration::from_millis(2_500)))?;
         let Some(place) = self.seats.get(seat) else { return Ok(()) };
         place.clean();
         Ok(())
@@ -241,7 +242,7 @@ impl Run<'_> {
 
     fn carriers(&mut self, behaviour: &str) -> anyhow::Result<()> {
         self.world.behave(behaviour)?;
-        self.pass(FAULT)?;
+        self.pass(self.settings.fault_for)?;
         self.world.behave(super::world::USUAL)
     }
 
@@ -283,17 +284,23 @@ impl Run<'_> {
     }
 
     /// One engine's wall clock is set to another time while it works, and back.
-    fn clock(&mut self, hours: i32) -> anyhow::Result<()> {
+    fn clocks(&mut self) -> anyhow::Result<()> {
         let seat = self.any_seat();
         self.kill(seat);
         let (library, settings) = (self.faketime.clone(), self.settings);
         let Some(place) = self.seats.get_mut(seat) else { return Ok(()) };
         place.start(&self.world, settings, None, Some(&library))?;
         self.all_well("the engine whose clock will be moved works")?;
-        self.set_clock_of(seat, hours)?;
-        self.pass(2 * FAULT)?;
-        self.set_clock_of(seat, 0)?;
-        self.pass(Duration::from_secs(2))?;
+        for hours in HOURS {
+            self.set_clock_of(seat, hours)?;
+            self.wait("the engine notices that its clock is wrong", LONG, |run| {
+                run.seats.get(seat).and_then(|seat| seat.status()).is_some_and(|status| status["why"].to_string().contains("clock"))
+            })?;
+            self.pass(self.settings.fault_for)?;
+            self.set_clock_of(seat, 0)?;
+            self.pass(CLOCK_NOTICED)?;
+        }
+        self.all_well("the engine believes its clock again")?;
         // Without the library again.
         self.kill(seat);
         Ok(())

@@ -15,7 +15,7 @@ use super::world::{CALM, SCALE};
 /// Everything is settled within this.
 const SETTLED_WITHIN: Duration = Duration::from_secs(600);
 /// Then time runs so much faster ...
-const HASTE: i32 = 4;
+const HASTE: i32 = 2;
 /// ... for a little more than a business day: what was accepted and never answered for becomes unknown after one.
 const LAST_DAY: Duration = Duration::from_millis(60_000 * 13 / 12 / HASTE as u64);
 const END_WITHIN: Duration = Duration::from_secs(60);

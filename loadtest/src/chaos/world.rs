@@ -255,9 +255,9 @@ impl World {
         let (answer, conn) = self.database.block_on(async {
             let mut conn = match kept {
                 Some(conn) => conn,
-                None => match connect(&url, "tollbook chaos").await {
+                None => match patient(&url).await {
                     Ok(conn) => conn,
-                    Err(error) => return (Err(error.into()), None),
+                    Err(error) => return (Err(error), None),
                 },
             };
             let answer = question(&mut conn).await;
@@ -328,6 +328,13 @@ impl World {
     }
 }
 
+/// A connection whose questions may be about a million rows.
+async fn patient(url: &str) -> anyhow::Result<PgConnection> {
+    let mut conn = connect(url, "tollbook chaos").await?;
+    sqlx::query("SET statement_timeout = '900s'").execute(&mut conn).await?;
+    Ok(conn)
+}
+
 fn write_secret(dir: &Path) -> anyhow::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
@@ -356,7 +363,7 @@ fn write_book(dir: &Path, shipped: &Path) -> anyhow::Result<PathBuf> {
             .filter(|line| !line.starts_with("slices"))
             .map(|line| match line.split(" =").next().unwrap_or_default() {
                 "[carrier]" => format!("[carrier]\nslices = {SLICES}\n"),
-                "reply_timeout" => "reply_timeout = \"1s\"\n".to_owned(),
+                "reply_timeout" => "reply_timeout = \"2s\"\n".to_owned(),
                 "open_for" => "open_for = \"2s\"\n".to_owned(),
                 _ => format!("{line}\n"),
             })
