@@ -17,6 +17,7 @@ use carriers::{Callback, CallbackError, CarrierDefinition, read_callback};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
+use storage::fail_point::{Point, reached};
 use storage::pg::{CallbackState, NewCallback, StoreError, keep_callbacks};
 use storage::vault::Vault;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -262,7 +263,9 @@ async fn keep_all(desk: Arc<CallbackDesk>, mut db: DbLink, mut waiting: mpsc::Re
 async fn keep(db: &mut DbLink, batch: &[Keep]) -> Result<(), StoreError> {
     let messages: Vec<NewCallback> = batch.iter().map(|keep| keep.message.clone()).collect();
     let conn = db.conn().await?.postgres()?;
+    reached(Point::BeforeCallbackKept);
     let kept = keep_callbacks(conn, &messages).await;
+    reached(Point::AfterCallbackKept);
     let copies = db.checked(kept)?.into_iter().filter(|new| !new).count();
     metrics::counter!("tollbook_callback_copies_total").increment(copies as u64);
     Ok(())

@@ -14,6 +14,7 @@ use billing_core::period::days_since_2000;
 use billing_core::subscription::{Aside, CoreError, FLAG_QUARANTINED, Planned};
 use billing_core::triage::{Conditions, Note, Triage, consent_ended, triage_with};
 use carriers::{Attempt, ExchangeKind, Msisdn};
+use storage::fail_point::{Point, reached};
 use storage::history::Room;
 use storage::mutants::{Mutant, on};
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry};
@@ -91,11 +92,12 @@ impl Engine {
     /// One pass: how many subscriptions were looked at.
     pub(crate) async fn tick(&mut self) -> Result<usize, StoreError> {
         let shared = Arc::clone(&self.shared);
+        // Read before the question whether the clock may be believed.
+        let now = shared.clock.business();
         // Notes take no room in a lane: what waits for its commit is bounded here.
         if !shared.may_claim() || self.stripe.held() >= HELD_BATCHES_MAX * shared.settings.batch_max {
             return Ok(0);
         }
-        let now = shared.clock.business();
         self.tick_asides(now).await?;
         let ids = self.due(now.as_millisecond());
         if ids.is_empty() {
@@ -356,6 +358,7 @@ impl Engine {
             }
         }
         // The line serves failover only, but nothing of the batch is sent without it: its attempts become not_sent.
+        reached(Point::BeforeSentLine);
         let lines_written = match self.shared.sent_log.append(&lines) {
             Ok(()) => true,
             Err(error) => {
@@ -364,6 +367,7 @@ impl Engine {
                 false
             }
         };
+        reached(Point::AfterSentLine);
         {
             let mut kept = self.stripe.flights();
             for flight in flights {
@@ -386,7 +390,9 @@ impl Engine {
         loop {
             let begun = match self.db.conn().await {
                 Ok(conn) => {
+                    reached(Point::BeforeIntentCommit);
                     let begun = store::begin(conn, batch, &self.shared.lease, business_ms).await;
+                    reached(Point::AfterIntentCommit);
                     self.db.checked(begun)
                 }
                 Err(error) => Err(error),

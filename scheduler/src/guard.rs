@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use carriers::{Attempt, SendGuard};
+use storage::fail_point::{Point, reached};
 use storage::mutants::{Mutant, on};
 
 use crate::clock::Clock;
@@ -73,6 +74,7 @@ impl SendGuard for LeaseGuard {
         };
         let flights = stripe.flights();
         let Some(flight) = flights.get(&(attempt.ticket as i64)) else { return false };
+        reached(Point::BeforeFirstByte);
         flight.planned.attempt_no == attempt.id.attempt_no
             && now_ms - flight.begun_ms < self.send_max_age_ms
             && (self.clock.business() < flight.planned.not_after || on(Mutant::WindowNotChecked))

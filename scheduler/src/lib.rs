@@ -36,6 +36,7 @@ pub mod import;
 mod books;
 mod catalog;
 mod clock;
+mod clock_check;
 mod hold;
 mod link;
 mod shared;

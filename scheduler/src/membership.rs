@@ -10,6 +10,7 @@ use billing_core::ids::Shard;
 use billing_core::period::days_since_2000;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use storage::fail_point::{Point, reached};
 use storage::mutants::{Mutant, on};
 use storage::pg::{Lease, StoreError, WorkerRow};
 use storage::store::{
@@ -255,7 +256,9 @@ impl Steward {
 
     async fn fence(&mut self, lease: &Lease, renewals: i64) -> Result<(), StoreError> {
         let conn = self.db.conn().await?;
+        reached(Point::BeforeFence);
         let fenced = fence_worker(conn, lease, Some(renewals)).await;
+        reached(Point::AfterFence);
         if self.db.checked(fenced)? {
             tracing::warn!(
                 slot = lease.slot,
@@ -300,7 +303,9 @@ impl Steward {
         if wants || kept > own {
             let want = if wants { i32::try_from(share - own).unwrap_or(i32::MAX) } else { 0 };
             let conn = self.db.conn().await?;
+            reached(Point::BeforeClaim);
             let claimed = claim_shards(conn, &self.shared.lease, want).await;
+            reached(Point::AfterClaim);
             let claimed = self.db.checked(claimed)?;
             let owned = self.owned();
             for shard in claimed.into_iter().map(Shard).filter(|shard| !owned.contains(shard)) {
@@ -326,6 +331,7 @@ impl Steward {
             }
         };
         if left > 0 {
+            reached(Point::AfterTakeover);
             tracing::warn!(
                 shard = shard.0,
                 left,
@@ -355,7 +361,9 @@ impl Steward {
             return Ok(());
         }
         let conn = self.db.conn().await?;
+        reached(Point::BeforeHandOver);
         let given = hand_over(conn, &self.shared.lease, &drained).await;
+        reached(Point::AfterHandOver);
         self.db.checked(given)?;
         tracing::info!(shards = drained.len(), "handed shards over to even out the shares");
         for shard in drained {
@@ -384,6 +392,7 @@ impl Steward {
     async fn advance_low_water(&mut self) -> Result<(), StoreError> {
         let known_us = self.shared.database_us.load(Ordering::SeqCst);
         let mut now_us = known_us;
+        let mut asked_ms = self.shared.clock.wall().as_millisecond();
         for stripe in self.shared.stripes.clone() {
             let shards: Vec<i32> = stripe.wheel().shards().map(|shard| shard.0).collect();
             let low_water = match stripe.floor_us() {
@@ -393,9 +402,11 @@ impl Steward {
                 None => Some(known_us),
             };
             let conn = self.db.conn().await?;
+            asked_ms = self.shared.clock.wall().as_millisecond();
             let set = set_low_water(conn, &shards, low_water).await;
             now_us = self.db.checked(set)?;
         }
+        self.shared.clock_check.compare(&*self.shared.clock, asked_ms, now_us);
         self.shared.database_us.store(now_us, Ordering::SeqCst);
         Ok(())
     }

@@ -13,6 +13,7 @@ use billing_core::subscription::{Aside, Planned};
 use billing_core::triage::{BalanceAnswer, NoteKind};
 use carriers::Reply;
 use jiff::tz::TimeZone;
+use storage::fail_point::{Point, reached};
 use storage::history::seal::Sealer;
 use storage::history::{APPEND_BYTES_MAX, HistoryError, SealedRow};
 use storage::mutants::{Mutant, on};
@@ -124,7 +125,7 @@ impl Recorder {
     /// A batch is full, or everything on its way has come in, or its first piece has waited long enough.
     async fn next_batch(&self) -> Vec<Work> {
         let full = self.shared.settings.batch_max;
-        if self.stripe.desk_len() == 0 {
+        if self.stripe.desk_len() == 0 || !self.shared.clock_agrees() {
             tokio::select! {
                 biased;
                 () = self.stripe.desk_filled.notified() => {}
@@ -143,7 +144,7 @@ impl Recorder {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
-        self.stripe.take_work(full)
+        self.shared.clock_agrees().then(|| self.stripe.take_work(full)).unwrap_or_default()
     }
 
     /// Decides on a batch and writes its history.
@@ -299,8 +300,9 @@ impl Recorder {
             return;
         }
         loop {
+            reached(Point::BeforeHistory);
             match self.shared.history.append(rows.clone()).await {
-                Ok(()) => return,
+                Ok(()) => return reached(Point::AfterHistory),
                 Err(HistoryError::Closed) if self.shared.is_halted() => return,
                 Err(error) => self.shared.trouble("writing the history", &error),
             }
@@ -356,11 +358,13 @@ impl Recorder {
         let business_date = days_since_2000(now.to_zoned(TimeZone::UTC).date());
         let stripe = balance_stripe(self.shared.lease.slot, self.stripe.no);
         let lease = self.shared.lease;
+        reached(Point::BeforeOutcomeCommit);
         let recorded = insist!(self, "recording outcomes", |conn| taken(
             rows.len(),
             record(conn, &batch, &lease, stripe, now.as_millisecond(), business_date)
         ));
         if recorded.is_ok() {
+            reached(Point::AfterOutcomeCommit);
             self.shared.well();
         }
         recorded

@@ -14,6 +14,7 @@ use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Progress
 use carriers::{Attempt, ExchangeKind, Msisdn, RefundCap};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use storage::fail_point::{Point, reached};
 use storage::mutants::{Mutant, on};
 use storage::pg::{AttemptRow, BeginRefund, DueRow, InboxRow, StoreError, Verdict};
 use storage::spool::SentLine;
@@ -261,7 +262,9 @@ pub(crate) async fn begin(
     let verdict = loop {
         let begun = match db.conn().await {
             Ok(conn) => {
+                reached(Point::BeforeRefundIntent);
                 let begun = begin_refund(conn, &shared.lease, now_ms, &intent).await;
+                reached(Point::AfterRefundIntent);
                 db.checked(begun)
             }
             Err(error) => Err(error),

@@ -11,6 +11,7 @@ use billing_core::reason::Rule;
 use billing_core::resolve::{Ask, AskKind, Finding, Heard, Step, Told, read_finding};
 use carriers::{Inquired, Reply};
 use jiff::{SignedDuration, Timestamp};
+use storage::fail_point::{Point, reached};
 use storage::history::HistoryError;
 use storage::history::seal::Sealer;
 use storage::pg::{
@@ -380,7 +381,9 @@ impl Resolver {
         loop {
             let kept = match self.db.conn().await {
                 Ok(conn) => {
+                    reached(Point::BeforeAskKept);
                     let kept = record_ask(conn.postgres()?, &self.shared.lease, due.key, &new).await;
+                    reached(Point::AfterAskKept);
                     self.db.checked(kept)
                 }
                 Err(error) => Err(error),
@@ -453,7 +456,9 @@ impl Resolver {
         let lease = self.shared.lease;
         let moved = match self.db.conn().await {
             Ok(conn) => {
+                reached(Point::BeforeReview);
                 let moved = review_attempt(conn.postgres()?, &lease, due.key, rule.number()).await;
+                reached(Point::AfterReview);
                 self.db.checked(moved)
             }
             Err(error) => Err(error),

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
 use crate::clock::Clock;
+use crate::clock_check::ClockCheck;
 use crate::engine::has_room;
 use crate::failover::{Holds, Watch};
 use crate::guard::LeaseGuard;
@@ -51,6 +52,7 @@ pub struct Shared {
     pub(crate) partitions_until_day: AtomicI32,
     /// The database's clock as last read, microseconds: never ahead of any later intent.
     pub(crate) database_us: AtomicI64,
+    pub(crate) clock_check: ClockCheck,
     pub(crate) database: Database,
     pub(crate) halted: AtomicBool,
     pub(crate) sent_log_ok: AtomicBool,
@@ -127,6 +129,8 @@ impl Shared {
             Some("the history has no room: what cannot be explained is not sent")
         } else if !self.sent_log_ok.load(Ordering::SeqCst) {
             Some("the sent log cannot be written")
+        } else if !self.clock_agrees() {
+            Some("this machine's clock is not the database's: business time cannot be told")
         } else if self.clock.machine_ms() - self.last_well_ms.load(Ordering::SeqCst) > READY_WITHIN_MS {
             Some("the database does not answer")
         } else if self.holds.all_of(&self.stripes) {
@@ -134,6 +138,11 @@ impl Shared {
         } else {
             None
         }
+    }
+
+    /// Whether business time can be told now: without it nothing is claimed and no answer is decided on.
+    pub(crate) fn clock_agrees(&self) -> bool {
+        self.clock_check.agrees(&*self.clock)
     }
 
     pub(crate) fn is_halted(&self) -> bool {

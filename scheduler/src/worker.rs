@@ -9,6 +9,7 @@ use billing_core::book::engine::EngineSettings;
 use billing_core::outcome::{NotSentProof, Outcome, Refusal};
 use billing_core::states::{AttemptState, State, from_number};
 use carriers::{Adapter, OutcomeSink, Reply, SendGuard};
+use storage::fail_point::{Point, reached};
 use storage::guard::GuardMemory;
 use storage::history::seal::Sealer;
 use storage::history::{HistoryStore, digest_of};
@@ -27,6 +28,7 @@ use crate::books::Books;
 use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
+use crate::clock_check::ClockCheck;
 use crate::engine::Engine;
 use crate::failover::{Clearing, Holds, QUARANTINE_WAIT_MS, Watch, first_look, terms_of};
 use crate::filler::Filler;
@@ -210,7 +212,9 @@ impl Worker {
             return Err(StartError::Hurried { time_scale });
         }
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
+        let (clock_check, asked_ms) = (ClockCheck::new(), clock.wall().as_millisecond());
         let database_us = set_low_water(&mut conn, &[], None).await?;
+        clock_check.compare(&*clock, asked_ms, database_us);
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
         let settings = parts.settings;
         let bucket_ms = i64::from(clock.scale()).clamp(64, 64_000) * 1_000 / 64;
@@ -287,6 +291,7 @@ impl Worker {
             partitions_ready: AtomicBool::new(false),
             partitions_until_day: AtomicI32::new(i32::MIN),
             database_us: AtomicI64::new(database_us),
+            clock_check,
             database: parts.database,
             halted: AtomicBool::new(false),
             sent_log_ok: AtomicBool::new(true),
@@ -495,6 +500,7 @@ struct Router {
 
 impl OutcomeSink for Router {
     fn deliver(&self, mut reply: Reply) {
+        reached(Point::AnswerRead);
         reply.outcome = misread(reply.outcome);
         let subscription_id = reply.ticket as i64;
         let carrier_no = (subscription_id >> 44) as i32;

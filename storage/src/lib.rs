@@ -1,4 +1,5 @@
 //! Keeps: Postgres, the interaction history and the local spool.
+pub mod fail_point;
 pub mod guard;
 pub mod history;
 pub mod launcher;

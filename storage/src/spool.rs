@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 pub use self::line::SentLine;
 use self::line::{HEADER_BYTES, Header, LINE_BYTES};
 pub use self::reader::{SentLines, StoredLine, read_all};
+use crate::fail_point::{Point, reached};
 
 /// The most lines of one [`SentLog::append`].
 pub const APPEND_LINES_MAX: usize = 16_384;
@@ -226,11 +227,13 @@ impl Shared {
             writing.dirty = false;
             let (file, number) = (Arc::clone(&writing.segment.file), writing.segment.number);
             drop(writing);
+            reached(Point::BeforeSentSync);
             if let Err(error) = file.sync_data() {
                 tracing::error!(%error, "sent-key log does not reach the disk; starting a new segment");
                 let mut writing = self.writing();
                 writing.segment.broken |= writing.segment.number == number;
             }
+            reached(Point::AfterSentSync);
         }
     }
 }

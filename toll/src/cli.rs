@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::bench::BenchCommand;
 use crate::book::BookCommand;
+use crate::chaos::ChaosArgs;
 use crate::charge::ChargeCommand;
 use crate::demo::DemoArgs;
 use crate::doctor::DoctorArgs;
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Rehearse: the engine in a simulated world where everything goes wrong, seed by seed
     Sim(SimArgs),
+    /// Break things: real processes, killed, paused, cut off and lied to, then every book compared
+    Chaos(ChaosArgs),
     /// Tell the whole story of a charge: what was due, what was sent, what came back, who decided what and why
     Explain(ExplainArgs),
     /// Charges

@@ -5,6 +5,7 @@ mod bench;
 mod book;
 mod book_files;
 mod book_store;
+mod chaos;
 mod charge;
 mod cli;
 mod database;
@@ -92,6 +93,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Bench(command) => bench::run(&global, command).await,
         Command::Sim(args) => sim::sim(&global, args).await,
+        Command::Chaos(args) => chaos::chaos(&global, args).await,
         Command::Explain(args) => explain::explain(&global, args).await,
         Command::Charge(command) => charge::run(&global, command).await,
         Command::Sub(SubCommand::Import(args)) => import::import(&global, args).await,

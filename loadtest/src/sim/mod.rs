@@ -13,7 +13,7 @@
 mod book;
 mod carrier;
 mod clock;
-mod dice;
+pub(crate) mod dice;
 mod judge;
 mod log;
 mod seat;

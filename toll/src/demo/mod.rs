@@ -43,7 +43,7 @@ pub(crate) struct DemoArgs {
     reset: bool,
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let help = || format!("{text:?} is not a time such as 60s or 5m");
     let span: jiff::Span = text.parse().map_err(|_| help())?;
     let whole = jiff::SignedDuration::try_from(span).map_err(|_| help())?;
