@@ -255,6 +255,13 @@ rules! {
     REVIEW_FILE_MISSING = 125, "review.file_missing" v 1: "the carrier's file that would prove it was not taken in, so people settle it";
     /// A duplicate that nobody explains.
     REVIEW_DUPLICATE = 126, "review.duplicate" v 1: "the carrier has seen the key before and cannot be asked with which result, so people settle it";
+
+    /// The carrier's file.
+    FILE_TOLD = 140, "file.told" v 1: "the carrier's complete file says what became of the attempt, and it agreed with what was asked";
+    /// Evidence against the record.
+    ADOPT_FOUND = 141, "adopt.found" v 1: "evidence says that an attempt moved money which is recorded as not moved; nothing is flipped, and it blocks the charge until two people settle it";
+    /// People settle it.
+    REVIEW_ADOPT = 142, "review.adopt" v 1: "evidence of money stands against what is recorded, so two people settle it";
 }
 
 /// What a rule looked at. The number is what the history keeps.

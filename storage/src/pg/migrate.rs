@@ -19,6 +19,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "four_eyes", include_str!("../../db/migrations/0008_four_eyes.sql")),
     (9, "consent", include_str!("../../db/migrations/0009_consent.sql")),
     (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
+    (13, "files", include_str!("../../db/migrations/0013_files.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -32,6 +33,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/begin_verdicts.sql"),
     include_str!("../../db/procedures/begin_attempts.sql"),
     include_str!("../../db/procedures/begin_refund.sql"),
+    include_str!("../../db/procedures/begin_adopt.sql"),
     include_str!("../../db/procedures/record_verdicts.sql"),
     include_str!("../../db/procedures/record_rare.sql"),
     include_str!("../../db/procedures/record_more.sql"),
@@ -71,6 +73,8 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/proposal_digest.sql"),
     include_str!("../../db/procedures/propose_decision.sql"),
     include_str!("../../db/procedures/approve_decision.sql"),
+    include_str!("../../db/procedures/read_file.sql"),
+    include_str!("../../db/procedures/settle_file_row.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

@@ -17,6 +17,7 @@ macro_rules! row {
     };
 }
 
+mod adopt;
 mod asides;
 mod audit;
 mod batch;
@@ -25,6 +26,7 @@ mod callbacks;
 mod cases;
 mod clock;
 mod connect;
+mod files;
 mod import;
 mod inbox;
 mod keys;
@@ -44,6 +46,7 @@ mod verdict;
 mod versions;
 mod workers;
 
+pub use adopt::{BeginAdopt, begin_adopt};
 pub use asides::{AsideRow, asides_of, due_asides, load_asides, load_held, refill_asides};
 pub use audit::{Actor, AuditRow, audit, audit_digest_at, audit_rows, verify_audit};
 pub(crate) use batch::{AsideValues, BeginValues, RecordValues};
@@ -56,6 +59,11 @@ pub use callbacks::{
 pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};
+pub use files::{
+    FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile, SettledFileRow,
+    attempts_of_keys, file_chunk, file_coverage, file_rows, files, keep_chunk, keep_file, lock_files, named_elsewhere,
+    note_matched, read_file, settle_file_row,
+};
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,
     reference_digest, zone_of_subscriber,
