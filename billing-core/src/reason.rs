@@ -259,6 +259,13 @@ rules! {
     FAILOVER_LISTED = 130, "failover.listed" v 1: "the database lost its last commits, this request among them; the log of what was sent lists it, so it counts as sent until there is proof";
     /// A failover may have lost it.
     FAILOVER_DOUBTED = 131, "failover.doubted" v 1: "the database lost its last commits, and a log of what was sent is missing; it may have been sent, so it counts as sent until there is proof";
+
+    /// The carrier's file.
+    FILE_TOLD = 140, "file.told" v 1: "the carrier's complete file says what became of the attempt, and it agreed with what was asked";
+    /// Evidence against the record.
+    ADOPT_FOUND = 141, "adopt.found" v 1: "evidence says that an attempt moved money which is recorded as not moved; nothing is flipped, and it blocks the charge until two people settle it";
+    /// People settle it.
+    REVIEW_ADOPT = 142, "review.adopt" v 1: "evidence of money stands against what is recorded, so two people settle it";
 }
 
 /// What a rule looked at. The number is what the history keeps.

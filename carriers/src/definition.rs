@@ -4,6 +4,7 @@
 mod auth;
 mod callback;
 mod checks;
+mod file;
 mod further;
 mod operation;
 mod proof;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 use crate::adapter::{Attempt, Caps, ExchangeKind};
 use crate::callback::Acknowledgement;
 use crate::dialect::Operation;
+use crate::file::FileRules;
 use crate::msisdn::MsisdnRule;
 use crate::secrets::Secrets;
 pub(crate) use auth::Auth;
@@ -62,6 +64,7 @@ pub struct CarrierDefinition {
     /// Every table that makes requests, the charge among them.
     pub(crate) spoken: Vec<(Arc<Operation>, For)>,
     pub(crate) callback: Option<CallbackRules>,
+    pub(crate) file: Option<FileRules>,
     pub(crate) body_bytes_max: usize,
     examples: Vec<checks::Example>,
     /// Every secret as it came; masks are made of them.

@@ -27,7 +27,7 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use self::ledger::Theirs;
-use self::rows::{Chunks, Row};
+use self::rows::{Chunks, Row, adoptions};
 
 /// Differences that are described; the rest is counted.
 pub const DIFFERENCES_MAX: usize = 100;
@@ -269,6 +269,7 @@ impl Way {
 impl One<'_> {
     /// Our rows in key sequence, side by side; what is left of their ledger afterwards is not ours.
     async fn walk(mut self, conn: &mut PgConnection, carrier_no: i32) -> Result<(), CompareError> {
+        let adopted = adoptions(conn, carrier_no).await?;
         let mut intents = Chunks::intents(carrier_no);
         let mut outcomes = Chunks::outcomes(carrier_no);
         let mut asides = Chunks::asides(carrier_no);
@@ -279,6 +280,12 @@ impl One<'_> {
             let (id, number, attempt_no) = intent.key;
             let period = Period::from_number(number)?;
             let outcome = outcomes.at(conn, intent.key, &mut |orphan| self.orphan(&orphan)).await?;
+            // What people take into the books is what became of the attempt that the carrier knows.
+            let outcome = match adopted.get(&intent.key) {
+                None => outcome,
+                Some(None) => None,
+                Some(Some((class, moved))) => Some(Row { key: intent.key, values: [*class, *moved, 0] }),
+            };
             let kept = match subscription.filter(|row| row.key.0 == id) {
                 Some(kept) => kept,
                 None => subscriptions

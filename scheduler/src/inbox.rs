@@ -1,6 +1,7 @@
 //! The owner's side of the shard inbox: new subscriptions, stops, late evidence. Rows are deleted in the commit that
 //! applies them.
 
+mod adopt;
 mod consent;
 mod moving;
 mod reversal;
@@ -33,6 +34,7 @@ use crate::takeover::Evidence;
 use crate::told::{Origin, agrees, state_of_open};
 use crate::worker::WorkerEnd;
 
+pub(crate) use self::adopt::is_contrary_money;
 pub use self::moving::{MoveRequest, successor_seed};
 pub use self::reversal::{REVERSAL_REFERENCE_CHARS_MAX, ReversalRequest, plan_reversal_of};
 
@@ -370,7 +372,7 @@ impl InboxReader {
         let Some(from) = state_of_open(open).filter(|_| same) else {
             stripe.release(row.subscription_id);
             self.fires_again(stripe, due.next_entry());
-            return self.not_open(row, &evidence, outcome).await;
+            return self.not_open(stripe, row, &evidence, outcome).await;
         };
         let intent = self.intent(row.subscription_id, &evidence).await;
         let intent = intent.inspect_err(|_| self.let_go(stripe, row.subscription_id))?;
@@ -401,6 +403,7 @@ impl InboxReader {
     /// says against the record is for people.
     async fn not_open(
         &mut self,
+        stripe: &Stripe,
         row: &InboxRow,
         evidence: &Evidence,
         outcome: Outcome,
@@ -408,12 +411,17 @@ impl InboxReader {
         let attempt = Some((evidence.period, evidence.attempt_no));
         let kept = self.attempt_row(row.subscription_id, evidence.period, evidence.attempt_no).await?;
         let state = kept.as_ref().and_then(|kept| from_number::<AttemptState>(kept.state));
+        let op = kept.as_ref().map_or(0, |kept| kept.op);
         let moved_minor = kept.and_then(|kept| kept.moved_minor).unwrap_or(0);
         match state {
             // The carrier was faster than its own answer: the next pass looks again.
             Some(AttemptState::Intent) => Ok(()),
             Some(state) if state.is_final() && agrees(state, moved_minor, outcome) => {
                 self.drop_row(row).await
+            }
+            Some(state) if is_contrary_money(op, state, outcome) => {
+                let what = contrary(outcome, state, moved_minor);
+                self.contrary_money(stripe, row, evidence, outcome, &what).await
             }
             Some(state) if state.is_final() => {
                 let what = contrary(outcome, state, moved_minor);

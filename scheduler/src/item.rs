@@ -309,7 +309,9 @@ impl Item {
                         (self.attempt_record(facts, &decision, now)?, decision.lane, decision.inputs)
                     }
                 };
-                record.rule = facts.rule.unwrap_or(record.rule);
+                // What people take into the books has a rule of its own.
+                let adopted = facts.planned.op == Op::Adopt && record.moved_minor > 0;
+                record.rule = facts.rule.filter(|_| !adopted).unwrap_or(record.rule);
                 let exchange =
                     facts.exchange.as_ref().map(|(our_ref, reply)| self.exchange(facts, *our_ref, reply));
                 let at_ms =

@@ -21,6 +21,7 @@ mod bookkeeper;
 mod bounds;
 mod callbacks;
 mod failover;
+mod files;
 mod filler;
 mod inbox;
 mod membership;
@@ -49,6 +50,7 @@ pub use breaker::BreakerSettings;
 pub use callbacks::{CALLBACK_BYTES_MAX, CallbackDesk, Received};
 pub use catalog::{Catalog, CatalogPlan};
 pub use clock::{Clock, SystemClock};
+pub use files::{FILE_BYTES_MAX, FileError, FileTaker, Taken, open_file_row};
 pub use hold::Hold;
 pub use inbox::{
     MoveRequest, REVERSAL_REFERENCE_CHARS_MAX, ReversalRequest, plan_reversal_of, successor_seed,
@@ -57,5 +59,5 @@ pub use refund::{RefundProblem, RefundRequest, plan_refund_of};
 pub use shared::{LaneReport, Shared, WorkerReport};
 pub use stats::{LatencyReport, Stats};
 pub use takeover::Evidence;
-pub use told::{SEQ_CALLBACK, SEQ_PEOPLE, decision_of_people};
+pub use told::{SEQ_CALLBACK, SEQ_FILE, SEQ_PEOPLE, decision_of_people};
 pub use worker::{StartError, Worker, WorkerCarrier, WorkerEnd, WorkerParts, WorkerSettings, class_name};

@@ -29,6 +29,7 @@ use crate::worker::WorkerEnd;
 
 mod deciding;
 mod facts;
+mod files;
 mod lane;
 mod request;
 
@@ -81,6 +82,7 @@ pub(crate) struct ResolverState {
     counted_ms: Option<i64>,
     /// Carriers whose files are those of the lanes, by earlier version of the book.
     same_files: HashMap<i32, HashSet<i32>>,
+    files: files::FilesKnown,
 }
 
 impl Resolver {
@@ -144,6 +146,7 @@ impl Resolver {
             self.watch_clock(first.now, now_ms, shared.clock.machine_ms());
         }
         self.compare_carriers(&due).await?;
+        self.look_at_files(&due).await?;
         let mut plan = Pass::default();
         let looked = self.look(due, &mut plan, now_ms).await;
         let ids: Vec<i64> = plan.wanted.iter().map(|(row, _)| row.key.subscription_id).collect();

@@ -8,11 +8,12 @@ use billing_core::subscription::OpenAttempt;
 use carriers::{ExchangeKind, Reply};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use storage::pg::{ProposalRow, StoreError, kept_callback, proposal};
+use storage::pg::{ProposalRow, StoreError, file_rows, kept_callback, proposal};
 use storage::story::StoryOutcome;
 use storage::vault::Vault;
 
 use crate::callbacks::Raw;
+use crate::files::open_file_row;
 use crate::link::DbLink;
 use crate::takeover::Evidence;
 
@@ -20,6 +21,9 @@ use crate::takeover::Evidence;
 pub const SEQ_CALLBACK: i64 = 1 << 34;
 /// ... and of decisions of people: this plus the proposal's number.
 pub const SEQ_PEOPLE: i64 = 1 << 35;
+
+/// ... and of decisions on a row of a carrier's file: this plus the row's number.
+pub const SEQ_FILE: i64 = 1 << 36;
 
 /// Where evidence comes from. Stands behind the evidence in the inbox; what says nothing comes from a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,6 +40,11 @@ pub(crate) enum Origin {
     People {
         /// The proposal's number.
         proposal: i64,
+    },
+    /// A row of a carrier's complete file.
+    File {
+        /// Its number.
+        row: i64,
     },
 }
 
@@ -100,6 +109,17 @@ impl Origin {
                 });
                 let why = Rule::PEOPLE_DECIDED.number();
                 Ok(Some(Told { seq: SEQ_PEOPLE + id, why, said, rule: Some(why) }))
+            }
+            Self::File { row: id } => {
+                let conn = db.conn().await?.postgres()?;
+                let kept = file_rows(conn, None, Some(id), 1).await;
+                let said = db.checked(kept)?.pop().and_then(|kept| {
+                    let at = Timestamp::from_microsecond(kept.received_at_us).ok()?;
+                    let line = open_file_row(vault, &kept).ok()?;
+                    let head = format!("file {}: {}, line {}\n", kept.file_id, kept.name, kept.line);
+                    Some(([head.as_bytes(), &line].concat(), at))
+                });
+                Ok(Some(Told { seq: SEQ_FILE + id, why: Rule::FILE_TOLD.number(), said, rule: None }))
             }
         }
     }

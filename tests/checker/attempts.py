@@ -5,7 +5,7 @@ from collections import defaultdict
 from datetime import timedelta
 
 from keys import EPOCH, attempt_name, charge_name, money_digest
-from sources import APPROVED, OPS
+from sources import APPROVED, COLLECTING, OPS
 
 # A fence waits for batches in flight, at most as long as a statement may take.
 STATEMENT_US = 30_000_000
@@ -74,7 +74,7 @@ def i08(books, found):
             continue
         if (outcome.class_ == APPROVED) != (outcome.moved_minor > 0):
             found.violation(f"{name}: its class and what it moved contradict each other", outcome)
-        if intent.op in (OPS["charge"], OPS["confirm"]):
+        if intent.op in COLLECTING:
             collected[attempt[:2]] += outcome.moved_minor
             if outcome.collected_after != collected[attempt[:2]]:
                 found.violation(f"{name}: collected after it {outcome.collected_after} minor, its charge's outcomes say "

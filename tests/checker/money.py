@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import calendars
 from keys import attempt_name, charge_name
-from sources import APPROVED, COLLECTS, GIVES_BACK, OPS
+from sources import APPROVED, COLLECTING, COLLECTS, GIVES_BACK, OPS
 
 # The transfers of what a carrier took back by itself: the merchant's part, the tax in it, the fee that it gave up.
 REVERSED = (9, 10, 11)
@@ -15,7 +15,7 @@ def i01(books, found):
     ours, theirs = defaultdict(int), defaultdict(int)
     for attempt, outcome in books.outcomes.items():
         intent = books.intents.get(attempt)
-        if intent and intent.op in (OPS["charge"], OPS["confirm"]):
+        if intent and intent.op in COLLECTING:
             ours[attempt[:2]] += outcome.moved_minor
     for attempt, lines in books.applied.items():
         collected = [line for line in lines if line.op in COLLECTS]
@@ -116,11 +116,13 @@ def i03(books, found):
         found.looked()
         if attempt is None or attempt not in books.intents:
             found.violation(f"{line.carrier} applied a {line.op} that we know nothing of", line)
-        elif attempt in books.outcomes:
-            if books.outcomes[attempt].class_ != APPROVED:
+            continue
+        standing = books.standing(attempt)
+        if standing in books.outcomes:
+            if books.outcomes[standing].class_ != APPROVED:
                 found.violation(f"{attempt_name(attempt)}: {line.carrier} applied it, we hold it as not charged", line,
-                                books.outcomes[attempt])
-        elif books.options.resolved and getattr(books.opens.get(attempt), "kind", 2) != 3:
+                                books.outcomes[standing])
+        elif books.options.resolved and getattr(books.opens.get(standing), "kind", 2) != 3:
             found.violation(f"{attempt_name(attempt)}: {line.carrier} applied it, and it is still unknown to us", line)
     if not books.options.resolved:
         found.not_checked("that nothing is unknown any more: the run may have ended before its resolution (--resolved demands it)")
@@ -136,7 +138,9 @@ def i04(books, found):
             found.not_checked(f"carrier {books.carrier_id.get(number, number)}: its ledger was not given")
             continue
         found.looked()
-        if attempt not in books.applied and books.intents.get(attempt) and books.intents[attempt].op != 6:
+        intent = books.intents.get(attempt)
+        theirs = (*attempt[:2], intent.parent_no) if intent and intent.op == OPS["adopt"] else attempt
+        if intent and theirs not in books.applied:
             found.violation(f"{attempt_name(attempt)}: we hold it as approved, the carrier's ledger does not have it",
                             outcome)
 
@@ -149,7 +153,7 @@ def i05(books, found):
         if not intent:
             continue
         found.looked()
-        outcome = books.outcomes.get(attempt)
+        outcome = books.outcomes.get(books.standing(attempt))
         if outcome and outcome.class_ == APPROVED and outcome.moved_minor != line.amount:
             found.violation(f"{attempt_name(attempt)}: we hold {books.money(outcome.moved_minor, intent.currency)}, the "
                             f"carrier {line.amount} {line.currency} minor", line)
@@ -180,7 +184,7 @@ def i11(books, found):
         sign = 1 if line.op in COLLECTS else -1
         number = books.carrier_no[line.carrier]
         theirs[number] += sign * line.amount
-        if attempt in books.intents and attempt not in books.outcomes:
+        if attempt in books.intents and books.standing(attempt) not in books.outcomes:
             suspense[number] += sign * line.amount
     # What it took back by itself is on its statement, not among its requests.
     for row in books.t.transfers:

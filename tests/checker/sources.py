@@ -34,7 +34,7 @@ TABLES = {
     "asides": "SELECT subscription_id, period, due_minor, collected_minor, attempt_no, open, state FROM charge_aside",
     "intents": "SELECT subscription_id, period, attempt_no, op, amount_minor, currency, digest_hi, digest_lo,"
                " not_before_ms, not_after_ms, incarnation, " + US.format("intent_at", "at_us") + ", business_at_ms,"
-               " book_version, round, step, rule_id FROM attempt_intent",
+               " book_version, round, step, rule_id, parent_no FROM attempt_intent",
     "outcomes": "SELECT subscription_id, period, attempt_no, class AS class_, reason, moved_minor, collected_after, incarnation, "
                 + US.format("decided_at", "at_us") + ", business_at_ms, charge_state, rule_id, carrier_code,"
                 " carrier_txn_id, xmin::text::bigint AS written_by FROM attempt_outcome",
@@ -72,7 +72,9 @@ NUMBERS = {("plans", "merchant_no"), ("subscriptions", "id"), ("accounts", "id")
            ("inbox", "kind"), ("inbox", "id"), ("callbacks", "id"),
            ("proposals", "id")}
 COLLECTS, GIVES_BACK = ("charge", "confirm"), ("refund",)
-OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5}
+OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5, "adopt": 6}
+# What counts as collected once it is approved.
+COLLECTING = (1, 3, 6)
 APPROVED, NOT_SENT = 5, 7
 csv.field_size_limit(1 << 26)
 
@@ -191,6 +193,9 @@ class Books:
         self.asides = {(row.subscription_id, row.period): row for row in tables.asides}
         of = lambda rows: {(row.subscription_id, row.period, row.attempt_no): row for row in rows}
         self.intents, self.outcomes, self.opens = of(tables.intents), of(tables.outcomes), of(tables.opens)
+        # The attempt that the carrier knows, and the later one by which people take it into the books.
+        self.adoptions = {(*attempt[:2], row.parent_no): attempt for attempt, row in self.intents.items()
+                          if row.op == OPS["adopt"]}
         for attempt in self.intents:
             if attempt[0] not in self.subs:
                 raise CannotRun(f"subscription {attempt[0]} has attempts but no row")
@@ -228,6 +233,14 @@ class Books:
                                                                      now_ms=int(1000 * time.time()))
         self.scale = clock.scale
         self.now_ms = clock.base_business_ms + (clock.now_ms - clock.base_machine_ms) * clock.scale
+
+    def standing(self, attempt):
+        """The attempt that says what became of what the carrier took under this one's key: itself, or its adoption while
+        that is open or taken into the books."""
+        adoption = self.adoptions.get(attempt)
+        if adoption and (adoption not in self.outcomes or self.outcomes[adoption].class_ == APPROVED):
+            return adoption
+        return attempt
 
     def attempt_of(self, key, carrier):
         """(subscription, period, attempt) of a key on the wire; None when nothing of ours is called so."""

@@ -152,7 +152,8 @@ def i20(books, found):
         found.violation(f"the audit log ends at row {seq}, its head says {head.seq}", head)
     approved = {(row.subscription_id, row.period, row.attempt_no) for row in books.t.proposals if row.state == 1}
     for attempt, row in books.outcomes.items():
-        if row.rule_id == PEOPLE_DECIDED:
+        intent = books.intents.get(attempt)
+        if row.rule_id == PEOPLE_DECIDED or intent and intent.op == OPS["adopt"]:
             found.looked()
             if attempt not in approved:
                 found.violation(f"{attempt_name(attempt)}: it is said to be people's decision, and nobody approved it", row)

@@ -29,6 +29,7 @@ mod shown;
 mod sim;
 mod status;
 mod sub;
+mod waits;
 mod who;
 mod wish;
 mod words;

@@ -1,9 +1,10 @@
-//! `toll ops`: closing the ledger, and what people decide. What is closed takes no postings any more; what comes late falls
+//! `toll ops`: closing the ledger, what people decide, carriers' files. What is closed takes no postings any more; what comes late falls
 //! on the next open day.
 
 mod audit;
 mod cases;
 mod decide;
+mod files;
 
 use billing_core::period::{date_of_days, days_since_2000};
 use jiff::civil::Date;
@@ -19,6 +20,7 @@ use crate::home::Home;
 use crate::out;
 use crate::who;
 use crate::words::{count, timestamp};
+pub(crate) use files::definitions;
 
 /// What can be operated.
 #[derive(Debug, clap::Subcommand)]
@@ -33,6 +35,10 @@ pub(crate) enum OpsCommand {
     Propose(decide::ProposeArgs),
     /// Approve what somebody else proposed
     Approve(decide::ApproveArgs),
+    /// Take a carrier's reconciliation file in
+    File(files::FileArgs),
+    /// List the reconciliation files that were taken in, or show one
+    Files(files::FilesArgs),
     /// Show who did what, or check that the log of it is whole
     Audit(audit::AuditArgs),
 }
@@ -91,6 +97,8 @@ pub(crate) async fn run(global: &Global, command: &OpsCommand) -> anyhow::Result
         OpsCommand::Cases(args) => cases::run(global, args).await,
         OpsCommand::Propose(args) => decide::propose(global, args).await,
         OpsCommand::Approve(args) => decide::approve(global, args).await,
+        OpsCommand::File(args) => files::take(global, args).await,
+        OpsCommand::Files(args) => files::list(global, args).await,
         OpsCommand::Audit(args) => audit::run(global, args).await,
     }
 }

@@ -10,12 +10,14 @@ use crate::outcome::Outcome;
 use crate::reason::Rule;
 
 mod absence;
+mod covering;
 mod plan;
 mod reading;
 #[cfg(test)]
 mod tests;
 
 pub use absence::counted_not_found;
+pub use covering::{Covered, awaited_file, first_gap};
 pub use plan::Plan;
 pub use reading::{Finding, Heard, Told, read_finding};
 
@@ -74,8 +76,11 @@ pub struct Facts<'a> {
     pub txn_id_known: bool,
     /// The first answer was that the carrier has seen this key before.
     pub seen_before: bool,
-    /// The carrier's files that cover the attempt are complete, and it is in none of them.
-    pub absent_from_files: bool,
+    /// What the carrier's complete files cover.
+    pub files: &'a [Covered],
+    /// A file or a message of the carrier names the attempt, whatever it says, and however much that counts: then
+    /// its absence from other files proves nothing.
+    pub named_elsewhere: bool,
     /// The subscription is quarantined: nothing about it can be decided.
     pub quarantined: bool,
     /// What was asked so far, oldest first.
@@ -174,7 +179,7 @@ pub fn next_step(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Step {
     if contradictions >= plan.contradictions_max {
         return Step::Review(Rule::REVIEW_CONTRADICTION);
     }
-    if let Some(proven) = absent(proof, facts) {
+    if let Some(proven) = absent(proof, plan, facts) {
         return proven;
     }
     resend(proof, plan, facts)
@@ -185,14 +190,11 @@ pub fn next_step(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Step {
 }
 
 /// Absence, where the carrier's declared proof is complete.
-fn absent(proof: &Proof, facts: &Facts<'_>) -> Option<Step> {
+fn absent(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Option<Step> {
     let by_inquiry = proof.inquiry.is_some_and(|inquiry| {
         counted_not_found(&inquiry, facts) >= usize::from(inquiry.agree) && !facts.may_still_write
     });
-    let settled_at = proof.file_settle_ms.map(|ms| settles(facts, ms));
-    let by_file = facts.absent_from_files
-        && !facts.may_still_write
-        && settled_at.is_some_and(|settled_at| facts.now > settled_at);
+    let by_file = covering::absent_from_files(proof, plan, facts);
     if !by_inquiry && !by_file {
         return None;
     }
@@ -269,6 +271,7 @@ fn people(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Step {
     }
     let unkeyed = proof.inquiry.is_some_and(|inquiry| inquiry.by_txn_id && !facts.txn_id_known);
     Step::Review(match () {
+        () if proof.file_settle_ms.is_some() && facts.named_elsewhere => Rule::REVIEW_CONTRADICTION,
         () if proof.file_settle_ms.is_some() => Rule::REVIEW_FILE_MISSING,
         () if was_seen(facts) => Rule::REVIEW_DUPLICATE,
         () if unkeyed && proof.repeat.is_none() => Rule::REVIEW_NO_KEY,

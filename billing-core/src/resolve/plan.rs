@@ -18,6 +18,8 @@ pub struct Plan {
     pub patience_ms: i64,
     /// How often it is looked whether a file has come.
     pub file_look_ms: i64,
+    /// So far a carrier's clock may be behind ours: its files must cover that much before the intent, too.
+    pub file_slack_ms: i64,
     /// So long after absence began to count nobody waits for a file any more.
     pub file_patience_ms: i64,
     /// From the last write to the people, where the carrier can prove nothing: late answers of our own get so long.
@@ -34,7 +36,8 @@ impl Plan {
         gap_max_ms: HOUR_MS,
         inquiries_max: 100,
         patience_ms: 72 * HOUR_MS,
-        file_look_ms: HOUR_MS,
+        file_look_ms: HOUR_MS / 12,
+        file_slack_ms: HOUR_MS / 4,
         file_patience_ms: 72 * HOUR_MS,
         review_after_ms: 600 * SECOND_MS,
         contradictions_max: 2,
@@ -51,6 +54,7 @@ impl Plan {
             gap_max_ms: shorter(self.gap_max_ms),
             patience_ms: shorter(self.patience_ms),
             file_look_ms: shorter(self.file_look_ms),
+            file_slack_ms: shorter(self.file_slack_ms),
             file_patience_ms: shorter(self.file_patience_ms),
             review_after_ms: shorter(self.review_after_ms),
             ..self

@@ -24,7 +24,8 @@ fn facts<'a>(now_ms: i64, asks: &'a [Ask]) -> Facts<'a> {
         same_body: true,
         txn_id_known: false,
         seen_before: false,
-        absent_from_files: false,
+        files: &[],
+        named_elsewhere: false,
         quarantined: false,
         asks,
         seed: 7,
@@ -144,10 +145,35 @@ fn messages_are_waited_for_before_anybody_asks_and_files_after() {
     let filed = Proof { inquiry: None, callback_ms: None, ..all };
     let mut facts = facts(2 * 60 * MINUTE, &[]);
     assert!(matches!(next_step(&filed, &Plan::STANDARD, &facts), Step::WaitUntil(_)));
-    facts.absent_from_files = true;
     let absent = Step::Settle { outcome: Outcome::Absent, rule: Rule::RESOLVE_FILE_ABSENT };
-    assert_eq!(next_step(&filed, &Plan::STANDARD, &facts), absent);
-    facts.absent_from_files = false;
+    // From a quarter of an hour before the intent to when absence counts, and without a gap.
+    let settled = 61 * MINUTE + 9_000 - MINUTE;
+    let span = |from: i64, until: i64| Covered { from: at(from), until: at(until) };
+    for (files, expected) in [
+        (vec![span(-15 * MINUTE, settled + 1)], true),
+        (vec![span(30 * MINUTE, 90 * MINUTE), span(-60 * MINUTE, 30 * MINUTE)], true),
+        (vec![span(-15 * MINUTE, settled)], false),
+        (vec![span(-15 * MINUTE + 1, settled + 1)], false),
+        (vec![span(-60 * MINUTE, 30 * MINUTE), span(30 * MINUTE + 1, 90 * MINUTE)], false),
+    ] {
+        let facts = Facts { files: &files, ..facts };
+        assert_eq!(next_step(&filed, &Plan::STANDARD, &facts) == absent, expected, "{files:?}");
+        assert_eq!(awaited_file(&filed, &Plan::STANDARD, &facts).is_none(), expected, "{files:?}");
+    }
+    let files = [span(-60 * MINUTE, 90 * MINUTE)];
+    for (facts, why) in [
+        (Facts { files: &files, named_elsewhere: true, ..facts }, "a file names it"),
+        (Facts { files: &files, may_still_write: true, ..facts }, "a write may still come"),
+        (Facts { files: &files, now: at(settled), ..facts }, "it is too early"),
+        (Facts { files: &files, last_write_at: at(40 * MINUTE), ..facts }, "the last write is not covered"),
+    ] {
+        assert_ne!(next_step(&filed, &Plan::STANDARD, &facts), absent, "{why}");
+    }
+    let seen = Facts { files: &files, seen_before: true, ..facts };
+    assert_eq!(next_step(&filed, &Plan::STANDARD, &seen), Step::Review(Rule::REVIEW_CONTRADICTION));
+    let unnamed = Proof { file_settle_ms: None, ..filed };
+    let facts_of_files = Facts { files: &files, ..facts };
+    assert_eq!(next_step(&unnamed, &Plan::STANDARD, &facts_of_files), Step::Review(Rule::REVIEW_NO_PROOF));
     facts.now = at(200 * 60 * MINUTE);
     assert_eq!(next_step(&filed, &Plan::STANDARD, &facts), Step::Review(Rule::REVIEW_FILE_MISSING));
 }

@@ -114,14 +114,22 @@ fn read_repeat(mut repeat: Table<'_>, problems: &mut Problems) -> Option<RepeatC
     Some(RepeatCap { key: key?.value.into(), window_s: window?.value as u32, margin_s: margin?.value as u32 })
 }
 
+/// What the file describes of what `[proof]` speaks of.
+pub(super) struct Offered {
+    pub(super) inquiry: bool,
+    /// Whether the sender is known.
+    pub(super) callback: Option<bool>,
+    pub(super) exchange: Exchange,
+    pub(super) has_file: bool,
+}
+
 /// What is declared must be there, and "not found" must not be believed while a request may still be on its way.
-/// `offered`: inquiries, a callback (and whether its sender is known), how answers come.
 pub(super) fn check_proof(
     source: &Source,
     place: Place,
     proof: &ProofText,
     reply_timeout_ms: u32,
-    offered: (bool, Option<bool>, Exchange),
+    offered: Offered,
     problems: &mut Problems,
 ) {
     let mut refuse = |place: Place, what: String, help: &str| {
@@ -139,7 +147,11 @@ pub(super) fn check_proof(
             refuse(settle.place, found, help);
         }
     }
-    let (inquiry, callback, exchange) = offered;
+    let Offered { inquiry, callback, exchange, has_file } = offered;
+    if proof.caps.file.is_some() && !has_file {
+        let help = "say how its files are read: rows, covers, columns, status, trailer";
+        refuse(place, "[proof.file] without [file]".to_owned(), help);
+    }
     match (proof.caps.inquiry.is_some(), inquiry) {
         (true, false) => {
             refuse(place, "[proof.inquiry] without [inquiry]".to_owned(), "say how the carrier is asked");

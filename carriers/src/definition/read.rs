@@ -13,9 +13,10 @@ use zeroize::Zeroizing;
 
 use super::auth::Auth;
 use super::callback::read_callback_table;
+use super::file::{AroundFile, read_file_table};
 use super::further::{FURTHER_TABLES, Further, read_further};
 use super::operation::{Around, read_operation};
-use super::proof::{ProofText, check_proof, read_proof};
+use super::proof::{Offered, ProofText, check_proof, read_proof};
 use super::tariffs::{Prices, TARIFFS_MAX, read_tariffs};
 use super::{Breaker, CarrierDefinition, For, LinkSettings, checks};
 use crate::adapter::{Caps, Exchange};
@@ -69,6 +70,8 @@ pub(super) fn read(
     // Without a currency no amount can be read: the rest would only repeat that.
     let known = carrier.zip(proof);
     let mut further = Further::default();
+    let mut file = None;
+    let has_file = root.has("file");
     let charge = match (&known, charge) {
         (Some((carrier, proof)), Some(table)) => {
             let around = Around {
@@ -83,11 +86,19 @@ pub(super) fn read(
             if let Some(table) = root.opt_table("callback", problems) {
                 further.callback = read_callback_table(table, around, problems);
             }
+            if let Some(table) = root.opt_table("file", problems) {
+                let around = AroundFile {
+                    currency: carrier.currency,
+                    zones: &carrier.zones,
+                    msisdn: &carrier.msisdn,
+                };
+                file = read_file_table(table, around, problems);
+            }
             charge
         }
         _ => {
             // They cannot be read now; their names are known all the same.
-            for name in FURTHER_TABLES.into_iter().chain(["callback"]) {
+            for name in FURTHER_TABLES.into_iter().chain(["callback", "file"]) {
                 drop(root.opt_table(name, problems));
             }
             None
@@ -100,7 +111,7 @@ pub(super) fn read(
 
     if let (Some((carrier, proof)), Some(limits)) = (&known, &limits) {
         let callback = further.callback.as_ref().map(|callback| callback.is_signed());
-        let offered = (further.has(For::Inquiry), callback, carrier.exchange);
+        let offered = Offered { inquiry: further.has(For::Inquiry), callback, exchange: carrier.exchange, has_file };
         check_proof(source, proof_place, proof, limits.reply_timeout_ms, offered, problems);
     }
     let (carrier, proof) = known?;
@@ -146,6 +157,7 @@ pub(super) fn read(
         charge,
         spoken,
         callback: further.callback,
+        file,
         body_bytes_max: limits.body_bytes_max,
         examples: Vec::new(),
         secrets: secrets.given.into_inner(),

@@ -1,6 +1,6 @@
 //! Our rows of one carrier in key sequence, a bounded chunk at a time.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use sqlx::postgres::PgConnection;
 
@@ -22,6 +22,28 @@ pub(super) struct Chunks {
     end: i64,
     rows: VecDeque<Row>,
     done: bool,
+}
+
+/// What people took into our books, or may: of the attempt that the carrier knows (subscription, period, number) the
+/// class of the adoption's outcome and what moved; `None` while it is open. What is not ours is left out.
+pub(super) async fn adoptions(
+    conn: &mut PgConnection,
+    carrier_no: i32,
+) -> Result<HashMap<Key, Option<(i64, i64)>>, sqlx::Error> {
+    type Adoption = (i64, i32, i16, Option<i64>, Option<i64>);
+    let rows: Vec<Adoption> = sqlx::query_as(
+        "SELECT i.subscription_id, i.period, i.parent_no, o.class::int8, o.moved_minor
+           FROM attempt_intent i
+           LEFT JOIN attempt_outcome o
+             ON o.subscription_id = i.subscription_id AND o.period = i.period AND o.attempt_no = i.attempt_no
+          WHERE i.op = 6 AND (o.class IS NULL OR o.class = 5)
+            AND i.subscription_id >= $1::bigint << 44 AND i.subscription_id < ($1 + 1)::bigint << 44",
+    )
+    .bind(carrier_no)
+    .fetch_all(conn)
+    .await?;
+    let held = |(id, period, parent_no, class, moved): Adoption| ((id, period, parent_no), class.zip(moved));
+    Ok(rows.into_iter().map(held).collect())
 }
 
 // The limit stands in the text: with a parameter the planner expects a tenth of the table and sorts it.

@@ -15,7 +15,7 @@ use super::faults::{Fate, GarbageKind};
 use super::further::{Further, restore_further};
 use super::ledger::{Entry, Ledger, LedgerError, Op, Past, Status};
 use super::options::Repeat;
-use super::settlement;
+use super::reconciliation;
 use super::shards::Shards;
 
 /// Everything the carrier knows. One owner, one thread.
@@ -198,13 +198,13 @@ impl Books {
         self.ledger.sync()
     }
 
-    /// Writes a settlement file.
-    pub(super) fn settle(
+    /// Writes a reconciliation file.
+    pub(super) fn reconcile(
         &self,
-        wanted: &settlement::Wanted,
+        wanted: &reconciliation::Wanted,
         now_us: u64,
-    ) -> std::io::Result<settlement::Totals> {
-        settlement::write(&self.path, &self.rules.currency, wanted, now_us)
+    ) -> std::io::Result<reconciliation::Totals> {
+        reconciliation::write(&self.path, &self.rules.currency, wanted, now_us)
     }
 
     /// Decides one request and writes its ledger line; only then does the decision count.

@@ -1,5 +1,5 @@
 //! The mock's own endpoints under `/_mock/`: read and change the behaviour, read the counts, sync the ledger,
-//! write a settlement file.
+//! write a reconciliation file.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -34,14 +34,14 @@ pub(super) fn handle(
             Ok(()) => (StatusCode::NO_CONTENT, Bytes::new()),
             Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
-        ("settlement", &Method::POST) => match serde_json::from_slice(body) {
-            Ok(wanted) => match books.settle(&wanted, now_us) {
+        ("reconciliation", &Method::POST) => match serde_json::from_slice(body) {
+            Ok(wanted) => match books.reconcile(&wanted, now_us) {
                 Ok(totals) => json(StatusCode::OK, &totals),
                 Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
             },
             Err(error) => failed(StatusCode::BAD_REQUEST, &error.to_string()),
         },
-        ("behaviour" | "stats" | "sync" | "settlement", _) => {
+        ("behaviour" | "stats" | "sync" | "reconciliation", _) => {
             failed(StatusCode::METHOD_NOT_ALLOWED, "another method is wanted")
         }
         _ => failed(StatusCode::NOT_FOUND, "no such control path"),

@@ -22,8 +22,8 @@ mod json;
 mod ledger;
 mod money;
 mod options;
+mod reconciliation;
 mod server;
-mod settlement;
 mod shards;
 mod socket;
 

@@ -4,21 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing_core::ids::{AttemptId, ChargeId, OurRef, SubscriptionId};
-use billing_core::money::Money;
-use billing_core::outcome::{Moved, Op, Outcome};
-use billing_core::period::Period;
+use billing_core::ids::{OurRef, SubscriptionId};
+use billing_core::outcome::{Moved, Outcome};
 use billing_core::states::{AttemptState, from_number};
-use carriers::{Attempt, Callback, ExchangeKind, Msisdn, read_kept_callback};
-use jiff::Timestamp;
+use carriers::{Attempt, Callback, read_kept_callback};
 use storage::pg::{
-    AttemptRow, CallbackSettled, CallbackState, DueRow, KeptCallback, StoreError, attempt_of_txn, attempts,
+    AttemptRow, CallbackSettled, CallbackState, DueRow, KeptCallback, KeyedAttempt, StoreError, attempt_of_txn, attempts,
     by_ref_seed, load, look_again, new_callbacks, settle_callback, trim_callbacks,
 };
 use storage::story::StoryOutcome;
 use tokio_util::sync::CancellationToken;
 
 use super::{CallbackDesk, Raw, Speaking};
+use crate::files::attempt_as_asked;
+use crate::inbox::is_contrary_money;
 use crate::link::DbLink;
 use crate::takeover::Evidence;
 use crate::told::{Origin, agrees};
@@ -221,7 +220,8 @@ fn verdict(
     if matches!(outcome, Outcome::Pending) || matches!(outcome.moved(), Moved::Unknown) {
         return (CallbackState::Refused, about(None, None));
     }
-    if state.is_final() {
+    let against = is_contrary_money(row.op, state, outcome);
+    if state.is_final() && !against {
         if agrees(state, row.moved_minor.unwrap_or(0), outcome) {
             return (CallbackState::Duplicate, about(None, None));
         }
@@ -237,7 +237,9 @@ fn verdict(
     };
     match evidence.encode() {
         Ok(payload) => {
-            (CallbackState::Given, about(Some(Origin::Callback { id: message.id }.behind(payload)), None))
+            // Money against the record: the owner blocks the charge with it, and opens the case.
+            let state = if against { CallbackState::Conflict } else { CallbackState::Given };
+            (state, about(Some(Origin::Callback { id: message.id }.behind(payload)), None))
         }
         Err(error) => conflict("callback_mismatch", format!("the carrier's message says {says}: {error}")),
     }
@@ -269,31 +271,22 @@ fn asked(
     sub: &DueRow,
     key: (i64, i32, i16),
 ) -> Result<Attempt, String> {
-    let text = |error: &dyn std::fmt::Display| error.to_string();
-    let currency = speaking.definition.caps.currency;
-    if currency.numeric() != row.currency {
-        return Err(format!("the attempt's currency is {}", row.currency));
-    }
-    let period = Period::from_number(key.1).map_err(|error| text(&error))?;
-    let our_ref = OurRef::new(sub.sub.ref_seed, period, key.2).map_err(|error| text(&error))?;
-    let vault_key =
-        desk.vault.subscriber_key(&sub.key_salt, sub.kek_version).map_err(|error| text(&error))?;
-    let aad = storage::pg::msisdn_aad(sub.sub.subscriber_id);
-    let plain = vault_key.open(&aad, &sub.msisdn_ct).map_err(|error| text(&error))?;
-    let digits = String::from_utf8(plain).map_err(|_| "the MSISDN is not text")?;
-    let msisdn = Msisdn::parse(&digits).map_err(|_| "the MSISDN is not one")?;
-    Ok(Attempt {
-        ticket: 0,
-        id: AttemptId { charge: ChargeId { subscription: sub.sub.id, period }, attempt_no: key.2 },
-        our_ref,
-        op: Op::from_number(row.op).unwrap_or(Op::Charge),
-        msisdn,
-        amount: Money::new(row.amount_minor, currency),
-        text: Arc::from(""),
-        intent_at: Timestamp::from_microsecond(row.intent_at_us).unwrap_or(Timestamp::UNIX_EPOCH),
-        kind: ExchangeKind::Send,
-        carrier_txn_id: row.carrier_txn_id.as_deref().map(Into::into),
-        parent_ref: None,
-        parent_txn_id: None,
-    })
+    let keyed = KeyedAttempt {
+        ref_seed: sub.sub.ref_seed.0,
+        period: key.1,
+        attempt_no: key.2,
+        subscription_id: sub.sub.id.0,
+        op: row.op,
+        amount_minor: row.amount_minor,
+        currency: row.currency,
+        intent_at_us: row.intent_at_us,
+        state: row.state,
+        moved_minor: row.moved_minor.unwrap_or(0),
+        carrier_txn_id: row.carrier_txn_id.clone(),
+        subscriber_id: sub.sub.subscriber_id,
+        msisdn_ct: sub.msisdn_ct.clone(),
+        key_salt: sub.key_salt.to_vec(),
+        kek_version: sub.kek_version,
+    };
+    attempt_as_asked(&speaking.definition, &desk.vault, &keyed)
 }

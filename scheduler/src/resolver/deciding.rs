@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use billing_core::outcome::Op;
+use billing_core::reason::Rule;
 use billing_core::resolve::{Plan, Step, next_step};
 use jiff::{SignedDuration, Timestamp};
 use storage::pg::{DueAsk, StoreError, book_files};
@@ -19,6 +21,10 @@ type Files = HashMap<String, String>;
 impl Resolver {
     /// What the core says of it; `None` for a carrier without a lane.
     pub(super) fn step(&self, due: &DueAsk) -> Option<Step> {
+        if due.planned.op == Op::Adopt {
+            // Nothing was sent under its key: nobody can be asked.
+            return Some(Step::Review(Rule::REVIEW_ADOPT));
+        }
         let carrier_no = (due.key.subscription_id >> 44) as i32;
         let lane = self.lanes.get(&carrier_no)?;
         let Some(catalog) = self.shared.books.held(due.book_version) else {
@@ -35,7 +41,7 @@ impl Resolver {
                     .get(&due.book_version)
                     .is_some_and(|same| same.contains(&carrier_no)));
         let known = self.known(same_body, lane);
-        Some(next_step(&lane.proof(hurry), &Plan::STANDARD.hurried(hurry), &facts::of(due, &known)))
+        Some(next_step(&lane.proof(hurry), &Plan::STANDARD.hurried(hurry), &facts::of(due, &known, self.state.files.of(&due.key))))
     }
 
     fn known(&self, same_body: bool, lane: &AskLane) -> facts::Known {

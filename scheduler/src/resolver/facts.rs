@@ -1,7 +1,7 @@
 //! What is known of an unknown attempt, as the core wants it: who wrote last, and who may still write.
 
 use billing_core::outcome::{Doubt, Outcome};
-use billing_core::resolve::{Facts, Inquiry, Proof, Repeat};
+use billing_core::resolve::{Covered, Facts, Inquiry, Proof, Repeat};
 use billing_core::subscription::FLAG_QUARANTINED;
 use jiff::{SignedDuration, Timestamp};
 use storage::pg::DueAsk;
@@ -23,8 +23,14 @@ pub(super) struct Known {
     pub(super) same_body: bool,
 }
 
-/// The facts about an attempt as its row tells them.
-pub(super) fn of<'a>(due: &'a DueAsk, known: &Known) -> Facts<'a> {
+/// The facts about an attempt as its row tells them, and what the carrier's files say of it ([`files::FilesKnown`]).
+///
+/// [`files::FilesKnown`]: super::files::FilesKnown
+pub(super) fn of<'a>(
+    due: &'a DueAsk,
+    known: &Known,
+    (files, named_elsewhere): (&'a [Covered], bool),
+) -> Facts<'a> {
     let (last_write_at, may_still_write) = last_write(due, known);
     Facts {
         now: due.now,
@@ -35,8 +41,8 @@ pub(super) fn of<'a>(due: &'a DueAsk, known: &Known) -> Facts<'a> {
         same_body: known.same_body,
         txn_id_known: due.carrier_txn_id.is_some(),
         seen_before: due.reason == Outcome::Duplicate.reason().0,
-        // Files are not taken in yet.
-        absent_from_files: false,
+        files,
+        named_elsewhere,
         quarantined: due.flags & FLAG_QUARANTINED != 0,
         asks: &due.asks,
         seed: seed(due),
@@ -158,7 +164,7 @@ mod tests {
     }
 
     fn written(due: &DueAsk) -> (Timestamp, bool) {
-        let facts = of(due, &known());
+        let facts = of(due, &known(), (&[], false));
         (facts.last_write_at, facts.may_still_write)
     }
 
@@ -199,6 +205,6 @@ mod tests {
     fn a_clock_that_jumped_proves_nothing_about_the_time_before() {
         let lost = due(Outcome::Unknown(Doubt::NoReply), US);
         let known = Known { trusted_since: Some(at(400)), ..known() };
-        assert_eq!(of(&lost, &known).last_write_at, at(400));
+        assert_eq!(of(&lost, &known, (&[], false)).last_write_at, at(400));
     }
 }

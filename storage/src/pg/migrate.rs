@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "consent", include_str!("../../db/migrations/0009_consent.sql")),
     (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
     (11, "failover", include_str!("../../db/migrations/0011_failover.sql")),
+    (13, "files", include_str!("../../db/migrations/0013_files.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -33,6 +34,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/begin_verdicts.sql"),
     include_str!("../../db/procedures/begin_attempts.sql"),
     include_str!("../../db/procedures/begin_refund.sql"),
+    include_str!("../../db/procedures/begin_adopt.sql"),
     include_str!("../../db/procedures/record_verdicts.sql"),
     include_str!("../../db/procedures/record_rare.sql"),
     include_str!("../../db/procedures/record_more.sql"),
@@ -80,6 +82,8 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/lost_attempts.sql"),
     include_str!("../../db/procedures/restore_lost.sql"),
     include_str!("../../db/procedures/list_doubts.sql"),
+    include_str!("../../db/procedures/read_file.sql"),
+    include_str!("../../db/procedures/settle_file_row.sql"),
 ];
 
 /// Brings the database to this version: missing migrations, then all functions, under one advisory lock.

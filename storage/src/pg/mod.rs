@@ -17,6 +17,7 @@ macro_rules! row {
     };
 }
 
+mod adopt;
 mod asides;
 mod audit;
 mod batch;
@@ -26,6 +27,7 @@ mod cases;
 mod clock;
 mod connect;
 mod failover;
+mod files;
 mod import;
 mod inbox;
 mod keys;
@@ -45,6 +47,7 @@ mod verdict;
 mod versions;
 mod workers;
 
+pub use adopt::{BeginAdopt, begin_adopt};
 pub use asides::{AsideRow, asides_of, due_asides, load_asides, load_held, refill_asides};
 pub use audit::{Actor, AuditRow, audit, audit_digest_at, audit_rows, verify_audit};
 pub(crate) use batch::{AsideValues, BeginValues, RecordValues};
@@ -60,6 +63,11 @@ pub use connect::{StoreError, connect};
 pub use failover::{
     CapDay, Checked, HeldUp, LostAttempt, QuarantineTerms, Resumed, check_guard, hand_in_done, hand_in_lines,
     held_up, list_doubts, lost_attempts, restore_lost, resume_shard, touch_guard,
+};
+pub use files::{
+    FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile, SettledFileRow,
+    attempts_of_keys, file_chunk, file_coverage, file_rows, files, keep_chunk, keep_file, lock_files, named_elsewhere,
+    note_matched, read_file, settle_file_row,
 };
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,

@@ -183,6 +183,8 @@ row! {
         pub currency: i16,
         /// Since when, machine time, microseconds.
         pub since_us: i64,
+        /// When its intent became durable, machine time, microseconds.
+        pub intent_at_us: i64,
         /// Who has it.
         pub assignee: Option<String>,
         /// The carrier.
@@ -203,7 +205,10 @@ row! {
 pub async fn attempts_to_review(conn: &mut PgConnection, limit: i64) -> Result<Vec<ReviewRow>, StoreError> {
     let rows = sqlx::query_as(
         "SELECT o.subscription_id, o.period, o.attempt_no, o.kind, o.reason, o.amount_minor, o.currency,
-                (extract(epoch FROM o.since) * 1000000)::bigint AS since_us, o.assignee, c.id AS carrier, o.carrier_txn_id,
+                (extract(epoch FROM o.since) * 1000000)::bigint AS since_us,
+                (SELECT us(i.intent_at) FROM attempt_intent i WHERE i.subscription_id = o.subscription_id
+                    AND i.period = o.period AND i.attempt_no = o.attempt_no) AS intent_at_us,
+                o.assignee, c.id AS carrier, o.carrier_txn_id,
                 (SELECT count(*) FROM callback_inbox b WHERE b.subscription_id = o.subscription_id AND b.period = o.period
                     AND b.attempt_no = o.attempt_no AND b.carrier_txn_id IS NOT DISTINCT FROM o.carrier_txn_id) AS messages,
                 (SELECT count(*) FROM case_file f WHERE f.subscription_id = o.subscription_id AND f.period = o.period

@@ -7,7 +7,7 @@ use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::period::Period;
 use billing_core::states::{AttemptState, ChargeState, SubscriptionState};
 use billing_core::zone::Zone;
-use scheduler::{SEQ_CALLBACK, SEQ_PEOPLE};
+use scheduler::{SEQ_CALLBACK, SEQ_FILE, SEQ_PEOPLE};
 use storage::pg::{AttemptRow, IncarnationRow};
 use storage::story::{Story, StoryDecision, StoryExchange};
 
@@ -212,7 +212,11 @@ fn answer(row: &AttemptRow, exchange: Option<&StoryExchange>, sources: &Sources<
 
 /// Who told what a decision went by.
 fn on_message(seq: i64) -> &'static str {
-    if seq >= SEQ_PEOPLE { "the decision of two people" } else { "the carrier's message" }
+    match seq {
+        SEQ_FILE.. => "the carrier's file",
+        SEQ_PEOPLE.. => "the decision of two people",
+        _ => "the carrier's message",
+    }
 }
 
 /// Each decision with the states that it moved, as kept; what only the tables know comes last.
@@ -237,7 +241,7 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         let recorded = row.state != AttemptState::Intent as i16 && !(seq == SEQ_EXCHANGE && taken_over);
         decided.push(Decided {
             on,
-            proof: (story.why != 0 && seq == SEQ_EVIDENCE).then(|| RuleWords::new(story.why)),
+            proof: (story.why != 0 && (seq == SEQ_EVIDENCE || seq >= SEQ_FILE)).then(|| RuleWords::new(story.why)),
             rule: RuleWords::new(decision.rule),
             facts: facts(story, sources.loaded),
             attempt_from: from,

@@ -24,6 +24,7 @@ use crate::exit::failed;
 use crate::kept::Kept;
 use crate::reading::{Loaded, Reading};
 use crate::shown::{Mask, Number, one_line};
+use crate::waits::Waits;
 use crate::words::{self, Amount, Moment, RuleWords};
 
 /// Cases that are shown at most.
@@ -112,6 +113,10 @@ pub(super) async fn explanation(
     let told = Told { row: &row, attempts: &attempts, loaded: &loaded, answer_kept };
     let sentence = told.sentence(state, due.as_ref(), &collected, &period_words, next.at.as_ref());
     let sub = &loaded.row.sub;
+    // A book that cannot be read is told of above.
+    let doubtful = attempts.last().is_some_and(|last| last.state == AttemptState::Unknown as i16);
+    let waiting: &[i64] = if doubtful { &[charge.subscription.0] } else { &[] };
+    let waits = Waits::read(reading, waiting).await.ok();
     Ok(Explanation {
         charge: charge.to_string(),
         sentence,
@@ -131,7 +136,7 @@ pub(super) async fn explanation(
         due_at: due_at.map(|at| Moment::new(at.as_millisecond(), zone)),
         transfers: transfers(reading, charge).await?,
         grants: grants(reading, charge, &loaded).await?,
-        open: open(&attempts, &lives, &loaded, reading.now.machine_ms),
+        open: open(&attempts, &lives, &loaded, waits.as_ref(), reading.now.machine_ms),
         cases: cases(reading, charge, &mask).await?,
         notes: all_notes(&notes, &stories, charge, &loaded),
         attempts: attempts.iter().map(|attempt| attempt::of(attempt, &sources)).collect(),
@@ -292,6 +297,7 @@ fn open(
     attempts: &[AttemptRow],
     lives: &HashMap<i64, IncarnationRow>,
     loaded: &Loaded,
+    waits: Option<&Waits>,
     machine_ms: i64,
 ) -> Option<Open> {
     let attempt = attempts.last()?;
@@ -320,6 +326,14 @@ fn open(
              the carrier, asked as its file declares in [proof]; else people"
         ),
         _ => "the carrier, asked as its file declares in [proof]; without proof people settle it".to_owned(),
+    };
+    let unknown = state == AttemptState::Unknown;
+    let file = waits.filter(|_| unknown).and_then(|waits| {
+        waits.of(&loaded.place.carrier, loaded.row.sub.id.0, attempt.intent_at_us, since_us)
+    });
+    let settled_by = match file {
+        Some(file) => format!("{settled_by}. It waits for {file}"),
+        None => settled_by,
     };
     Some(Open {
         attempt: attempt.attempt_no,

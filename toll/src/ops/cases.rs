@@ -1,13 +1,15 @@
 //! `toll ops cases`: what waits for people, with what is known of it.
 
 use serde::Serialize;
-use storage::pg::{self, CaseLine, ProposalRow, ReviewRow};
+use storage::pg::{self, CaseLine, FileRecord, FileState, ProposalRow, ReviewRow};
 
 use super::decide::{Proposed, outcome_words};
+use super::files::{Shown, definitions, zone_of};
 use crate::cli::Global;
 use crate::exit::failed;
 use crate::out::{self, Paint, Table};
 use crate::reading::Reading;
+use crate::waits::Waits;
 use crate::who::attempt_name;
 use crate::words::{self, Amount};
 
@@ -56,6 +58,8 @@ struct Review {
     /// Proposed, and waiting for somebody else: the proposal's number.
     proposal: Option<i64>,
     carrier_txn_id: Option<String>,
+    /// The carrier's file that could prove it and is not here.
+    waits_for: Option<String>,
     /// Messages of the carrier that name it.
     messages: i64,
     cases: i64,
@@ -78,6 +82,8 @@ struct Cases {
     attempts: Vec<Review>,
     cases: Vec<Case>,
     proposals: Vec<Proposed>,
+    /// Files that prove nothing, and those with keys of ours that no attempt has.
+    files: Vec<Shown>,
 }
 
 #[derive(Debug, Serialize)]
@@ -103,9 +109,15 @@ async fn list(global: &Global, reading: &mut Reading) -> anyhow::Result<()> {
     let proposals = pg::open_proposals(&mut reading.conn, SHOWN_MAX).await?;
     let rows = pg::attempts_to_review(&mut reading.conn, SHOWN_MAX).await?;
     let lines = pg::case_lines(&mut reading.conn, None, SHOWN_MAX).await?;
+    let waits = waits_of(reading, &rows).await?;
+    let files = files_to_look_at(reading).await?;
     let now_us = reading.now.machine_ms.saturating_mul(1_000);
     let cases = Cases {
-        attempts: rows.iter().map(|row| review(row, &proposals, now_us)).collect::<anyhow::Result<_>>()?,
+        files,
+        attempts: rows
+            .iter()
+            .map(|row| review(row, &proposals, &waits, now_us))
+            .collect::<anyhow::Result<_>>()?,
         cases: lines.iter().map(|line| case(line, now_us)).collect::<anyhow::Result<_>>()?,
         proposals: proposals.iter().map(Proposed::of).collect::<anyhow::Result<_>>()?,
     };
@@ -138,6 +150,9 @@ async fn list(global: &Global, reading: &mut Reading) -> anyhow::Result<()> {
         }
         text += &format!("\n{}", table.render(0, paint));
     }
+    if !cases.files.is_empty() {
+        text += &format!("\n{}", files_table(&cases.files, paint));
+    }
     if text.is_empty() {
         eprintln!("nothing waits for people");
         return Ok(());
@@ -156,6 +171,7 @@ fn attempts_table(attempts: &[Review], paint: Paint) -> String {
         "OWNER",
         ">MESSAGES",
         ">CASES",
+        "WAITS FOR",
     ]);
     for one in attempts {
         let owner = one.owner.clone().or(one.proposal.map(|id| format!("proposal {id}")));
@@ -169,9 +185,37 @@ fn attempts_table(attempts: &[Review], paint: Paint) -> String {
             owner.unwrap_or_else(|| "nobody".to_owned()),
             one.messages.to_string(),
             one.cases.to_string(),
+            one.waits_for.clone().unwrap_or_default(),
         ]);
     }
     table.render(0, paint)
+}
+
+fn files_table(files: &[Shown], paint: Paint) -> String {
+    let mut table = Table::new(&["FILE", "CARRIER", "STATE", "WHY"]);
+    for one in files {
+        let orphans = (one.orphans > 0).then(|| words::count(one.orphans, "orphan"));
+        let why: Vec<String> = one.why.clone().into_iter().chain(orphans).collect();
+        table.row(vec![one.file.to_string(), one.carrier.clone(), one.state.to_owned(), why.join("; ")]);
+    }
+    table.render(0, paint)
+}
+
+async fn waits_of(reading: &mut Reading, rows: &[ReviewRow]) -> anyhow::Result<Waits> {
+    let unknown = rows.iter().filter(|row| row.kind == 2).map(|row| row.subscription_id);
+    Waits::read(reading, &unknown.collect::<Vec<_>>()).await
+}
+
+/// Those that prove nothing, and those with keys of ours that no attempt has.
+async fn files_to_look_at(reading: &mut Reading) -> anyhow::Result<Vec<Shown>> {
+    let rows = pg::files(&mut reading.conn, None, None, SHOWN_MAX).await?;
+    let odd = |row: &&FileRecord| row.state != FileState::Complete as i16 || row.orphans > 0;
+    let rows: Vec<&FileRecord> = rows.iter().filter(odd).collect();
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let definitions = definitions(reading).await?;
+    Ok(rows.into_iter().map(|row| Shown::of(row, &zone_of(&definitions, &row.carrier))).collect())
 }
 
 async fn show(global: &Global, reading: &mut Reading, id: i64) -> anyhow::Result<()> {
@@ -187,9 +231,10 @@ async fn show(global: &Global, reading: &mut Reading, id: i64) -> anyhow::Result
         proposals.iter().filter(|p| of_it(p.subscription_id, p.period, p.attempt_no)).cloned().collect();
     let rows = pg::attempts_to_review(&mut reading.conn, i64::from(i32::MAX)).await?;
     let open = rows.iter().find(|row| of_it(row.subscription_id, row.period, row.attempt_no));
+    let waits = waits_of(reading, open.map_or(&[], std::slice::from_ref)).await?;
     let shown = ShownCase {
         case: case(line, now_us)?,
-        review: open.map(|row| review(row, &proposals, now_us)).transpose()?,
+        review: open.map(|row| review(row, &proposals, &waits, now_us)).transpose()?,
         proposals: own.iter().map(Proposed::of).collect::<anyhow::Result<_>>()?,
     };
     if global.json {
@@ -215,7 +260,12 @@ async fn show(global: &Global, reading: &mut Reading, id: i64) -> anyhow::Result
     Ok(())
 }
 
-fn review(row: &ReviewRow, proposals: &[ProposalRow], now_us: i64) -> anyhow::Result<Review> {
+fn review(
+    row: &ReviewRow,
+    proposals: &[ProposalRow],
+    waits: &Waits,
+    now_us: i64,
+) -> anyhow::Result<Review> {
     let same = |p: &&ProposalRow| {
         (p.subscription_id, p.period, p.attempt_no) == (row.subscription_id, row.period, row.attempt_no)
     };
@@ -230,6 +280,9 @@ fn review(row: &ReviewRow, proposals: &[ProposalRow], now_us: i64) -> anyhow::Re
         owner: row.assignee.clone(),
         proposal: proposals.iter().find(same).map(|p| p.id),
         carrier_txn_id: row.carrier_txn_id.clone(),
+        waits_for: (row.kind == 2)
+            .then(|| waits.of(&row.carrier, row.subscription_id, row.intent_at_us, row.since_us))
+            .flatten(),
         messages: row.messages,
         cases: row.cases,
     })

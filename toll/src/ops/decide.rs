@@ -34,7 +34,8 @@ Examples:
 pub(crate) struct ProposeArgs {
     /// The attempt (at_…) or our key on the wire
     attempt: String,
-    /// What became of it: approved, not-applied, declined[:no_funds|barred|limit|not_allowed|unknown_subscriber|expired]
+    /// What became of it: approved, not-applied, declined[:no_funds|barred|limit|not_allowed|unknown_subscriber|expired]; of
+    /// money that evidence says was taken: adopt, not-ours
     #[arg(long, value_parser = Proposal::parse)]
     outcome: Proposal,
     /// The evidence, in words: 1 to 500 characters
@@ -76,6 +77,10 @@ pub(crate) enum Proposal {
     Approved,
     Declined(Refusal),
     NotApplied,
+    /// Of an adoption: the money is taken into the books.
+    Adopt,
+    /// Of an adoption: the evidence is not about this charge.
+    NotOurs,
 }
 
 impl Proposal {
@@ -93,16 +98,32 @@ impl Proposal {
         match (word, detail) {
             ("approved", "") => Ok(Self::Approved),
             ("not-applied", "") => Ok(Self::NotApplied),
+            ("adopt", "") => Ok(Self::Adopt),
+            ("not-ours", "") => Ok(Self::NotOurs),
             ("declined", _) => Ok(Self::Declined(refusal)),
-            _ => Err("write approved, not-applied or declined[:why]".to_owned()),
+            _ => Err("write approved, not-applied, declined[:why], adopt or not-ours".to_owned()),
+        }
+    }
+
+    /// What evidence says against the record is adopted or not; everything else is neither.
+    fn fits(self, op: Op) -> anyhow::Result<()> {
+        match (op == Op::Adopt, matches!(self, Self::Adopt | Self::NotOurs)) {
+            (true, false) => Err(usage(
+                "this attempt stands for money that evidence says was taken: --outcome adopt takes it into the books, \
+                 --outcome not-ours says that it is not of this charge",
+            )),
+            (false, true) => {
+                Err(usage("only an attempt of the operation adopt is adopted or not ours; toll explain tells"))
+            }
+            _ => Ok(()),
         }
     }
 
     fn outcome(self, op: Op, amount_minor: i64) -> Outcome {
         match self {
             Self::Declined(refusal) => Outcome::Declined(refusal),
-            Self::NotApplied => Outcome::Absent,
-            Self::Approved => match op {
+            Self::NotApplied | Self::NotOurs => Outcome::Absent,
+            Self::Approved | Self::Adopt => match op {
                 Op::Charge | Op::Confirm | Op::Adopt => Outcome::Charged { amount_minor },
                 Op::Refund => Outcome::Refunded { amount_minor },
                 Op::Reserve => Outcome::Reserved,
@@ -204,6 +225,7 @@ async fn propose_with(reading: &mut Reading, args: &ProposeArgs) -> anyhow::Resu
     let row = row.ok_or_else(|| failed(format!("{charge} has no attempt {attempt_no}")))?;
     settleable(&row)?;
     let op = Op::from_number(row.op).unwrap_or(Op::Charge);
+    args.outcome.fits(op)?;
     let outcome = StoryOutcome::of(args.outcome.outcome(op, row.amount_minor));
     let subject = attempt_name(id, period, attempt_no)?;
     let what = Proposing {
