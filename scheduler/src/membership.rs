@@ -337,7 +337,7 @@ impl Steward {
             let shard = Shard(shard);
             let busy =
                 stripe_of(&self.shared.stripes, shard.id(0)).is_some_and(|stripe| stripe.is_busy(shard));
-            if !busy {
+            if !busy || on(Mutant::HandOverWithoutWaiting) {
                 drained.push(shard.0);
             } else if now_ms - since_ms > DRAIN_MAX_MS {
                 self.leaving.remove(&shard.0);

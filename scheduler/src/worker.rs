@@ -225,7 +225,7 @@ impl Worker {
             parts.carriers.iter().map(|carrier| carrier.asker.caps().in_flight_max as usize).sum();
         let (answers, replies) = async_channel::bounded(places.max(1));
         let answers = Arc::new(AskSink(answers));
-        let mut ask_lanes = HashMap::new();
+        let mut ask_lanes = BTreeMap::new();
         for carrier in parts.carriers {
             if !carrier.dictionary.is_empty() {
                 parts
@@ -294,10 +294,7 @@ impl Worker {
             lanes_version: shared.books.current().names.book_version,
             state: ResolverState::default(),
         };
-        // The memory store has no questions to carriers yet: what is UNKNOWN stays so in the simulation.
-        if matches!(shared.database, Database::Postgres(_)) {
-            worker.parts.spawn(held(parts.hold.as_ref(), resolver.run()));
-        }
+        worker.parts.spawn(held(parts.hold.as_ref(), resolver.run()));
         Ok(worker)
     }
 

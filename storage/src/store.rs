@@ -13,8 +13,8 @@ use sqlx::postgres::PgConnection;
 
 use crate::memory::{MemoryConn, MemoryDb};
 use crate::pg::{
-    self, AsideRow, AttemptRow, BeginBatch, BeginRefund, BookVersion, ClockRow, DueRow, InboxRow,
-    LateEvidenceKey, Lease, MinuteRow, Names, OpenIntent, RecordBatch, StoreError, Verdict, WheelEntry,
+    self, AsideRow, AttemptKey, AttemptRow, BeginBatch, BeginRefund, BookVersion, ClockRow, DueAsk, DueRow, InboxRow,
+    LateEvidenceKey, Lease, MinuteRow, Names, NewAsk, OpenIntent, RecordBatch, StoreError, Verdict, WheelEntry,
     WorkerIdentity, WorkerRow,
 };
 
@@ -139,6 +139,13 @@ calls! {
     drop_inbox(shard: Shard, ids: &[i64]) -> ();
     post_evidence(subscription_id: i64, payload: &[u8]) -> ();
 
+    due_asks(shards: &[i32], rooms: &[(i32, i32)]) -> Vec<DueAsk>;
+    begin_resend(lease: &Lease, key: AttemptKey, asked: i16) -> bool;
+    record_ask(lease: &Lease, key: AttemptKey, ask: &NewAsk<'_>) -> bool;
+    postpone_asks(lease: &Lease, asks: &[(AttemptKey, i64)]) -> ();
+    review_attempt(lease: &Lease, key: AttemptKey, rule: i16) -> bool;
+    unknown_counts(shards: &[i32]) -> Vec<(i32, i64)>;
+
     open_case(subscription_id: i64, attempt: Option<(i32, i16)>, kind: &str, what: &str) -> ();
     quarantine(lease: &Lease, subscription_id: i64, rev: i32, attempt: Option<(i32, i16)>, why: &str) -> bool;
     own_open_attempts(host: &str, spool: &str, incarnation: i64, limit: i32) -> Vec<LateEvidenceKey>;
@@ -159,4 +166,5 @@ calls! {
     current_version() -> Option<(i32, Vec<u8>)>;
     book_version(version: i32) -> Option<BookVersion>;
     book_names(digest: &[u8]) -> Names;
+    book_files(version: i32) -> Option<String>;
 }

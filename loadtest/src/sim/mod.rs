@@ -15,6 +15,7 @@ mod carrier;
 mod clock;
 mod dice;
 mod judge;
+mod link;
 mod log;
 mod seat;
 mod world;

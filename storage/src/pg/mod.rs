@@ -79,6 +79,7 @@ pub use proposals::{
 };
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
+pub(crate) use resolution::ask_of;
 pub use resolution::{
     AttemptKey, DueAsk, NewAsk, begin_resend, due_asks, postpone_asks, record_ask, review_attempt,
     unknown_counts,

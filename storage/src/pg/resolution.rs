@@ -172,17 +172,28 @@ fn asks_of(row: &PgRow) -> Result<Vec<Ask>, StoreError> {
         .zip(when)
         .zip(told)
         .map(|((kind, (asked, answered)), ((finding, reason), moved_minor))| {
-            let outcome = StoryOutcome { reason, moved_minor, listed: false, after_ms: None }.outcome();
-            let instant = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
-            Ok(Ask {
-                kind: AskKind::from_number(kind).ok_or_else(|| broken(&format!("no kind of ask {kind}")))?,
-                asked_at: instant(asked)?,
-                answered_at: instant(answered)?,
-                finding: Finding::from_number(finding, outcome)
-                    .ok_or_else(|| broken(&format!("no finding {finding} with reason {reason}")))?,
-            })
+            ask_of(kind, [asked, answered], finding, reason, moved_minor)
         })
         .collect()
+}
+
+/// An ask of its kept numbers. `times_us`: when it was asked, when its answer was kept.
+pub(crate) fn ask_of(
+    kind: i16,
+    times_us: [i64; 2],
+    finding: i16,
+    reason: i16,
+    moved_minor: i64,
+) -> Result<Ask, StoreError> {
+    let outcome = StoryOutcome { reason, moved_minor, listed: false, after_ms: None }.outcome();
+    let instant = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
+    Ok(Ask {
+        kind: AskKind::from_number(kind).ok_or_else(|| broken(&format!("no kind of ask {kind}")))?,
+        asked_at: instant(times_us[0])?,
+        answered_at: instant(times_us[1])?,
+        finding: Finding::from_number(finding, outcome)
+            .ok_or_else(|| broken(&format!("no finding {finding} with reason {reason}")))?,
+    })
 }
 
 /// Makes durable that the same request is about to be sent again. `false`: it is not to be sent.
