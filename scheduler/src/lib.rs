@@ -46,7 +46,7 @@ pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
 pub use callbacks::{CALLBACK_BYTES_MAX, CallbackDesk, Received};
 pub use catalog::{Catalog, CatalogPlan};
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, DatabaseTime, SystemClock};
 pub use hold::Hold;
 pub use inbox::{
     MoveRequest, REVERSAL_REFERENCE_CHARS_MAX, ReversalRequest, plan_reversal_of, successor_seed,

@@ -206,7 +206,7 @@ impl Resolver {
                 continue;
             }
             let Some(stripe) = stripe_of(&shared.stripes, id) else { continue };
-            if !stripe.hold(id) {
+            if !stripe.hold_to_send(id) {
                 plan.later.push((row.key, HELD_AGAIN_MS));
                 continue;
             }

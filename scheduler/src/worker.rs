@@ -201,7 +201,9 @@ impl Worker {
             return Err(StartError::Hurried { time_scale });
         }
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
+        let before_us = clock.boot_us();
         let database_us = set_low_water(&mut conn, &[], None).await?;
+        clock.adopt(database_us, before_us, clock.boot_us());
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
         let settings = parts.settings;
         let bucket_ms = i64::from(clock.scale()).clamp(64, 64_000) * 1_000 / 64;
@@ -410,6 +412,8 @@ impl Worker {
         if let Ok(Some(end)) = ended {
             return Some(end);
         }
+        // What still waits in a lane must not leave once the shards are somebody else's.
+        shared.guard.halt();
         let left = async {
             let mut conn = connect(&shared.database, "tollbook leave").await?;
             fence_worker(&mut conn, &shared.lease, None).await

@@ -81,6 +81,8 @@ mutants! {
     NoProofAsAbsent = "no-proof-as-absent",
     /// Shards are handed over while something of them is on its way.
     HandOverWithoutWaiting = "hand-over-without-waiting",
+    /// This machine's wall clock is business time.
+    WallClockTrusted = "wall-clock-trusted",
     /// The resolution takes the whole of a carrier's rate instead of a fifth.
     ResolverTakesWholeRate = "resolver-takes-whole-rate",
 }

@@ -144,6 +144,7 @@ calls! {
     record_ask(lease: &Lease, key: AttemptKey, ask: &NewAsk<'_>) -> bool;
     postpone_asks(lease: &Lease, asks: &[(AttemptKey, i64)]) -> ();
     review_attempt(lease: &Lease, key: AttemptKey, rule: i16) -> bool;
+    was_resent(subscription_id: i64, period: i32, attempt_no: i16) -> bool;
     unknown_counts(shards: &[i32]) -> Vec<(i32, i64)>;
 
     open_case(subscription_id: i64, attempt: Option<(i32, i16)>, kind: &str, what: &str) -> ();

@@ -160,6 +160,8 @@ pub(super) struct Script {
     /// The request comes so much later than it should; `None`: never.
     pub(super) late: Option<Duration>,
     pub(super) answered: bool,
+    /// It arrives twice.
+    pub(super) twice: bool,
     pub(super) result: Does,
 }
 
@@ -222,6 +224,7 @@ impl Carrier {
             back: dice.millis(1, slow),
             late: Some(Duration::ZERO),
             answered: true,
+            twice: false,
             result: Does::Collects,
         };
         let fault = |what: &'static str| self.log.fault(what, &[i64::from(self.no)]);
@@ -269,6 +272,11 @@ impl Carrier {
             230..240 if op == Op::Charge => {
                 fault("accepted, and never answered");
                 Script { result: Does::Accepts { collects: dice.permille(500) }, ..plain }
+            }
+            // Nobody can help a carrier that forgets keys.
+            240..260 if self.manners != Manners::Forgets => {
+                fault("a request arrives twice");
+                Script { twice: true, ..plain }
             }
             _ => plain,
         }

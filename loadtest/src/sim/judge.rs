@@ -85,11 +85,13 @@ pub(super) async fn judge(
     requests(world, &books, population, &mut outcome);
     watched(world, &mut outcome);
     history(world, &books, &mut outcome).await?;
-    let (digest, events, faults, broken, lines) = world.log.end();
-    outcome.other.extend(broken);
+    let end = world.log.end();
+    outcome.other.extend(end.broken);
     outcome.charges = books.ledger.iter().filter(|row| row.op == Op::Charge).count() as u64;
     outcome.attempts = books.intents.len() as u64;
-    (outcome.digest, outcome.events, outcome.faults, outcome.lines) = (digest, events, faults, lines);
+    (outcome.digest, outcome.events, outcome.lines) = (end.digest, end.events, end.lines);
+    outcome.faults = end.faults.values().sum();
+    outcome.faults_by_kind = end.faults.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
     Ok(outcome)
 }
 

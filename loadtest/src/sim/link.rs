@@ -1,6 +1,7 @@
 //! The link through which one worker reaches one carrier.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use billing_core::money::{Currency, MoneyError};
@@ -27,6 +28,8 @@ pub(super) struct Link {
     /// Otherwise nothing new leaves: every request is refused with proof.
     sends: bool,
     caps: Caps,
+    /// Requests so far, and the last of them that was answered.
+    sequence: [AtomicU64; 2],
 }
 
 impl Link {
@@ -55,7 +58,7 @@ impl Link {
             idle_timeout_ms: 10_000,
             final_deadline_s: 86_400,
         };
-        Ok(Self { carrier, seat, incarnation, sends, caps })
+        Ok(Self { carrier, seat, incarnation, sends, caps, sequence: Default::default() })
     }
 
     /// Proof that no byte left.
@@ -149,6 +152,8 @@ impl Adapter for Link {
 impl Link {
     async fn exchange(&self, attempt: &Attempt, script: Script, sink: &dyn OutcomeSink) {
         let sent_at = Some(self.seat.clock.wall());
+        let [sent, answered] = &self.sequence;
+        let place = sent.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(script.out).await;
         if attempt.kind == ExchangeKind::Inquiry {
             let told = match script.answered {
@@ -170,6 +175,12 @@ impl Link {
             return sink.deliver(self.reply(attempt, outcome, Some(told), sent_at));
         }
         let outcome = match script.late {
+            Some(Duration::ZERO) if script.twice => {
+                // The answer is the second one's.
+                self.carrier.apply(attempt, script.result);
+                tokio::time::sleep(script.back).await;
+                Some(self.carrier.apply(attempt, script.result))
+            }
             Some(Duration::ZERO) => Some(self.carrier.apply(attempt, script.result)),
             Some(late) => {
                 let (carrier, attempt) = (Arc::clone(&self.carrier), attempt.clone());
@@ -191,6 +202,12 @@ impl Link {
                 Outcome::Unknown(Doubt::NoReply)
             }
         };
+        if answered.fetch_max(place, Ordering::Relaxed) > place {
+            self.seat.log.count("an answer comes after a later one's");
+        }
+        if self.seat.dies_at(Step::Answered) {
+            return;
+        }
         self.seat.log.event("answered", &[attempt.ticket as i64, i64::from(outcome.reason().0)]);
         sink.deliver(self.reply(attempt, outcome, None, sent_at));
     }

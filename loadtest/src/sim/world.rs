@@ -34,6 +34,9 @@ const CALM: Duration = Duration::from_secs(80);
 /// Machine time of the last takeover: at least a lease, and for as long as something is neither settled nor in review.
 const LAST: std::ops::Range<Duration> = Duration::from_secs(20)..Duration::from_secs(1_200);
 
+/// How long a lease lasts.
+const LEASE_MS: i64 = 8_000;
+
 /// What all parts of a run share.
 pub(super) struct World {
     pub(super) start: Instant,
@@ -230,7 +233,7 @@ impl World {
                 batch_wait_ms: 200,
                 wheel_horizon_ms: 7_200_000,
                 inbox_poll_ms: 500,
-                lease_ttl_ms: 8_000,
+                lease_ttl_ms: LEASE_MS,
                 lease_renew_ms: 2_000,
                 low_water_every_ms: 2_000,
                 send_max_age_ms: 10_000,
@@ -336,7 +339,7 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
             }
             0..3 => {
                 let step = Step::ALL[dice.below(Step::ALL.len() as u64) as usize];
-                seat.light(step, dice.below(if step == Step::AnyStatement { 60 } else { 6 }));
+                seat.light(step, dice.below(if matches!(step, Step::AnyStatement | Step::AnyCommit) { 60 } else { 6 }));
             }
             3 => {
                 log.fault("killed", &[seat.no]);
@@ -344,7 +347,11 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
             }
             4..6 => {
                 let span = dice.millis(500, 20_000);
-                log.fault("stopped for a while", &[seat.no, span.as_millis() as i64]);
+                let kind = match span.as_millis() as i64 > LEASE_MS {
+                    true => "stopped for longer than its lease",
+                    false => "stopped for a while",
+                };
+                log.fault(kind, &[seat.no, span.as_millis() as i64]);
                 seat.stop();
                 later.spawn(async move {
                     tokio::time::sleep(span).await;
@@ -352,8 +359,13 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
                 });
             }
             6 => {
-                let skew_ms = dice.between(0, 2_000) as i64 - 1_000;
-                log.fault("the wall clock jumps", &[seat.no, skew_ms]);
+                let (kind, most_ms) = match dice.below(3) {
+                    0 => ("the wall clock jumps by a second", 1_000),
+                    1 => ("the wall clock jumps by an hour", 3_600_000),
+                    _ => ("the wall clock jumps by a day", 86_400_000),
+                };
+                let skew_ms = if dice.permille(500) { most_ms } else { -most_ms };
+                log.fault(kind, &[seat.no, skew_ms]);
                 seat.clock.set_skew(skew_ms);
             }
             7 => {

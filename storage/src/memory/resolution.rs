@@ -229,6 +229,21 @@ impl MemoryConn {
         .await
     }
 
+    pub(crate) async fn was_resent(
+        &mut self,
+        subscription_id: i64,
+        period: i32,
+        attempt_no: i16,
+    ) -> Result<bool, StoreError> {
+        let key = (subscription_id, period, attempt_no);
+        self.call("was_resent", move |state, _| {
+            let begun = state.opens.get(&key).is_some_and(|open| open.last_writer.is_some());
+            let mut own = state.asks.range((key, i16::MIN)..=(key, i16::MAX)).map(|(_, ask)| ask);
+            Ok(begun || own.any(|ask| ask.kind == AskKind::Resend as i16))
+        })
+        .await
+    }
+
     pub(crate) async fn unknown_counts(&mut self, shards: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
         let shards = shards.to_vec();
         self.call("unknown_counts", move |state, _| {

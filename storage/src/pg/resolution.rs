@@ -315,3 +315,22 @@ pub async fn unknown_counts(conn: &mut PgConnection, shards: &[i32]) -> Result<V
     );
     Ok(counts.bind(shards).fetch_all(conn).await?)
 }
+
+/// Whether the same request was sent again under this key, or was about to be.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn was_resent(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    period: i32,
+    attempt_no: i16,
+) -> Result<bool, StoreError> {
+    let resent = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM attempt_open WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
+                           AND last_writer IS NOT NULL)
+             OR EXISTS (SELECT FROM attempt_ask WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
+                           AND kind = 1)",
+    );
+    Ok(resent.bind(subscription_id).bind(period).bind(attempt_no).fetch_one(conn).await?)
+}

@@ -74,6 +74,9 @@ impl Pair {
     pub(super) async fn look_at_unknown(&mut self) {
         let shards = self.shards[..1 + self.roll(4)].to_vec();
         drop(both!(self, unknown_counts(&shards)));
+        if let Some((id, period, attempt_no)) = self.begun.last().copied() {
+            drop(both!(self, was_resent(id, period, attempt_no)));
+        }
         let rooms = [(1, 1_000), (2, 1_000)];
         let left = told(store::due_asks(&mut self.memory, &shards, &rooms).await);
         let right = told(store::due_asks(&mut self.postgres, &shards, &rooms).await);
