@@ -27,6 +27,9 @@ pub struct WorkerStatus {
     pub epoch: i32,
     /// The business time that it works at, RFC 3339.
     pub business_at: String,
+    /// How far the machine's wall clock is ahead of the database's, milliseconds; nothing goes by it.
+    #[serde(default)]
+    pub clock_ahead_ms: i64,
     /// The version of the book in force.
     pub book_version: i32,
     /// Owned shards.
@@ -82,6 +85,7 @@ impl From<WorkerReport> for WorkerStatus {
             incarnation: report.incarnation.to_string(),
             epoch: report.epoch,
             business_at: report.business_at,
+            clock_ahead_ms: report.clock_ahead_ms,
             book_version: report.book_version,
             shards: report.shards,
             quarantined: report.quarantined,

@@ -92,12 +92,11 @@ impl Engine {
     /// One pass: how many subscriptions were looked at.
     pub(crate) async fn tick(&mut self) -> Result<usize, StoreError> {
         let shared = Arc::clone(&self.shared);
-        // Read before the question whether the clock may be believed.
-        let now = shared.clock.business();
         // Notes take no room in a lane: what waits for its commit is bounded here.
         if !shared.may_claim() || self.stripe.held() >= HELD_BATCHES_MAX * shared.settings.batch_max {
             return Ok(0);
         }
+        let now = shared.clock.business();
         self.tick_asides(now).await?;
         let ids = self.due(now.as_millisecond());
         if ids.is_empty() {

@@ -20,7 +20,7 @@ use billing_core::triage::{Note, Triage, pause, resume, top_up, triage};
 use jiff::Timestamp;
 use storage::pg::{AttemptRow, DueRow, InboxKind, InboxRow, StoreError, WheelEntry};
 use storage::store::{
-    attempts, drop_inbox, ensure_partitions, load, load_aside, open_case, read_inbox, refill,
+    attempts, drop_inbox, ensure_partitions, load, load_aside, open_case, read_inbox, refill, was_resent,
 };
 
 use crate::asides;
@@ -269,7 +269,7 @@ impl InboxReader {
     }
 
     async fn refund(&mut self, stripe: &Stripe, row: &InboxRow) -> Result<(), StoreError> {
-        if !self.shared.may_claim() || !stripe.hold(row.subscription_id) {
+        if !self.shared.may_claim() || !stripe.hold_to_send(row.subscription_id) {
             return Ok(()); // on its way: the next pass looks again
         }
         let Some(due) = self.load_one(stripe, row.subscription_id).await? else {
@@ -374,6 +374,11 @@ impl InboxReader {
             self.fires_again(stripe, due.next_entry());
             return self.not_open(stripe, row, &evidence, outcome).await;
         };
+        if told.is_none() && says_nothing(outcome, from) {
+            // What it would be read as is what stands there, with a better reason.
+            self.let_go(stripe, row.subscription_id);
+            return self.drop_row(row).await;
+        }
         let intent = self.intent(row.subscription_id, &evidence).await;
         let intent = intent.inspect_err(|_| self.let_go(stripe, row.subscription_id))?;
         let Some(planned) = intent else {
@@ -414,6 +419,15 @@ impl InboxReader {
         let op = kept.as_ref().map_or(0, |kept| kept.op);
         let moved_minor = kept.and_then(|kept| kept.moved_minor).unwrap_or(0);
         match state {
+            // The first request was not processed, and the same one was when it was sent again: no contradiction.
+            Some(state) if state.is_final() && evidence.why == 0 && says_nothing(outcome, AttemptState::Unknown) => {
+                let resent = self.was_resent(row.subscription_id, evidence).await?;
+                if resent || agrees(state, moved_minor, outcome) {
+                    return self.drop_row(row).await;
+                }
+                let what = contrary(outcome, state, moved_minor);
+                self.make_case(row, attempt, "conflict", &what).await
+            }
             // The carrier was faster than its own answer: the next pass looks again.
             Some(AttemptState::Intent) => Ok(()),
             Some(state) if state.is_final() && agrees(state, moved_minor, outcome) => {
@@ -433,6 +447,12 @@ impl InboxReader {
                 self.make_case(row, attempt, "late_evidence", &what).await
             }
         }
+    }
+
+    async fn was_resent(&mut self, subscription_id: i64, evidence: &Evidence) -> Result<bool, StoreError> {
+        let conn = self.db.conn().await?;
+        let resent = was_resent(conn, subscription_id, evidence.period, evidence.attempt_no).await;
+        self.db.checked(resent)
     }
 
     /// The refund that this is evidence about, while it is open, and how.
@@ -524,4 +544,14 @@ impl InboxReader {
         let dropped = drop_inbox(conn, Shard(row.shard.0), &[row.id]).await;
         self.db.checked(dropped)
     }
+}
+
+/// Whether what a request met says nothing about an attempt that is unknown or in review: proof that one request was not
+/// sent or not processed counts for the first one only, and a doubt adds nothing to a doubt.
+fn says_nothing(outcome: Outcome, from: AttemptState) -> bool {
+    matches!(from, AttemptState::Unknown | AttemptState::InReview)
+        && matches!(
+            outcome,
+            Outcome::Temporary { .. } | Outcome::Fault { .. } | Outcome::NotSent(_) | Outcome::Unknown(_)
+        )
 }

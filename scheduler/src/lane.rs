@@ -33,7 +33,7 @@ const PERMIT_WAIT_MIN: Duration = Duration::from_millis(1);
 
 /// The runtime's clock for the limiter, so that a simulation's time counts.
 #[derive(Debug, Clone, Copy)]
-struct LaneClock(Instant);
+pub(crate) struct LaneClock(Instant);
 
 impl governor::clock::Clock for LaneClock {
     type Instant = Nanos;
@@ -81,12 +81,24 @@ struct Share {
     lent: bool,
 }
 
-type Limiter = RateLimiter<NotKeyed, InMemoryState, LaneClock, NoOpMiddleware<Nanos>>;
+pub(crate) type Limiter = RateLimiter<NotKeyed, InMemoryState, LaneClock, NoOpMiddleware<Nanos>>;
+
+/// A limiter on the runtime's clock.
+pub(crate) fn limiter_of(quota: Quota, clock: LaneClock) -> Limiter {
+    RateLimiter::direct_with_clock(quota, clock)
+}
+
+impl LaneClock {
+    /// It starts now.
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Rate {
     fn new(n: u32, per_ms: u32) -> Self {
-        let clock = LaneClock(Instant::now());
-        let limiter = Arc::new(RateLimiter::direct_with_clock(quota_of(n, per_ms, 1, 1), clock));
+        let clock = LaneClock::start();
+        let limiter = Arc::new(limiter_of(quota_of(n, per_ms, 1, 1), clock));
         let share = Mutex::new(Share { owned: 1, all: 1, lent: false });
         Self { n, per_ms, limiter: RwLock::new(limiter), share, clock }
     }
@@ -124,8 +136,11 @@ impl Rate {
             return;
         }
         *share = changed;
+        let fresh = limiter_of(self.quota(changed), self.clock);
+        // A limiter starts with its whole burst: shares that change often would add one each time.
+        let _ = fresh.check_n(self.quota(changed).burst_size());
         if let Ok(mut limiter) = self.limiter.write() {
-            *limiter = Arc::new(RateLimiter::direct_with_clock(self.quota(changed), self.clock));
+            *limiter = Arc::new(fresh);
         }
     }
 }

@@ -37,7 +37,6 @@ pub mod import;
 mod books;
 mod catalog;
 mod clock;
-mod clock_check;
 mod hold;
 mod link;
 mod shared;
@@ -49,7 +48,7 @@ pub use bookkeeper::{ReadVersion, VersionRead};
 pub use breaker::BreakerSettings;
 pub use callbacks::{CALLBACK_BYTES_MAX, CallbackDesk, Received};
 pub use catalog::{Catalog, CatalogPlan};
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, DatabaseTime, SystemClock};
 pub use files::{FILE_BYTES_MAX, FileError, FileTaker, Taken, open_file_row};
 pub use hold::Hold;
 pub use inbox::{

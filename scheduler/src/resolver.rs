@@ -2,7 +2,7 @@
 //! can prove. What to do next is the core's decision; what settles an attempt goes as evidence into its shard's inbox,
 //! in the commit that keeps the answer, and from there the way of all evidence.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use jiff::{SignedDuration, Timestamp};
 use storage::fail_point::{Point, reached};
 use storage::history::HistoryError;
 use storage::history::seal::Sealer;
-use storage::pg::{
-    AttemptKey, DueAsk, DueRow, NewAsk, StoreError, WheelEntry, begin_resend, due_asks, postpone_asks,
-    record_ask, review_attempt, unknown_counts,
+use storage::mutants::{Mutant, on};
+use storage::pg::{AttemptKey, DueAsk, DueRow, NewAsk, StoreError, WheelEntry};
+use storage::store::{
+    begin_resend, carrier_txn_id, due_asks, load, open_case, post_evidence, postpone_asks, record_ask,
+    review_attempt, unknown_counts,
 };
-use storage::store::{carrier_txn_id, load, open_case, post_evidence};
 use storage::story::StoryOutcome;
 
 use crate::guard::stripe_of;
@@ -53,7 +54,7 @@ pub(crate) struct Resolver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) db: DbLink,
     pub(crate) sealers: HashMap<i32, Sealer>,
-    pub(crate) lanes: HashMap<i32, AskLane>,
+    pub(crate) lanes: BTreeMap<i32, AskLane>,
     pub(crate) guard: Arc<AskGuard>,
     pub(crate) replies: async_channel::Receiver<Reply>,
     /// The version of the book that the lanes were opened with: carriers are those of it until they are opened again.
@@ -97,6 +98,7 @@ impl Resolver {
             }
             let replies = self.replies.clone();
             let looked = tokio::select! {
+                biased;
                 reply = replies.recv() => match reply {
                     Ok(reply) => self.answered(reply).await.map(|()| wait),
                     Err(_) => return Ok(()),
@@ -139,7 +141,7 @@ impl Resolver {
             .collect();
         self.count(&shards, now_ms).await?;
         let rooms: Vec<(i32, i32)> = self.lanes.keys().map(|carrier_no| (*carrier_no, ROWS_MAX)).collect();
-        let conn = self.db.conn().await?.postgres()?;
+        let conn = self.db.conn().await?;
         let due = due_asks(conn, &shards, &rooms).await;
         let due = self.db.checked(due)?;
         if let Some(first) = due.first() {
@@ -159,7 +161,7 @@ impl Resolver {
         }
         asked?;
         if !plan.later.is_empty() {
-            let conn = self.db.conn().await?.postgres()?;
+            let conn = self.db.conn().await?;
             let postponed = postpone_asks(conn, &shared.lease, &plan.later).await;
             self.db.checked(postponed)?;
         }
@@ -209,7 +211,7 @@ impl Resolver {
                 continue;
             }
             let Some(stripe) = stripe_of(&shared.stripes, id) else { continue };
-            if !stripe.hold(id) {
+            if !stripe.hold_to_send(id) {
                 plan.later.push((row.key, HELD_AGAIN_MS));
                 continue;
             }
@@ -277,7 +279,7 @@ impl Resolver {
                 }
             };
             if kind == AskKind::Resend {
-                let conn = self.db.conn().await?.postgres()?;
+                let conn = self.db.conn().await?;
                 let begun = begin_resend(conn, &shared.lease, due.key, due.asked).await;
                 let begun = self.db.checked(begun);
                 if !self.alone(begun)?.unwrap_or(false) {
@@ -385,7 +387,7 @@ impl Resolver {
             let kept = match self.db.conn().await {
                 Ok(conn) => {
                     reached(Point::BeforeAskKept);
-                    let kept = record_ask(conn.postgres()?, &self.shared.lease, due.key, &new).await;
+                    let kept = record_ask(conn, &self.shared.lease, due.key, &new).await;
                     reached(Point::AfterAskKept);
                     self.db.checked(kept)
                 }
@@ -460,7 +462,7 @@ impl Resolver {
         let moved = match self.db.conn().await {
             Ok(conn) => {
                 reached(Point::BeforeReview);
-                let moved = review_attempt(conn.postgres()?, &lease, due.key, rule.number()).await;
+                let moved = review_attempt(conn, &lease, due.key, rule.number()).await;
                 reached(Point::AfterReview);
                 self.db.checked(moved)
             }
@@ -494,7 +496,7 @@ impl Resolver {
         if self.state.counted_ms.is_some_and(|counted_ms| now_ms - counted_ms < COUNT_EVERY_MS) {
             return Ok(());
         }
-        let conn = self.db.conn().await?.postgres()?;
+        let conn = self.db.conn().await?;
         let counts = unknown_counts(conn, shards).await;
         let counts: HashMap<i32, i64> = self.db.checked(counts)?.into_iter().collect();
         for carrier_no in self.lanes.keys() {
@@ -519,6 +521,12 @@ fn finding_of(asking: &Asking, reply: &Reply) -> Finding {
         Outcome::Unknown(doubt) => doubt,
         _ => Doubt::NoReply,
     };
+    if asking.kind == AskKind::Resend && on(Mutant::ResendReadLikeFirst) {
+        return match reply.outcome {
+            Outcome::Unknown(_) | Outcome::Duplicate | Outcome::Pending => Finding::NoAnswer,
+            read => Finding::Found(read),
+        };
+    }
     let heard = match (asking.kind, reply.finding) {
         (AskKind::Resend, _) => Heard::Repeated(reply.outcome),
         (AskKind::Inquiry, Some(carriers::Finding::Inquiry(inquired))) => Heard::Inquired(match inquired {

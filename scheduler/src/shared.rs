@@ -14,7 +14,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::books::Books;
 use crate::clock::Clock;
-use crate::clock_check::ClockCheck;
 use crate::engine::has_room;
 use crate::failover::{Holds, Watch};
 use crate::guard::LeaseGuard;
@@ -52,7 +51,6 @@ pub struct Shared {
     pub(crate) partitions_until_day: AtomicI32,
     /// The database's clock as last read, microseconds: never ahead of any later intent.
     pub(crate) database_us: AtomicI64,
-    pub(crate) clock_check: ClockCheck,
     pub(crate) database: Database,
     pub(crate) halted: AtomicBool,
     pub(crate) sent_log_ok: AtomicBool,
@@ -77,6 +75,8 @@ pub struct WorkerReport {
     pub not_ready: Option<&'static str>,
     /// Business time.
     pub business_at: String,
+    /// How far the machine's wall clock is ahead of the database's, milliseconds; nothing goes by it.
+    pub clock_ahead_ms: i64,
     /// The version of the book in force.
     pub book_version: i32,
     /// Owned shards.
@@ -129,8 +129,6 @@ impl Shared {
             Some("the history has no room: what cannot be explained is not sent")
         } else if !self.sent_log_ok.load(Ordering::SeqCst) {
             Some("the sent log cannot be written")
-        } else if !self.clock_agrees() {
-            Some("this machine's clock is not the database's: business time cannot be told")
         } else if self.clock.machine_ms() - self.last_well_ms.load(Ordering::SeqCst) > READY_WITHIN_MS {
             Some("the database does not answer")
         } else if self.holds.all_of(&self.stripes) {
@@ -138,11 +136,6 @@ impl Shared {
         } else {
             None
         }
-    }
-
-    /// Whether business time can be told now: without it nothing is claimed and no answer is decided on.
-    pub(crate) fn clock_agrees(&self) -> bool {
-        self.clock_check.agrees(&*self.clock)
     }
 
     pub(crate) fn is_halted(&self) -> bool {
@@ -226,6 +219,7 @@ impl Shared {
         metrics::gauge!("tollbook_wheel_entries").set(report.wheel as f64);
         metrics::gauge!("tollbook_wheel_bytes").set(report.wheel_bytes as f64);
         metrics::gauge!("tollbook_due_entries").set(report.due as f64);
+        metrics::gauge!("tollbook_clock_ahead_seconds").set(report.clock_ahead_ms as f64 / 1e3);
         metrics::gauge!("tollbook_in_flight").set(report.in_flight as f64);
         metrics::gauge!("tollbook_ready").set(if report.ready { 1.0 } else { 0.0 });
         for lane in report.lanes {
@@ -259,6 +253,7 @@ impl Shared {
             ready: not_ready.is_none(),
             not_ready,
             business_at: now.to_string(),
+            clock_ahead_ms: self.clock.ahead_ms(),
             book_version: self.books.current().names.book_version,
             shards: self.stripes.iter().map(|stripe| stripe.wheel().shards().count()).sum(),
             quarantined: self.holds.count(&self.stripes),

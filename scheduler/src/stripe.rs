@@ -210,6 +210,17 @@ impl Stripe {
         locked(&self.held).insert(subscription_id)
     }
 
+    /// The same for who is going to speak to a carrier: not while its shard is being handed over, because what was begun
+    /// then would leave from a worker that does not own it any more.
+    pub(crate) fn hold_to_send(&self, subscription_id: i64) -> bool {
+        let held = self.hold(subscription_id);
+        let serves = self.wheel().serves(Shard((subscription_id >> 32) as i32));
+        if held && !serves {
+            self.release(subscription_id);
+        }
+        held && serves
+    }
+
     pub(crate) fn release(&self, subscription_id: i64) {
         locked(&self.held).remove(&subscription_id);
     }

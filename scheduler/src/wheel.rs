@@ -140,6 +140,12 @@ impl Wheel {
         self.shards.keys().map(|shard| Shard(*shard))
     }
 
+    /// Whether a shard is held, and not being handed over.
+    #[must_use]
+    pub(crate) fn serves(&self, shard: Shard) -> bool {
+        self.shards.get(&shard.0).is_some_and(|wheel| !wheel.draining)
+    }
+
     /// Until when a shard is loaded, business milliseconds; `None` when it is not held.
     #[must_use]
     pub(crate) fn loaded_until_ms(&self, shard: Shard) -> Option<i64> {

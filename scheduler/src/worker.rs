@@ -28,7 +28,6 @@ use crate::books::Books;
 use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
-use crate::clock_check::ClockCheck;
 use crate::engine::Engine;
 use crate::failover::{Clearing, Holds, QUARANTINE_WAIT_MS, Watch, first_look, terms_of};
 use crate::filler::Filler;
@@ -212,9 +211,9 @@ impl Worker {
             return Err(StartError::Hurried { time_scale });
         }
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
-        let (clock_check, asked_ms) = (ClockCheck::new(), clock.wall().as_millisecond());
+        let before_us = clock.boot_us();
         let database_us = set_low_water(&mut conn, &[], None).await?;
-        clock_check.compare(&*clock, asked_ms, database_us);
+        clock.adopt(database_us, before_us, clock.boot_us());
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
         let settings = parts.settings;
         let bucket_ms = i64::from(clock.scale()).clamp(64, 64_000) * 1_000 / 64;
@@ -240,7 +239,7 @@ impl Worker {
             parts.carriers.iter().map(|carrier| carrier.asker.caps().in_flight_max as usize).sum();
         let (answers, replies) = async_channel::bounded(places.max(1));
         let answers = Arc::new(AskSink(answers));
-        let mut ask_lanes = HashMap::new();
+        let mut ask_lanes = BTreeMap::new();
         for carrier in parts.carriers {
             if !carrier.dictionary.is_empty() {
                 parts
@@ -291,7 +290,6 @@ impl Worker {
             partitions_ready: AtomicBool::new(false),
             partitions_until_day: AtomicI32::new(i32::MIN),
             database_us: AtomicI64::new(database_us),
-            clock_check,
             database: parts.database,
             halted: AtomicBool::new(false),
             sent_log_ok: AtomicBool::new(true),
@@ -316,10 +314,7 @@ impl Worker {
             lanes_version: shared.books.current().names.book_version,
             state: ResolverState::default(),
         };
-        // The memory store has no questions to carriers yet: what is UNKNOWN stays so in the simulation.
-        if matches!(shared.database, Database::Postgres(_)) {
-            worker.parts.spawn(held(parts.hold.as_ref(), resolver.run()));
-        }
+        worker.parts.spawn(held(parts.hold.as_ref(), resolver.run()));
         Ok(worker)
     }
 
@@ -442,6 +437,8 @@ impl Worker {
         if let Ok(Some(end)) = ended {
             return Some(end);
         }
+        // What still waits in a lane must not leave once the shards are somebody else's.
+        shared.guard.halt();
         let left = async {
             let mut conn = connect(&shared.database, "tollbook leave").await?;
             fence_worker(&mut conn, &shared.lease, None).await

@@ -67,6 +67,26 @@ mutants! {
     NoQuarantine = "no-quarantine",
     /// Each worker uses the whole of a carrier's rate.
     WholeRate = "whole-rate",
+    /// One answer "not found" settles an attempt at once.
+    EarlyNotFound = "early-not-found",
+    /// One answer "not found" settles an attempt, though late enough.
+    SingleNotFound = "single-not-found",
+    /// "Not found" counts from the intent on, whoever may still write.
+    NotFoundWhileSenderLives = "not-found-while-sender-lives",
+    /// The reply to a resend is read like the reply to a first request.
+    ResendReadLikeFirst = "resend-read-like-first",
+    /// Requests are sent again after the carrier has forgotten their keys.
+    ResendAfterWindow = "resend-after-window",
+    /// What is sent again has another body.
+    ResendOtherBody = "resend-other-body",
+    /// An attempt that nobody can prove is taken for one that was not applied.
+    NoProofAsAbsent = "no-proof-as-absent",
+    /// Shards are handed over while something of them is on its way.
+    HandOverWithoutWaiting = "hand-over-without-waiting",
+    /// This machine's wall clock is business time.
+    WallClockTrusted = "wall-clock-trusted",
+    /// The resolution takes the whole of a carrier's rate instead of a fifth.
+    ResolverTakesWholeRate = "resolver-takes-whole-rate",
 }
 
 #[cfg(feature = "mutants")]

@@ -14,9 +14,9 @@ use sqlx::postgres::PgConnection;
 use crate::guard::Seen;
 use crate::memory::{MemoryConn, MemoryDb};
 use crate::pg::{
-    self, AsideRow, AttemptRow, BeginBatch, BeginRefund, BookVersion, CapDay, Checked, ClockRow, DueRow,
-    HeldUp, InboxRow, LateEvidenceKey, Lease, LostAttempt, MinuteRow, Names, OpenIntent, QuarantineTerms,
-    RecordBatch, Resumed, StoreError, Verdict, WheelEntry, WorkerIdentity, WorkerRow,
+    self, AsideRow, AttemptKey, AttemptRow, BeginBatch, BeginRefund, BookVersion, CapDay, Checked, ClockRow,
+    DueAsk, DueRow, HeldUp, InboxRow, LateEvidenceKey, Lease, LostAttempt, MinuteRow, Names, NewAsk, OpenIntent,
+    QuarantineTerms, RecordBatch, Resumed, StoreError, Verdict, WheelEntry, WorkerIdentity, WorkerRow,
 };
 use crate::spool::SentLine;
 
@@ -141,6 +141,14 @@ calls! {
     drop_inbox(shard: Shard, ids: &[i64]) -> ();
     post_evidence(subscription_id: i64, payload: &[u8]) -> ();
 
+    due_asks(shards: &[i32], rooms: &[(i32, i32)]) -> Vec<DueAsk>;
+    begin_resend(lease: &Lease, key: AttemptKey, asked: i16) -> bool;
+    record_ask(lease: &Lease, key: AttemptKey, ask: &NewAsk<'_>) -> bool;
+    postpone_asks(lease: &Lease, asks: &[(AttemptKey, i64)]) -> ();
+    review_attempt(lease: &Lease, key: AttemptKey, rule: i16) -> bool;
+    was_resent(subscription_id: i64, period: i32, attempt_no: i16) -> bool;
+    unknown_counts(shards: &[i32]) -> Vec<(i32, i64)>;
+
     open_case(subscription_id: i64, attempt: Option<(i32, i16)>, kind: &str, what: &str) -> ();
     quarantine(lease: &Lease, subscription_id: i64, rev: i32, attempt: Option<(i32, i16)>, why: &str) -> bool;
     own_open_attempts(host: &str, spool: &str, incarnation: i64, limit: i32) -> Vec<LateEvidenceKey>;
@@ -171,4 +179,5 @@ calls! {
     current_version() -> Option<(i32, Vec<u8>)>;
     book_version(version: i32) -> Option<BookVersion>;
     book_names(digest: &[u8]) -> Names;
+    book_files(version: i32) -> Option<String>;
 }

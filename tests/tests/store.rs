@@ -14,7 +14,7 @@ use storage::memory::Dump;
 use store_calls::Pair;
 
 /// Calls per seed.
-const CALLS: usize = 200;
+const CALLS: usize = 260;
 
 #[test]
 fn both_stores_answer_alike_and_hold_the_same() {
@@ -63,6 +63,13 @@ fn both_stores_answer_alike_and_hold_the_same() {
             "record NotFound",
             "refund Ok",
             "refund StaleRev",
+            "resend true",
+            "resend false",
+            "ask true",
+            "ask false",
+            "review true",
+            "review false",
+            "due with asks",
         ] {
             assert!(
                 verdicts.get(verdict).is_some_and(|count| *count > 0),
@@ -103,6 +110,7 @@ async fn postgres_dump(conn: &mut PgConnection, memory: &Dump) -> BTreeMap<&'sta
         ("attempt_intent", "SELECT to_jsonb(t)::text FROM attempt_intent t"),
         ("attempt_outcome", "SELECT to_jsonb(t)::text FROM attempt_outcome t"),
         ("attempt_open", "SELECT to_jsonb(t)::text FROM attempt_open t"),
+        ("attempt_ask", "SELECT to_jsonb(t)::text FROM attempt_ask t"),
         ("charge_aside", "SELECT to_jsonb(t)::text FROM charge_aside t"),
         ("charge_note", "SELECT to_jsonb(t)::text FROM charge_note t"),
         ("transfer", "SELECT to_jsonb(t)::text FROM transfer t"),

@@ -100,6 +100,9 @@ fn text_of(summary: &Summary) -> String {
         summary.seeds_per_s,
         summary.charges_per_core_hour,
     );
+    for (kind, count) in &summary.faults_by_kind {
+        text.push_str(&format!("  {count:>9}  {kind}\n"));
+    }
     for (seed, broken) in &summary.failed {
         text.push_str(&format!("\nSEED={seed}\n  {}\n", broken.join("\n  ")));
     }

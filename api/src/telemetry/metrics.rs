@@ -71,6 +71,7 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_wheel_entries", Kind::Gauge, Unit::Count, "Subscriptions waiting in memory to become due."),
     ("tollbook_due_entries", Kind::Gauge, Unit::Count, "Of these, those whose time has come and that wait for their turn."),
     ("tollbook_wheel_bytes", Kind::Gauge, Unit::Bytes, "Memory that the entries waiting in memory take, with what is reserved for more."),
+    ("tollbook_clock_ahead_seconds", Kind::Gauge, Unit::Seconds, "How far this machine's wall clock is ahead of the database's; nothing goes by it."),
     ("tollbook_in_flight", Kind::Gauge, Unit::Count, "Subscriptions on their way between due and durable."),
     ("tollbook_lane_depth", Kind::Gauge, Unit::Count, "Attempts inside the lane of a carrier."),
     ("tollbook_unknown_attempts", Kind::Gauge, Unit::Count, "Unknown attempts of the shards owned by this process, by carrier."),

@@ -153,6 +153,7 @@ impl Running for TestWorker {
             ready: not_ready.is_none(),
             not_ready,
             business_at: "2026-11-21T06:00:00Z".to_owned(),
+            clock_ahead_ms: -3,
             book_version: 1,
             shards: 16,
             quarantined: 0,

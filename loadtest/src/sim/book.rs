@@ -192,24 +192,33 @@ pub(super) struct Population {
     pub(super) subscriptions: Vec<NewSubscription>,
 }
 
+/// How many there are.
+pub(super) struct Crowd {
+    pub(super) subscribers: u32,
+    /// So many of a thousand at boreal, the others at atlas.
+    pub(super) boreal_permille: u64,
+    /// All in one zone, and all in the morning.
+    pub(super) at_once: bool,
+}
+
 /// So many subscribers; those of boreal have three subscriptions under one cap.
 pub(super) fn population(
     book: &Book,
     names: &Names,
     vault: &Vault,
     dice: &Dice,
-    (count, boreal_permille): (u32, u64),
+    crowd: Crowd,
 ) -> anyhow::Result<Population> {
     let mut made = Population { subscribers: Vec::new(), subscriptions: Vec::new() };
     let mut sequences: HashMap<i32, u32> = HashMap::new();
-    for line in 0..count {
-        let (carrier_no, _, slices) = SLICES[usize::from(dice.permille(boreal_permille))];
+    for line in 0..crowd.subscribers {
+        let (carrier_no, _, slices) = SLICES[usize::from(dice.permille(crowd.boreal_permille))];
         let shard = Shard::new(carrier_no, u32::try_from(dice.below(u64::from(slices)))?)?;
         let sequence = sequences.entry(shard.0).or_insert(0);
         // Far apart: neighbours would all fall due in one minute.
         *sequence += 64;
         let id = shard.id(*sequence);
-        let (zone_no, zone, _) = ZONES[usize::try_from(dice.below(3))?];
+        let (zone_no, zone, _) = ZONES[usize::try_from(dice.below(if crowd.at_once { 1 } else { 3 }))?];
         let mut salt = [0; 16];
         salt[..8].copy_from_slice(&dice.next().to_be_bytes());
         let key = vault.subscriber_key(&salt, vault.current_kek_version())?;
@@ -224,7 +233,7 @@ pub(super) fn population(
             msisdn_ct,
         });
         let plans: &[&str] = match carrier_no {
-            1 if dice.permille(300) => &["atlas-evening"],
+            1 if !crowd.at_once && dice.permille(300) => &["atlas-evening"],
             1 => &["atlas-daily"],
             _ => &["boreal-a", "boreal-b", "boreal-a"],
         };

@@ -1,28 +1,36 @@
-//! A scripted carrier with its own ledger, and the link through which one worker reaches it.
+//! A scripted carrier with its own ledger, and what it can prove.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use billing_core::money::{Currency, MoneyError};
-use billing_core::outcome::{Doubt, Hindrance, NotSentProof, Op, Outcome, Refusal};
-use carriers::{
-    Adapter, Attempt, BoxFuture, Caps, Exchange, ExchangeKind, LinkState, OutcomeSink, RefundCap, Reply,
-    SendGuard,
-};
+use billing_core::money::Money;
+use billing_core::outcome::{Doubt, Hindrance, Op, Outcome, Refusal};
+use carriers::{Attempt, ExchangeKind, Inquired, InquiryCap, InquiryKey, Msisdn, Proof, RepeatCap};
 use jiff::Timestamp;
-use scheduler::Clock;
 use storage::memory::MemoryDb;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::clock::{SCALE, START_MS};
 use super::dice::Dice;
+use super::link::Link;
 use super::log::Log;
-use super::seat::{Seat, Step};
 
-const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
-const IN_FLIGHT_MAX: u32 = 16;
+/// By how much the resolution's intervals are divided in here: a business day is a minute.
+pub(super) const HURRY: u32 = 10;
+/// A request that is late is applied at most so long after it was written.
+const LATE_MAX_MS: u64 = 40_000;
+/// From when on a carrier that can be asked knows whatever was written: its slowest way, and what is late.
+const SETTLE_S: u32 = 42;
+/// How far apart two answers "not found" have to be.
+const SPACING_S: u32 = 2;
+/// For so long a carrier remembers keys; so long before that, nothing may be sent again: what is written then waits for
+/// its turn, is under way, and may be late.
+const WINDOW_S: u32 = 120;
+const MARGIN_S: u32 = 55;
+/// One answer about a key may come out of a copy that knows nothing yet: one of the first so many.
+const STALE_ASKS: u64 = 5;
 
 /// What a carrier does with a key that it has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +41,35 @@ pub(super) enum Manners {
     Refuses,
     /// Does it again.
     Forgets,
+}
+
+/// What a carrier can prove about requests whose answer was lost. What it cannot, people settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// It remembers keys for a while: the same request may come again.
+    pub(super) repeat: bool,
+    /// It can be asked.
+    pub(super) inquiry: bool,
+}
+
+impl Ways {
+    /// As its file would declare it.
+    pub(super) fn declared(self) -> Proof {
+        Proof {
+            repeat: self.repeat.then(|| RepeatCap {
+                key: "key".into(),
+                window_s: WINDOW_S * HURRY,
+                margin_s: MARGIN_S * HURRY,
+            }),
+            inquiry: self.inquiry.then_some(InquiryCap {
+                by: InquiryKey::OurRef,
+                settle_s: SETTLE_S * HURRY,
+                agree: 2,
+                spacing_s: SPACING_S * HURRY,
+            }),
+            ..Proof::default()
+        }
+    }
 }
 
 /// A row of the carrier's own ledger.
@@ -51,6 +88,7 @@ pub(super) struct Row {
 #[derive(Debug, Clone)]
 pub(super) struct Received {
     pub(super) at_us: i64,
+    pub(super) kind: ExchangeKind,
     pub(super) op: Op,
     pub(super) subscription_id: i64,
     /// Business time as the sender told it, now and before its clock jumped, milliseconds.
@@ -61,14 +99,17 @@ pub(super) struct Received {
 pub(super) struct Carrier {
     pub(super) no: i32,
     pub(super) manners: Manners,
+    pub(super) ways: Ways,
     /// Requests per second.
     pub(super) rate: u32,
     start: Instant,
-    dice: Dice,
     log: Arc<Log>,
     db: MemoryDb,
     /// After a failover intents may be gone that were durable.
     failovers: bool,
+    /// Until then every answer is lost (microseconds since the start).
+    silent_until_us: AtomicI64,
+    pub(super) dice: Dice,
     books: Mutex<Books>,
 }
 
@@ -76,24 +117,60 @@ pub(super) struct Carrier {
 struct Books {
     ledger: Vec<Row>,
     received: Vec<Received>,
-    results: BTreeMap<String, Outcome>,
+    /// What became of each key, and when it was first heard of.
+    results: BTreeMap<String, (i64, Outcome)>,
+    /// Each key's first request.
+    bodies: BTreeMap<String, Body>,
+    /// How often each key was asked about, and which of these answers is stale.
+    asked: BTreeMap<String, (u64, u64)>,
+}
+
+/// What a request says besides its key: all of it is the same when it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Body {
+    op: Op,
+    msisdn: Msisdn,
+    amount: Money,
+    text: Arc<str>,
+    intent_at: Timestamp,
+    parent: [Option<String>; 2],
+}
+
+impl Body {
+    fn of(attempt: &Attempt) -> Self {
+        Self {
+            op: attempt.op,
+            msisdn: attempt.msisdn,
+            amount: attempt.amount,
+            text: Arc::clone(&attempt.text),
+            intent_at: attempt.intent_at,
+            parent: [
+                attempt.parent_ref.map(|parent| parent.to_string()),
+                attempt.parent_txn_id.as_deref().map(str::to_owned),
+            ],
+        }
+    }
 }
 
 /// What becomes of one request.
 #[derive(Debug, Clone, Copy)]
-struct Script {
-    out: Duration,
-    back: Duration,
+pub(super) struct Script {
+    pub(super) out: Duration,
+    pub(super) back: Duration,
     /// The request comes so much later than it should; `None`: never.
-    late: Option<Duration>,
-    answered: bool,
-    result: Does,
+    pub(super) late: Option<Duration>,
+    pub(super) answered: bool,
+    /// It arrives twice.
+    pub(super) twice: bool,
+    pub(super) result: Does,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Does {
+pub(super) enum Does {
     Collects,
     Says(Outcome),
+    /// Says so without having looked for the key.
+    Refuses(Outcome),
     /// Accepted; what follows is done later, and nobody is told.
     Accepts {
         collects: bool,
@@ -105,6 +182,7 @@ impl Carrier {
     pub(super) fn new(
         no: i32,
         manners: Manners,
+        ways: Ways,
         rate: u32,
         start: Instant,
         dice: Dice,
@@ -112,7 +190,14 @@ impl Carrier {
         db: MemoryDb,
         failovers: bool,
     ) -> Self {
-        Self { no, manners, rate, start, dice, log, db, failovers, books: Mutex::default() }
+        let silent_until_us = AtomicI64::new(0);
+        Self { no, manners, ways, rate, start, log, db, failovers, silent_until_us, dice, books: Mutex::default() }
+    }
+
+    /// Every answer of the next while is lost.
+    pub(super) fn fall_silent(&self, span: Duration) {
+        let until_us = self.now_us() + i64::try_from(span.as_micros()).unwrap_or(0);
+        self.silent_until_us.store(until_us, Ordering::SeqCst);
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -131,7 +216,7 @@ impl Carrier {
         i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX)
     }
 
-    fn script(&self, calm: bool, op: Op) -> Script {
+    pub(super) fn script(&self, calm: bool, kind: ExchangeKind, op: Op) -> Script {
         let dice = &self.dice;
         let slow = if dice.permille(100) { 1_500 } else { 60 };
         let plain = Script {
@@ -139,12 +224,23 @@ impl Carrier {
             back: dice.millis(1, slow),
             late: Some(Duration::ZERO),
             answered: true,
+            twice: false,
             result: Does::Collects,
         };
         let fault = |what: &'static str| self.log.fault(what, &[i64::from(self.no)]);
         let chance = dice.below(1_000);
         if calm {
             return plain;
+        }
+        if self.now_us() < self.silent_until_us.load(Ordering::SeqCst) {
+            fault("a carrier is silent");
+            let late = plain.late.filter(|_| chance.is_multiple_of(2));
+            return Script { late, answered: false, ..plain };
+        }
+        if kind == ExchangeKind::Resend && chance >= 850 {
+            fault("what was sent again is not processed");
+            let (why, after_ms) = (Hindrance::Busy, None);
+            return Script { result: Does::Refuses(Outcome::Temporary { why, listed: true, after_ms }), ..plain };
         }
         match chance {
             0..30 => {
@@ -157,7 +253,9 @@ impl Carrier {
             }
             80..110 => {
                 fault("a request is applied late");
-                Script { late: Some(dice.millis(4_000, 40_000)), answered: false, ..plain }
+                // Some take as long as is possible at all.
+                let least_ms = if chance.is_multiple_of(2) { 4_000 } else { LATE_MAX_MS - 1_000 };
+                Script { late: Some(dice.millis(least_ms, LATE_MAX_MS)), answered: false, ..plain }
             }
             110..200 if op != Op::Refund => {
                 Script { result: Does::Says(Outcome::Declined(Refusal::NoFunds)), ..plain }
@@ -175,18 +273,29 @@ impl Carrier {
                 fault("accepted, and never answered");
                 Script { result: Does::Accepts { collects: dice.permille(500) }, ..plain }
             }
+            // Nobody can help a carrier that forgets keys.
+            240..260 if self.manners != Manners::Forgets => {
+                fault("a request arrives twice");
+                Script { twice: true, ..plain }
+            }
             _ => plain,
         }
     }
 
     /// The first byte of a request arrives: whatever becomes of it, its intent must be durable by now.
-    fn receive(&self, attempt: &Attempt, link: &Link) {
+    pub(super) fn receive(&self, attempt: &Attempt, link: &Link) {
         let seat = &link.seat;
         let charge = attempt.id.charge;
         let (id, period, no) = (charge.subscription.0, charge.period.number(), attempt.id.attempt_no);
-        self.log.event("received", &[i64::from(self.no), id, i64::from(period), i64::from(no)]);
+        let kind = attempt.kind;
+        self.log.event(kind.name(), &[i64::from(self.no), id, i64::from(period), i64::from(no)]);
         if !self.failovers && self.db.is_fenced(link.incarnation) {
-            self.log.broken(format!("sent by a fenced worker: {id} {period} {no}"));
+            self.log.broken(format!("{} by a fenced worker: {id} {period} {no}", kind.name()));
+        } else if !self.failovers && !self.db.is_owner(link.incarnation, id) {
+            self.log.broken(format!("{} by a worker that does not own the shard: {id} {period} {no}", kind.name()));
+        }
+        if kind == ExchangeKind::Resend && !self.ways.repeat {
+            self.log.broken(format!("sent again to a carrier that forgets: {id} {period} {no}"));
         }
         match self.db.intent(id, period, no) {
             None if self.failovers => {}
@@ -203,18 +312,64 @@ impl Carrier {
         let skews = [seat.clock.business_skew_ms(), seat.clock.former_business_skew_ms()];
         let received = Received {
             at_us: self.now_us(),
+            kind,
             op: attempt.op,
             subscription_id: id,
             business_ms: skews.map(|skew_ms| business_ms + skew_ms),
         };
-        self.books().received.push(received);
+        let mut books = self.books();
+        books.received.push(received);
+        if kind != ExchangeKind::Inquiry {
+            let body = Body::of(attempt);
+            let first = books.bodies.entry(attempt.our_ref.to_string()).or_insert_with(|| body.clone());
+            if !self.failovers && *first != body {
+                self.log.broken(format!("another body under one key: {id} {period} {no}: {first:?} {body:?}"));
+            }
+        }
+    }
+
+    /// What it says about a request that it knows, or does not know, or not yet.
+    pub(super) fn told(&self, attempt: &Attempt) -> Inquired {
+        let our_ref = attempt.our_ref.to_string();
+        let mut books = self.books();
+        let stale = match books.asked.get_mut(&our_ref) {
+            Some((asked, stale)) => {
+                *asked += 1;
+                *asked == *stale
+            }
+            None => {
+                let stale = 1 + self.dice.below(2 * STALE_ASKS);
+                books.asked.insert(our_ref.clone(), (1, stale));
+                stale == 1
+            }
+        };
+        let Some((_, result)) = books.results.get(&our_ref).copied() else { return Inquired::NotFound };
+        if stale {
+            self.log.fault("an answer out of a stale copy", &[i64::from(self.no)]);
+            return Inquired::NotFound;
+        }
+        let amount_minor = attempt.amount.minor;
+        Inquired::Found(match result {
+            Outcome::Pending if books.ledger.iter().any(|row| row.our_ref == our_ref) => {
+                Outcome::Charged { amount_minor }
+            }
+            Outcome::Pending => Outcome::Declined(Refusal::NoFunds),
+            known => known,
+        })
     }
 
     /// Does what a request asks for, or not.
-    fn apply(&self, attempt: &Attempt, result: Does) -> Outcome {
+    pub(super) fn apply(&self, attempt: &Attempt, result: Does) -> Outcome {
         let our_ref = attempt.our_ref.to_string();
+        if let Does::Refuses(outcome) = result {
+            return outcome;
+        }
+        let now_us = self.now_us();
         let mut books = self.books();
-        if let Some(first) = books.results.get(&our_ref).copied() {
+        let first = books.results.get(&our_ref).copied();
+        // After its window a carrier that repeats knows nothing of the key any more. Its books still do.
+        let remembers = |first_us: i64| !self.ways.repeat || now_us - first_us < i64::from(WINDOW_S) * 1_000_000;
+        if let Some((_, first)) = first.filter(|(first_us, _)| remembers(*first_us)) {
             match self.manners {
                 Manners::Repeats => return first,
                 Manners::Refuses => return Outcome::Duplicate,
@@ -224,14 +379,14 @@ impl Carrier {
         let moves = matches!(result, Does::Collects | Does::Accepts { collects: true });
         let amount_minor = attempt.amount.minor;
         let outcome = match result {
-            Does::Says(outcome) => outcome,
+            Does::Says(outcome) | Does::Refuses(outcome) => outcome,
             Does::Accepts { .. } => Outcome::Pending,
             Does::Collects if attempt.op == Op::Refund => Outcome::Refunded { amount_minor },
             Does::Collects => Outcome::Charged { amount_minor },
         };
         // What is not processed is not kept, so that the same key may come again.
         if !matches!(outcome, Outcome::Temporary { .. } | Outcome::Unknown(_)) {
-            books.results.insert(our_ref.clone(), outcome);
+            books.results.insert(our_ref.clone(), (now_us, outcome));
         }
         if moves {
             let charge = attempt.id.charge;
@@ -252,135 +407,3 @@ impl Carrier {
     }
 }
 
-/// One worker's link to one carrier.
-pub(super) struct Link {
-    pub(super) carrier: Arc<Carrier>,
-    pub(super) seat: Arc<Seat>,
-    incarnation: i64,
-    caps: Caps,
-}
-
-impl Link {
-    pub(super) fn new(carrier: Arc<Carrier>, seat: Arc<Seat>, incarnation: i64) -> Result<Self, MoneyError> {
-        let caps = Caps {
-            ops: vec![Op::Charge, Op::Refund],
-            currency: Currency::from_code("TND")?,
-            min_minor: 1,
-            max_minor: 1_000_000,
-            partial: false,
-            refund: Some(RefundCap::Partial),
-            reservation: None,
-            balance: None,
-            exchange: Exchange::Reply,
-            rate_n: carrier.rate,
-            rate_per_ms: 1_000,
-            in_flight_max: IN_FLIGHT_MAX,
-            connect_timeout_ms: 1_000,
-            reply_timeout_ms: u32::try_from(REPLY_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
-            idle_timeout_ms: 10_000,
-            final_deadline_s: 86_400,
-        };
-        Ok(Self { carrier, seat, incarnation, caps })
-    }
-
-    fn reply(&self, attempt: &Attempt, outcome: Outcome, sent_at: Option<Timestamp>) -> Reply {
-        let moved = matches!(outcome, Outcome::Charged { .. } | Outcome::Refunded { .. });
-        Reply {
-            ticket: attempt.ticket,
-            kind: ExchangeKind::Send,
-            outcome,
-            finding: None,
-            carrier_code: None,
-            carrier_txn_id: moved.then(|| format!("t{}", attempt.our_ref).into_boxed_str()),
-            wrote: sent_at.is_some(),
-            request: Vec::new(),
-            response: Vec::new(),
-            sent_at,
-            answered_at: self.seat.clock.wall(),
-            latency_us: 0,
-            alert: None,
-        }
-    }
-}
-
-impl Adapter for Link {
-    fn caps(&self) -> &Caps {
-        &self.caps
-    }
-
-    fn run(
-        self: Arc<Self>,
-        queue: async_channel::Receiver<Attempt>,
-        guard: Arc<dyn SendGuard>,
-        sink: Arc<dyn OutcomeSink>,
-    ) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize));
-            while let Ok(attempt) = queue.recv().await {
-                let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-                let calm = self.seat.calm.load(std::sync::atomic::Ordering::SeqCst);
-                if !calm && self.carrier.dice.permille(15) {
-                    self.seat.log.fault("a connection was refused", &[self.seat.no]);
-                    tokio::time::sleep(self.carrier.dice.millis(1, 900)).await;
-                    sink.deliver(self.reply(&attempt, Outcome::NotSent(NotSentProof::Connect), None));
-                    continue;
-                }
-                if !guard.may_send(&attempt) {
-                    sink.deliver(self.reply(&attempt, Outcome::NotSent(NotSentProof::Guard), None));
-                    continue;
-                }
-                if self.seat.dies_at(Step::Guarded) {
-                    return std::future::pending().await;
-                }
-                self.carrier.receive(&attempt, &self);
-                let script = self.carrier.script(calm, attempt.op);
-                let (link, sink) = (Arc::clone(&self), Arc::clone(&sink));
-                // On the wire: what the sender's death does not stop.
-                tokio::spawn(async move {
-                    link.exchange(&attempt, script, &*sink).await;
-                    drop(place);
-                });
-                if self.seat.dies_at(Step::Written) {
-                    return std::future::pending().await;
-                }
-            }
-        })
-    }
-
-    fn limit_in_flight(&self, _: u32) {}
-
-    fn link_state(&self) -> LinkState {
-        LinkState::default()
-    }
-}
-
-impl Link {
-    async fn exchange(&self, attempt: &Attempt, script: Script, sink: &dyn OutcomeSink) {
-        let sent_at = Some(self.seat.clock.wall());
-        tokio::time::sleep(script.out).await;
-        let outcome = match script.late {
-            Some(Duration::ZERO) => Some(self.carrier.apply(attempt, script.result)),
-            Some(late) => {
-                let (carrier, attempt) = (Arc::clone(&self.carrier), attempt.clone());
-                tokio::spawn(async move {
-                    tokio::time::sleep(late).await;
-                    carrier.apply(&attempt, script.result);
-                });
-                None
-            }
-            None => None,
-        };
-        let outcome = match outcome.filter(|_| script.answered) {
-            Some(outcome) => {
-                tokio::time::sleep(script.back).await;
-                outcome
-            }
-            None => {
-                tokio::time::sleep(REPLY_TIMEOUT.saturating_sub(script.out)).await;
-                Outcome::Unknown(Doubt::NoReply)
-            }
-        };
-        self.seat.log.event("answered", &[attempt.ticket as i64, i64::from(outcome.reason().0)]);
-        sink.deliver(self.reply(attempt, outcome, sent_at));
-    }
-}

@@ -6,13 +6,14 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use billing_core::outcome::Op;
+use carriers::ExchangeKind;
 use serde_json::Value;
 use storage::history::HistoryStore as _;
 use storage::memory::Dump;
 
 use super::Outcome;
 use super::book::{CAP_DAY_MINOR, PRICE_MINOR, Population, WINDOW, ZONES};
-use super::carrier::Row;
+use super::carrier::{Received, Row};
 use super::world::World;
 
 /// A period's number is its local day times this, for plans of one charge a day.
@@ -20,8 +21,14 @@ const DAY_STEP: i64 = 2_048;
 /// 2000-01-01 in days since 1970.
 const EPOCH_DAYS: i64 = 10_957;
 const DAY_MS: i64 = 86_400_000;
-/// Over so many seconds a carrier's rate is looked at.
-const RATE_SPAN_S: usize = 5;
+/// Over so many seconds a carrier's rate is looked at: short bursts, and what goes on for longer.
+const RATE_SPANS_S: [usize; 2] = [5, 20];
+/// Of a carrier's rate, what asks about unknown attempts may take: one part in so many; and how many more may come at once
+/// when shares change hands.
+const ASK_PART: usize = 5;
+const ASKS_MORE: usize = 6;
+/// Rules that send an attempt to the people.
+const REVIEWS: std::ops::RangeInclusive<i64> = 120..=126;
 /// Class of an approved attempt.
 const APPROVED: i64 = 5;
 
@@ -31,7 +38,7 @@ struct Books {
     dump: Dump,
     intents: BTreeMap<Key, Value>,
     outcomes: BTreeMap<Key, Value>,
-    open: BTreeSet<Key>,
+    open: BTreeMap<Key, Value>,
     ledger: Vec<Row>,
 }
 
@@ -48,12 +55,12 @@ fn key(row: &Value) -> Key {
 }
 
 /// Compares everything, and says what was broken.
-/// `ended_ms`: business time when the workers were told to stop.
+/// `times_ms`: business time when the workers were told to stop, and now.
 pub(super) async fn judge(
     seed: u64,
     world: &World,
     population: &Population,
-    ended_ms: i64,
+    times_ms: [i64; 2],
 ) -> anyhow::Result<Outcome> {
     let mut dump = world.db.dump();
     let by_key = |dump: &mut Dump, table: &'static str| -> BTreeMap<Key, Value> {
@@ -62,7 +69,7 @@ pub(super) async fn judge(
     let books = Books {
         intents: by_key(&mut dump, "attempt_intent"),
         outcomes: by_key(&mut dump, "attempt_outcome"),
-        open: by_key(&mut dump, "attempt_open").into_keys().collect(),
+        open: by_key(&mut dump, "attempt_open"),
         dump,
         ledger: world.carriers.iter().flat_map(|carrier| carrier.ledger()).collect(),
     };
@@ -71,18 +78,20 @@ pub(super) async fn judge(
     lost(&books, &mut outcome);
     phantoms(&books, &mut outcome);
     refunds(&books, &mut outcome);
-    undecided(&books, &mut outcome);
-    calendar(&books, ended_ms, population, &mut outcome);
+    undecided(world, &books, &mut outcome);
+    calendar(&books, times_ms, population, &mut outcome);
     caps(&books, &mut outcome);
     transfers(&books, &mut outcome);
     requests(world, &books, population, &mut outcome);
     watched(world, &mut outcome);
     history(world, &books, &mut outcome).await?;
-    let (digest, events, faults, broken, lines) = world.log.end();
-    outcome.other.extend(broken);
+    let end = world.log.end();
+    outcome.other.extend(end.broken);
     outcome.charges = books.ledger.iter().filter(|row| row.op == Op::Charge).count() as u64;
     outcome.attempts = books.intents.len() as u64;
-    (outcome.digest, outcome.events, outcome.faults, outcome.lines) = (digest, events, faults, lines);
+    (outcome.digest, outcome.events, outcome.lines) = (end.digest, end.events, end.lines);
+    outcome.faults = end.faults.values().sum();
+    outcome.faults_by_kind = end.faults.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
     Ok(outcome)
 }
 
@@ -108,7 +117,7 @@ fn lost(books: &Books, outcome: &mut Outcome) {
         let recorded = books.outcomes.get(&key);
         let approved = recorded
             .is_some_and(|r| int(r, "class") == APPROVED && int(r, "moved_minor") == row.amount_minor);
-        if !approved && (recorded.is_some() || !books.open.contains(&key)) {
+        if !approved && (recorded.is_some() || !books.open.contains_key(&key)) {
             let class = recorded.map(|recorded| int(recorded, "class"));
             outcome.lost.push(format!("{:?} applied, here {class:?}: {key:?}", row.op));
         }
@@ -148,10 +157,23 @@ fn refunds(books: &Books, outcome: &mut Outcome) {
     }
 }
 
-/// I16: every intent has its outcome or its open row.
-fn undecided(books: &Books, outcome: &mut Outcome) {
+/// I16: every intent has its outcome or its open row; what is open is with people, with the reason, and only where the
+/// carrier cannot be asked.
+fn undecided(world: &World, books: &Books, outcome: &mut Outcome) {
+    for (key, row) in &books.open {
+        let carrier = world.carriers.iter().find(|carrier| i64::from(carrier.no) == key.0 >> 44);
+        let ways = carrier.map(|carrier| carrier.ways);
+        let (kind, rule) = (int(row, "kind"), int(row, "rule_id"));
+        if kind != 3 {
+            outcome.other.push(format!("still open (kind {kind}) when everything had come to rest: {key:?} {ways:?}"));
+        } else if !REVIEWS.contains(&rule) || row.get("assignee").is_none_or(Value::is_null) {
+            outcome.other.push(format!("in review without a reason or anybody who looks at it: {row}"));
+        } else if ways.is_some_and(|ways| ways.inquiry) {
+            outcome.other.push(format!("in review by rule {rule}, and the carrier can be asked: {key:?}"));
+        }
+    }
     for key in books.intents.keys() {
-        if !books.outcomes.contains_key(key) && !books.open.contains(key) {
+        if !books.outcomes.contains_key(key) && !books.open.contains_key(key) {
             outcome.lost.push(format!("intent with neither outcome nor open row: {key:?}"));
         }
     }
@@ -164,7 +186,7 @@ fn undecided(books: &Books, outcome: &mut Outcome) {
 }
 
 /// I13: every local day that passed has an attempt or a reason, and no other day has one.
-fn calendar(books: &Books, now_ms: i64, population: &Population, outcome: &mut Outcome) {
+fn calendar(books: &Books, times_ms: [i64; 2], population: &Population, outcome: &mut Outcome) {
     let mut told: BTreeSet<(i64, i64)> = books.intents.keys().map(|(id, period, _)| (*id, *period)).collect();
     let mut ranges: Vec<(i64, i64, i64)> = Vec::new();
     for note in books.dump.get("charge_note").into_iter().flatten() {
@@ -179,7 +201,7 @@ fn calendar(books: &Books, now_ms: i64, population: &Population, outcome: &mut O
     for new in &population.subscriptions {
         let Some(row) = rows.get(&new.id) else { continue };
         let offset_ms = offset_minutes(new.zone_no) * 60_000;
-        let today = (now_ms + offset_ms).div_euclid(DAY_MS) - EPOCH_DAYS;
+        let [today, last] = times_ms.map(|ms| (ms + offset_ms).div_euclid(DAY_MS) - EPOCH_DAYS);
         let (first, current) = (i64::from(new.anchor_day), int(row, "period") / DAY_STEP);
         for day in first..current {
             let period = day * DAY_STEP;
@@ -196,7 +218,7 @@ fn calendar(books: &Books, now_ms: i64, population: &Population, outcome: &mut O
         }
         let mut own = told.range((new.id, i64::MIN)..=(new.id, i64::MAX)).map(|(_, period)| *period);
         if let Some(wrong) =
-            own.find(|p| p % DAY_STEP != 0 || p / DAY_STEP < first || p / DAY_STEP > today + 1)
+            own.find(|p| p % DAY_STEP != 0 || p / DAY_STEP < first || p / DAY_STEP > last + 1)
         {
             outcome.other.push(format!("period {wrong} of {} is no day of its calendar", new.id));
         }
@@ -255,20 +277,24 @@ fn requests(world: &World, books: &Books, population: &Population, outcome: &mut
         population.subscriptions.iter().map(|new| (new.id, new.zone_no)).collect();
     for carrier in &world.carriers {
         let received = carrier.received();
-        // What has its permit may wait for a connection, and leave with the next ones.
-        let most = carrier.rate as usize * RATE_SPAN_S + 8;
-        let span_us = RATE_SPAN_S as i64 * 1_000_000;
-        for (at, first) in received.iter().enumerate() {
-            let within = received[at..].iter().take_while(|r| r.at_us < first.at_us + span_us).count();
-            if within > most {
+        let times: Vec<i64> = received.iter().map(|request| request.at_us).collect();
+        let asks = received.iter().filter(|request| request.kind != ExchangeKind::Send);
+        let asked: Vec<i64> = asks.map(|request| request.at_us).collect();
+        for span_s in RATE_SPANS_S {
+            let asks = most_within(&asked, span_s);
+            if asks > carrier.rate as usize * span_s / ASK_PART + ASKS_MORE {
+                let rate = carrier.rate;
+                outcome.other.push(format!("{asks} asks in {span_s} s, a fifth of {rate} a second is allowed"));
+            }
+            // What has its permit may wait for a connection, and leave with the next ones.
+            let within = most_within(&times, span_s);
+            if within > carrier.rate as usize * span_s + 8 {
                 let allowed = carrier.rate;
-                outcome
-                    .other
-                    .push(format!("{within} requests in {RATE_SPAN_S} s, {allowed} a second are allowed"));
-                break;
+                outcome.other.push(format!("{within} requests in {span_s} s, {allowed} a second are allowed"));
             }
         }
-        for request in received.iter().filter(|request| request.op == Op::Charge) {
+        let first_sent = |request: &&Received| request.op == Op::Charge && request.kind == ExchangeKind::Send;
+        for request in received.iter().filter(first_sent) {
             let offset = zones.get(&request.subscription_id).map_or(0, |zone| offset_minutes(*zone));
             let minutes = request.business_ms.map(|ms| (ms / 60_000 + offset).rem_euclid(24 * 60));
             if !minutes.iter().any(|minute| (WINDOW.0..WINDOW.1).contains(minute)) {
@@ -285,6 +311,19 @@ fn requests(world: &World, books: &Books, population: &Population, outcome: &mut
             outcome.other.push(format!("charged after STOP: {id} {period} {no}"));
         }
     }
+}
+
+/// The most of these instants (microseconds, ascending) within a span.
+fn most_within(times_us: &[i64], span_s: usize) -> usize {
+    let span_us = i64::try_from(span_s).unwrap_or(0) * 1_000_000;
+    let (mut first, mut most) = (0, 0);
+    for (at, time_us) in times_us.iter().enumerate() {
+        while times_us[first] + span_us <= *time_us {
+            first += 1;
+        }
+        most = most.max(at + 1 - first);
+    }
+    most
 }
 
 /// I8, I9: no outcome was replaced, no fenced worker wrote.

@@ -1,6 +1,6 @@
 //! The event log of a run: everything that happened, in sequence, as one number; and the last lines in words, for people.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
@@ -19,10 +19,20 @@ pub(super) struct Log {
 struct Kept {
     digest: u64,
     events: u64,
-    faults: u64,
+    faults: BTreeMap<&'static str, u64>,
     lines: VecDeque<String>,
     lines_max: usize,
     broken: Vec<String>,
+}
+
+/// What a run came to, as its log tells it.
+pub(super) struct End {
+    pub(super) digest: u64,
+    pub(super) events: u64,
+    /// By kind.
+    pub(super) faults: BTreeMap<&'static str, u64>,
+    pub(super) broken: Vec<String>,
+    pub(super) lines: Vec<String>,
 }
 
 impl Log {
@@ -58,8 +68,18 @@ impl Log {
 
     /// A fault was injected.
     pub(super) fn fault(&self, what: &'static str, numbers: &[i64]) {
+        self.fault_of(what, what, numbers);
+    }
+
+    /// A fault that is no event of its own.
+    pub(super) fn count(&self, kind: &'static str) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner).faults.entry(kind).or_default() += 1;
+    }
+
+    /// A fault of some kind was injected.
+    pub(super) fn fault_of(&self, kind: &'static str, what: &'static str, numbers: &[i64]) {
         self.event(what, numbers);
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).faults += 1;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner).faults.entry(kind).or_default() += 1;
     }
 
     /// A promise was broken while it ran.
@@ -67,10 +87,15 @@ impl Log {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).broken.push(what);
     }
 
-    /// Digest, events, faults, what was broken, the last lines.
-    pub(super) fn end(&self) -> (u64, u64, u64, Vec<String>, Vec<String>) {
+    /// Everything at the end of a run.
+    pub(super) fn end(&self) -> End {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let (broken, lines) = (std::mem::take(&mut kept.broken), kept.lines.drain(..).collect());
-        (kept.digest, kept.events, kept.faults, broken, lines)
+        End {
+            digest: kept.digest,
+            events: kept.events,
+            faults: std::mem::take(&mut kept.faults),
+            broken: std::mem::take(&mut kept.broken),
+            lines: kept.lines.drain(..).collect(),
+        }
     }
 }

@@ -15,10 +15,12 @@ mod carrier;
 mod clock;
 pub(crate) mod dice;
 mod judge;
+mod link;
 mod log;
 mod seat;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +58,8 @@ pub struct Outcome {
     pub attempts: u64,
     /// Faults that were injected.
     pub faults: u64,
+    /// The same by kind.
+    pub faults_by_kind: BTreeMap<String, u64>,
     /// Collected above what was due.
     pub doubles: Vec<String>,
     /// Applied at a carrier and neither approved nor open here; due and without charge or reason.
@@ -93,6 +97,8 @@ pub struct Summary {
     pub attempts: u64,
     /// Faults that were injected.
     pub faults: u64,
+    /// The same by kind.
+    pub faults_by_kind: BTreeMap<String, u64>,
     /// Collected above what was due.
     pub doubles: u64,
     /// Applied and unknown to us, or due and forgotten.
@@ -163,6 +169,9 @@ impl Summary {
         self.charges += outcome.charges;
         self.attempts += outcome.attempts;
         self.faults += outcome.faults;
+        for (kind, count) in &outcome.faults_by_kind {
+            *self.faults_by_kind.entry(kind.clone()).or_default() += count;
+        }
         self.doubles += outcome.doubles.len() as u64;
         self.lost += outcome.lost.len() as u64;
         self.phantoms += outcome.phantoms.len() as u64;

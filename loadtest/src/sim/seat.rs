@@ -24,11 +24,13 @@ pub(super) enum Step {
     AfterHistory,
     BeforeRecord,
     AfterRecord,
+    Answered,
     AnyStatement,
+    AnyCommit,
 }
 
 impl Step {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::BeforeBegin,
         Self::AfterBegin,
         Self::Guarded,
@@ -37,8 +39,26 @@ impl Step {
         Self::AfterHistory,
         Self::BeforeRecord,
         Self::AfterRecord,
+        Self::Answered,
         Self::AnyStatement,
+        Self::AnyCommit,
     ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::BeforeBegin => "killed before the intent",
+            Self::AfterBegin => "killed after the intent",
+            Self::Guarded => "killed after the guard",
+            Self::Written => "killed after the first byte",
+            Self::BeforeHistory => "killed before the history",
+            Self::AfterHistory => "killed after the history",
+            Self::BeforeRecord => "killed before the record",
+            Self::AfterRecord => "killed after the record",
+            Self::Answered => "killed with the answer in hand",
+            Self::AnyStatement => "killed before a statement",
+            Self::AnyCommit => "killed after a statement",
+        }
+    }
 }
 
 /// How much goes wrong, in thousandths.
@@ -99,6 +119,7 @@ impl Seat {
         let hold = Arc::new(Hold::default());
         *self.hold.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&hold));
         self.dead.store(false, Ordering::SeqCst);
+        self.clock.forget();
         self.lives.fetch_add(1, Ordering::SeqCst);
         hold
     }
@@ -148,7 +169,7 @@ impl Seat {
             }
         };
         if burnt && !self.calm.load(Ordering::SeqCst) {
-            self.log.fault("killed at a step", &[self.no, step as i64]);
+            self.log.fault_of(step.name(), "killed at a step", &[self.no, step as i64]);
             self.die();
             return true;
         }
@@ -157,6 +178,9 @@ impl Seat {
 
     fn latency(&self) -> (Duration, Duration) {
         let slow = !self.calm.load(Ordering::SeqCst) && self.dice.permille(self.weather.slow);
+        if slow {
+            self.log.fault("a statement is slow", &[self.no]);
+        }
         let max = if slow { 3_000 } else { 3 };
         (self.dice.millis(0, max), self.dice.millis(0, max))
     }
@@ -170,23 +194,23 @@ impl Faults for Seat {
         let (at_first, at_last) = match statement {
             "begin_attempts" | "begin_refund" => (Step::BeforeBegin, Step::AfterBegin),
             "record_outcomes" => (Step::BeforeRecord, Step::AfterRecord),
-            _ => (Step::AnyStatement, Step::AnyStatement),
+            _ => (Step::AnyStatement, Step::AnyCommit),
         };
         if self.dies_at(at_first) {
             return fate(End::Silent { committed: false });
         }
-        if at_last != at_first && self.dies_at(at_last) {
+        if self.dies_at(at_last) {
             return fate(End::Silent { committed: true });
         }
         if self.calm.load(Ordering::SeqCst) {
             return fate(End::Answered);
         }
         if self.cut_off.load(Ordering::SeqCst) || self.dice.permille(self.weather.not_reached) {
-            self.log.fault(statement, &[self.no, 1]);
+            self.log.fault_of("a statement is lost", statement, &[self.no, 1]);
             return fate(End::NotReached);
         }
         if self.dice.permille(self.weather.answer_lost) {
-            self.log.fault(statement, &[self.no, 2]);
+            self.log.fault_of("the answer of a statement is lost", statement, &[self.no, 2]);
             return fate(End::AnswerLost);
         }
         fate(End::Answered)

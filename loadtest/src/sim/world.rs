@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use billing_core::book::Book;
-use carriers::Proof;
 use scheduler::{
     BreakerSettings, Catalog, Hold, RefundRequest, Worker, WorkerCarrier, WorkerEnd, WorkerParts,
     WorkerSettings,
@@ -22,9 +21,10 @@ use storage::vault::Vault;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::carrier::{Carrier, Link, Manners};
+use super::carrier::{Carrier, HURRY, Manners, Ways};
 use super::clock::{SCALE, START_MS, SimClock, business_clock};
 use super::dice::Dice;
+use super::link::Link;
 use super::log::Log;
 use super::seat::{Seat, SeatHistory, Step, Weather};
 use super::{Outcome, Settings, book, judge};
@@ -32,6 +32,11 @@ use super::{Outcome, Settings, book, judge};
 /// Machine time for everything to come to rest: a dead worker's lease, an accepted request's deadline (24 business hours),
 /// a charge's last round.
 const CALM: Duration = Duration::from_secs(80);
+/// Machine time of the last takeover: at least a lease, and for as long as something is neither settled nor in review.
+const LAST: std::ops::Range<Duration> = Duration::from_secs(20)..Duration::from_secs(1_200);
+
+/// How long a lease lasts.
+const LEASE_MS: i64 = 8_000;
 
 /// What all parts of a run share.
 pub(super) struct World {
@@ -67,12 +72,23 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
     let db = MemoryDb::new(names.clone(), vec![1], business_clock(), now_us);
     // What a failover loses is found again only under the same keys: see the head of `sim`.
     let failovers = dice.permille(125);
+    // What worlds differ in besides: a stream of its own, so that it may grow.
+    let shape = Dice::new(seed, 4);
+    // Everybody at once at carriers that take little.
+    let rush = !failovers && shape.permille(200);
     let carriers = book::SLICES.iter().map(|(no, ..)| {
         let kinds = if failovers { 2 } else { 3 };
         let manners = [Manners::Repeats, Manners::Refuses, Manners::Forgets][dice.below(kinds) as usize];
         let rate = u32::try_from(dice.between(3, 10)).unwrap_or(10);
+        let rate = if rush { 2 + rate % 2 } else { rate };
         let own = Dice::new(seed, 100 + *no as u64);
-        Arc::new(Carrier::new(*no, manners, rate, start, own, Arc::clone(&log), db.clone(), failovers))
+        let means = if failovers { 0 } else { shape.below(4) };
+        let ways = Ways { repeat: means & 1 != 0, inquiry: means & 2 != 0 };
+        let manners = match manners {
+            Manners::Forgets if ways.repeat => Manners::Repeats,
+            manners => manners,
+        };
+        Arc::new(Carrier::new(*no, manners, ways, rate, start, own, Arc::clone(&log), db.clone(), failovers))
     });
     let world = Arc::new(World {
         start,
@@ -89,9 +105,13 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
         stripes: if dice.permille(250) { 2 } else { 1 },
     });
     let count = u32::try_from(dice.between(40, 120))?;
-    // Under a cap another charge may take the room of one that a failover lost.
-    let shares = (count, if failovers { 0 } else { 300 });
-    let population = book::population(book, &names, &world.vault, &dice, shares)?;
+    let crowd = book::Crowd {
+        subscribers: if rush { 120 } else { count },
+        // Under a cap another charge may take the room of one that a failover lost.
+        boreal_permille: if failovers { 0 } else { 300 },
+        at_once: rush,
+    };
+    let population = book::population(book, &names, &world.vault, &dice, crowd)?;
     let mut conn = db.connect().await?;
     conn.insert_subscriptions(1, &population.subscribers, &population.subscriptions).await?;
     let ids: Vec<i64> = population.subscriptions.iter().map(|new| new.id).collect();
@@ -140,9 +160,34 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
         Ok(ended) => ended?,
         Err(_) => log.broken("the workers did not drain within a minute".to_owned()),
     }
-    // What the carriers apply late.
-    tokio::time::sleep(Duration::from_secs(45)).await;
-    judge::judge(seed, &world, &population, ended_ms).await
+    take_over_the_rest(&world, seed).await?;
+    let over_ms = business_now_ms(&world);
+    judge::judge(seed, &world, &population, [ended_ms, over_ms]).await
+}
+
+/// What a drain could not wait for is listed by whoever takes over. The last of all workers does that, while the carriers
+/// apply what is late; it sends nothing new.
+async fn take_over_the_rest(world: &Arc<World>, seed: u64) -> anyhow::Result<()> {
+    let none = Weather { not_reached: 0, answer_lost: 0, slow: 0 };
+    let clock = Arc::new(SimClock::new(world.start));
+    let own = Dice::new(seed, 299);
+    let seat = Arc::new(Seat::new(99, Arc::clone(&world.log), clock, none, own, Arc::clone(&world.calm)));
+    let (hold, spool) = (seat.born(), world.new_spool(&seat));
+    let worker = Worker::start(world.parts(&seat, &spool, None, hold, false)?).await?;
+    let stop = CancellationToken::new();
+    let mut running = tokio::spawn(worker.run(stop.clone()));
+    world.log.event("the last takeover", &[]);
+    tokio::time::sleep(LAST.start).await;
+    let until = Instant::now() + LAST.end;
+    while world.db.undecided() > 0 && Instant::now() < until {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    stop.cancel();
+    match tokio::time::timeout(Duration::from_secs(30), &mut running).await {
+        Ok(Ok(WorkerEnd::Stopped)) => {}
+        end => world.log.broken(format!("the last worker did not drain: {end:?}")),
+    }
+    Ok(())
 }
 
 impl World {
@@ -162,19 +207,20 @@ impl World {
         spool: &Spool,
         slot: Option<i32>,
         hold: Arc<Hold>,
+        sends: bool,
     ) -> anyhow::Result<WorkerParts> {
         let life = seat.lives.load(Ordering::SeqCst);
         let incarnation = (seat.no + 1) * 1_000_000 + i64::try_from(life)?;
         let mut carriers = Vec::new();
         for carrier in &self.carriers {
-            let link = || Link::new(Arc::clone(carrier), Arc::clone(seat), incarnation);
+            let link = |sends| Link::new(Arc::clone(carrier), Arc::clone(seat), incarnation, sends);
             let id = book::SLICES.iter().find(|(no, ..)| *no == carrier.no).map(|(_, id, _)| *id);
             carriers.push(WorkerCarrier {
                 carrier_no: carrier.no,
                 id: id.unwrap_or_default().to_owned(),
-                adapter: Arc::new(link()?),
-                asker: Arc::new(link()?),
-                proof: Proof::default(),
+                adapter: Arc::new(link(sends)?),
+                asker: Arc::new(link(true)?),
+                proof: carrier.ways.declared(),
                 breaker: BreakerSettings { share_percent: 95, ..BreakerSettings::default() },
                 dictionary: Vec::new(),
             });
@@ -189,13 +235,13 @@ impl World {
                 batch_wait_ms: 200,
                 wheel_horizon_ms: 7_200_000,
                 inbox_poll_ms: 500,
-                lease_ttl_ms: 8_000,
+                lease_ttl_ms: LEASE_MS,
                 lease_renew_ms: 2_000,
                 low_water_every_ms: 2_000,
                 send_max_age_ms: 10_000,
                 drain_deadline_ms: 5_000,
                 quarantine_wait_ms: 12_000,
-                resolution_time_scale: 1,
+                resolution_time_scale: i64::from(HURRY),
             },
             catalog: Catalog::new(&self.book.plans, self.names.clone())?,
             read_version: Arc::new(|_| Err("there is only one version".to_owned())),
@@ -230,7 +276,7 @@ async fn work(world: Arc<World>, seat: Arc<Seat>) -> anyhow::Result<()> {
     let mut slot = None;
     while !world.stop.is_cancelled() {
         let hold = seat.born();
-        let parts = world.parts(&seat, &spool, slot, hold)?;
+        let parts = world.parts(&seat, &spool, slot, hold, true)?;
         let mut taken = slot;
         let end = tokio::select! {
             biased;
@@ -289,10 +335,16 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
         tokio::time::sleep(dice.millis(1_000, 25_000)).await;
         let Some(seat) = seats.get(dice.below(seats.len() as u64) as usize).cloned() else { return };
         let log = Arc::clone(&world.log);
-        match dice.below(10) {
+        match dice.below(11) {
+            10 => {
+                let Some(carrier) = world.carriers.get(dice.below(2) as usize) else { return };
+                let span = dice.millis(2_000, 12_000);
+                log.fault("a carrier falls silent", &[i64::from(carrier.no), span.as_millis() as i64]);
+                carrier.fall_silent(span);
+            }
             0..3 => {
                 let step = Step::ALL[dice.below(Step::ALL.len() as u64) as usize];
-                seat.light(step, dice.below(if step == Step::AnyStatement { 60 } else { 6 }));
+                seat.light(step, dice.below(if matches!(step, Step::AnyStatement | Step::AnyCommit) { 60 } else { 6 }));
             }
             3 => {
                 log.fault("killed", &[seat.no]);
@@ -300,7 +352,11 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
             }
             4..6 => {
                 let span = dice.millis(500, 20_000);
-                log.fault("stopped for a while", &[seat.no, span.as_millis() as i64]);
+                let kind = match span.as_millis() as i64 > LEASE_MS {
+                    true => "stopped for longer than its lease",
+                    false => "stopped for a while",
+                };
+                log.fault(kind, &[seat.no, span.as_millis() as i64]);
                 seat.stop();
                 later.spawn(async move {
                     tokio::time::sleep(span).await;
@@ -308,8 +364,13 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
                 });
             }
             6 => {
-                let skew_ms = dice.between(0, 2_000) as i64 - 1_000;
-                log.fault("the wall clock jumps", &[seat.no, skew_ms]);
+                let (kind, most_ms) = match dice.below(3) {
+                    0 => ("the wall clock jumps by a second", 1_000),
+                    1 => ("the wall clock jumps by an hour", 3_600_000),
+                    _ => ("the wall clock jumps by a day", 86_400_000),
+                };
+                let skew_ms = if dice.permille(500) { most_ms } else { -most_ms };
+                log.fault(kind, &[seat.no, skew_ms]);
                 seat.clock.set_skew(skew_ms);
             }
             7 => {

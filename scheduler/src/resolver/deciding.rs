@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use billing_core::outcome::Op;
+use billing_core::outcome::{Op, Outcome};
 use billing_core::reason::Rule;
-use billing_core::resolve::{Plan, Step, next_step};
+use billing_core::resolve::{Facts, Plan, Proof, Step, next_step};
 use jiff::{SignedDuration, Timestamp};
-use storage::pg::{DueAsk, StoreError, book_files};
+use storage::mutants::{Mutant, on};
+use storage::pg::{DueAsk, StoreError};
+use storage::store::book_files;
 
 use super::{AskLane, Resolver, facts};
 
@@ -17,6 +19,24 @@ const BOOK_AGAIN_MS: i64 = 1_000;
 
 /// The files of a book: path and text.
 type Files = HashMap<String, String>;
+
+/// Proof that is none: only where the simulation proves that it would notice.
+fn believe_too_much(proof: &mut Proof, facts: &mut Facts<'_>) {
+    if on(Mutant::NotFoundWhileSenderLives) {
+        (facts.last_write_at, facts.may_still_write) = (facts.intent_at, false);
+    }
+    if let Some(inquiry) = &mut proof.inquiry {
+        if on(Mutant::EarlyNotFound) {
+            (inquiry.settle_ms, facts.reply_timeout_ms) = (0, 0);
+        }
+        if on(Mutant::EarlyNotFound) || on(Mutant::SingleNotFound) {
+            inquiry.agree = 1;
+        }
+    }
+    if let Some(repeat) = proof.repeat.as_mut().filter(|_| on(Mutant::ResendAfterWindow)) {
+        (repeat.window_ms, repeat.margin_ms) = (i64::MAX, 0);
+    }
+}
 
 impl Resolver {
     /// What the core says of it; `None` for a carrier without a lane.
@@ -41,7 +61,14 @@ impl Resolver {
                     .get(&due.book_version)
                     .is_some_and(|same| same.contains(&carrier_no)));
         let known = self.known(same_body, lane);
-        Some(next_step(&lane.proof(hurry), &Plan::STANDARD.hurried(hurry), &facts::of(due, &known, self.state.files.of(&due.key))))
+        let (mut proof, mut facts) = (lane.proof(hurry), facts::of(due, &known, self.state.files.of(&due.key)));
+        believe_too_much(&mut proof, &mut facts);
+        Some(match next_step(&proof, &Plan::STANDARD.hurried(hurry), &facts) {
+            Step::Review(_) if on(Mutant::NoProofAsAbsent) => {
+                Step::Settle { outcome: Outcome::Absent, rule: Rule::RESOLVE_ABSENT }
+            }
+            step => step,
+        })
     }
 
     fn known(&self, same_body: bool, lane: &AskLane) -> facts::Known {
@@ -84,7 +111,7 @@ impl Resolver {
     }
 
     async fn files(&mut self, version: i32) -> Result<Files, StoreError> {
-        let conn = self.db.conn().await?.postgres()?;
+        let conn = self.db.conn().await?;
         let files = book_files(conn, version).await;
         let files = self.db.checked(files)?.unwrap_or_default();
         Ok(serde_json::from_str(&files).unwrap_or_default())

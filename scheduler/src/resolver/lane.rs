@@ -6,17 +6,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use billing_core::resolve::Proof;
 use carriers::{Adapter, Attempt, OutcomeSink, Reply, SendGuard};
-use governor::{DefaultDirectRateLimiter, RateLimiter};
+use storage::mutants::{Mutant, on};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::facts::proof_of;
 use crate::clock::Clock;
 use crate::guard::LeaseGuard;
-use crate::lane::{Lane, quota_of};
+use crate::lane::{Lane, LaneClock, Limiter, limiter_of, quota_of};
 
 /// One part in so many of what the carrier takes.
 const PART: u32 = 5;
+
+fn part() -> u32 {
+    if on(Mutant::ResolverTakesWholeRate) { 1 } else { PART }
+}
+
 /// The charging lane does without this part for so long after the last ask.
 const LENT_FOR_MS: i64 = 2_000;
 
@@ -25,7 +30,8 @@ pub(crate) struct AskLane {
     pub(super) adapter: Arc<dyn Adapter>,
     declared: carriers::Proof,
     queue: async_channel::Sender<Attempt>,
-    limiter: DefaultDirectRateLimiter,
+    clock: LaneClock,
+    limiter: Limiter,
     share: (usize, usize),
     in_flight: usize,
     lent_until_ms: i64,
@@ -42,11 +48,12 @@ impl AskLane {
     ) -> Self {
         let caps = adapter.caps();
         let in_flight_max = (caps.in_flight_max / PART).max(1);
-        let limiter = RateLimiter::direct(quota_of(caps.rate_n, caps.rate_per_ms.saturating_mul(PART), 1, 1));
+        let clock = LaneClock::start();
+        let limiter = limiter_of(quota_of(caps.rate_n, caps.rate_per_ms.saturating_mul(part()), 1, 1), clock);
         let (queue, feed) = async_channel::bounded(in_flight_max as usize);
         adapter.limit_in_flight(in_flight_max);
         running.spawn(Arc::clone(&adapter).run(feed, guard, sink));
-        Self { adapter, declared, queue, limiter, share: (1, 1), in_flight: 0, lent_until_ms: i64::MIN }
+        Self { adapter, declared, queue, clock, limiter, share: (1, 1), in_flight: 0, lent_until_ms: i64::MIN }
     }
 
     pub(super) fn proof(&self, hurry: i64) -> Proof {
@@ -70,8 +77,8 @@ impl AskLane {
         if share != self.share {
             self.share = share;
             let caps = self.adapter.caps();
-            let per_ms = caps.rate_per_ms.saturating_mul(PART);
-            self.limiter = RateLimiter::direct(quota_of(caps.rate_n, per_ms, share.0, share.1));
+            let per_ms = caps.rate_per_ms.saturating_mul(part());
+            self.limiter = limiter_of(quota_of(caps.rate_n, per_ms, share.0, share.1), self.clock);
         }
     }
 

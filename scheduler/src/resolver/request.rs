@@ -10,6 +10,7 @@ use billing_core::states::{AttemptState, ChargeState};
 use carriers::{Attempt, ExchangeKind, Msisdn, Reply};
 use storage::history::seal::Sealer;
 use storage::history::{HistoryKey, SealedRow};
+use storage::mutants::{Mutant, on};
 use storage::pg::{DueAsk, DueRow, Lease};
 use storage::story::{STORY_VERSION, Story, StoryDecision, StoryExchange, StoryOutcome};
 use storage::vault::{SubscriberKey, Vault};
@@ -72,7 +73,7 @@ pub(super) fn again(
         msisdn: Msisdn::parse(&digits).map_err(|_| "the MSISDN is not one")?,
         amount: Money::new(planned.amount_minor, currency),
         text: Arc::clone(&plan.text),
-        intent_at: due.business_at,
+        intent_at: if on(Mutant::ResendOtherBody) { due.now } else { due.business_at },
         kind: match kind {
             AskKind::Resend => ExchangeKind::Resend,
             AskKind::Inquiry => ExchangeKind::Inquiry,

@@ -73,6 +73,7 @@ impl MemoryDb {
             ("attempt_intent", rows(state.intents.values())),
             ("attempt_outcome", rows(state.outcomes.values())),
             ("attempt_open", rows(state.opens.values())),
+            ("attempt_ask", rows(state.asks.values())),
             ("charge_aside", rows(state.asides.values())),
             ("charge_note", rows(state.notes.values())),
             ("transfer", rows(state.transfers.values())),

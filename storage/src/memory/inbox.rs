@@ -116,6 +116,11 @@ impl MemoryConn {
                         currency: intent.currency,
                         carrier_code: None,
                         carrier_txn_id: None,
+                        assignee: None,
+                        next_ask_us: arrival.now_us,
+                        last_write_us: None,
+                        last_writer: None,
+                        asks: 0,
                     });
                 }
             }
@@ -142,7 +147,7 @@ impl MemoryConn {
     ) -> Result<Vec<LateEvidenceKey>, StoreError> {
         let (host, spool) = (host.to_owned(), spool.to_owned());
         self.call("own_open_attempts", move |state, _| {
-            let left = state.opens.iter().filter(|(_, open)| open.kind == 2 && open.reason == 84);
+            let left = state.opens.iter().filter(|(_, open)| matches!(open.kind, 2 | 3) && open.reason == 84);
             let own = left.filter_map(|(key, open)| {
                 let sender = state.incarnations.get(&state.intents.get(key)?.incarnation)?;
                 let ours = sender.host == host && sender.spool == spool && sender.incarnation != incarnation;

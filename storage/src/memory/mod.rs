@@ -11,6 +11,7 @@ mod inbox;
 mod read;
 mod record;
 mod refund;
+mod resolution;
 mod rows;
 mod state;
 mod usage;
@@ -163,6 +164,21 @@ impl MemoryDb {
     #[must_use]
     pub fn is_fenced(&self, incarnation: i64) -> bool {
         self.state().incarnations.get(&incarnation).is_none_or(|row| row.fenced)
+    }
+
+    /// Attempts that are on their way, accepted or unknown: neither final nor in review.
+    #[must_use]
+    pub fn undecided(&self) -> usize {
+        let state = self.state();
+        state.bare.len() + state.opens.values().filter(|open| open.kind < 3).count()
+    }
+
+    /// Whether the shard of a subscription belongs to the slot of an incarnation.
+    #[must_use]
+    pub fn is_owner(&self, incarnation: i64, subscription_id: i64) -> bool {
+        let state = self.state();
+        let slot = state.incarnations.get(&incarnation).map(|row| row.slot);
+        slot.is_some_and(|slot| state.owns(slot, subscription_id))
     }
 
     /// Whether an attempt of a charge, other than this one, has neither an outcome nor proof that there is none.

@@ -105,8 +105,18 @@ fn record(state: &mut State, arrival: Arrival, batch: &Batch) -> Result<Vec<Verd
     let given = batch.rows.iter().enumerate().filter(|(place, _)| passed(*place));
     state.give_back(given.map(|(_, row)| row));
     state.apply_more(batch, &passed);
+    let kept: Vec<i64> = batch
+        .rows
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, verdict)| matches!(verdict, Verdict::StaleRev | Verdict::NotOwner))
+        .map(|(row, _)| row.id)
+        .collect();
     for key in &batch.inbox {
-        state.inbox.remove(key);
+        // What was not applied because the row changed or moved away is still wanted.
+        if state.inbox.get(key).is_some_and(|row| !kept.contains(&row.subscription_id)) {
+            state.inbox.remove(key);
+        }
     }
     Ok(verdicts)
 }
@@ -328,6 +338,11 @@ impl State {
             currency: intent.currency,
             carrier_code: row.code.clone(),
             carrier_txn_id: row.txn_id.clone(),
+            assignee: None,
+            next_ask_us: arrival.now_us,
+            last_write_us: None,
+            last_writer: None,
+            asks: 0,
         };
         self.bare.remove(&key);
         self.opens

@@ -150,6 +150,32 @@ pub(super) struct Open {
     pub(super) currency: i16,
     pub(super) carrier_code: Option<String>,
     pub(super) carrier_txn_id: Option<String>,
+    pub(super) assignee: Option<String>,
+    #[serde(skip)]
+    pub(super) next_ask_us: i64,
+    #[serde(skip)]
+    pub(super) last_write_us: Option<i64>,
+    pub(super) last_writer: Option<i64>,
+    pub(super) asks: i16,
+}
+
+/// A row of `attempt_ask`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Ask {
+    pub(super) subscription_id: i64,
+    pub(super) moved_minor: i64,
+    pub(super) incarnation: i64,
+    #[serde(skip)]
+    pub(super) asked_us: i64,
+    #[serde(skip)]
+    pub(super) answered_us: i64,
+    pub(super) period: i32,
+    pub(super) attempt_no: i16,
+    pub(super) ask_no: i16,
+    pub(super) kind: i16,
+    pub(super) finding: i16,
+    pub(super) reason: i16,
+    pub(super) rule_id: i16,
 }
 
 /// A row of `charge_aside`.

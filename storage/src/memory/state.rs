@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::failover::Guarded;
 use super::rows::{
-    Aside, Case, Counters, Event, Grant, Inbox, Incarnation, Intent, Note, Open, Outcome, Subscriber,
+    Aside, Ask, Case, Counters, Event, Grant, Inbox, Incarnation, Intent, Note, Open, Outcome, Subscriber,
     Subscription, Transfer, Worker,
 };
 use crate::mutants::{Mutant, on};
@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) intents: BTreeMap<AttemptKey, Intent>,
     pub(super) outcomes: BTreeMap<AttemptKey, Outcome>,
     pub(super) opens: BTreeMap<AttemptKey, Open>,
+    /// By attempt and number.
+    pub(super) asks: BTreeMap<(AttemptKey, i16), Ask>,
     /// Intents with neither an outcome nor an open row: what a takeover looks for.
     pub(super) bare: BTreeSet<AttemptKey>,
     pub(super) asides: BTreeMap<(i64, i32), Aside>,
@@ -72,6 +74,7 @@ impl State {
             intents: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             opens: BTreeMap::new(),
+            asks: BTreeMap::new(),
             bare: BTreeSet::new(),
             asides: BTreeMap::new(),
             notes: BTreeMap::new(),

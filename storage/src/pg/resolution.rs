@@ -172,17 +172,28 @@ fn asks_of(row: &PgRow) -> Result<Vec<Ask>, StoreError> {
         .zip(when)
         .zip(told)
         .map(|((kind, (asked, answered)), ((finding, reason), moved_minor))| {
-            let outcome = StoryOutcome { reason, moved_minor, listed: false, after_ms: None }.outcome();
-            let instant = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
-            Ok(Ask {
-                kind: AskKind::from_number(kind).ok_or_else(|| broken(&format!("no kind of ask {kind}")))?,
-                asked_at: instant(asked)?,
-                answered_at: instant(answered)?,
-                finding: Finding::from_number(finding, outcome)
-                    .ok_or_else(|| broken(&format!("no finding {finding} with reason {reason}")))?,
-            })
+            ask_of(kind, [asked, answered], finding, reason, moved_minor)
         })
         .collect()
+}
+
+/// An ask of its kept numbers. `times_us`: when it was asked, when its answer was kept.
+pub(crate) fn ask_of(
+    kind: i16,
+    times_us: [i64; 2],
+    finding: i16,
+    reason: i16,
+    moved_minor: i64,
+) -> Result<Ask, StoreError> {
+    let outcome = StoryOutcome { reason, moved_minor, listed: false, after_ms: None }.outcome();
+    let instant = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
+    Ok(Ask {
+        kind: AskKind::from_number(kind).ok_or_else(|| broken(&format!("no kind of ask {kind}")))?,
+        asked_at: instant(times_us[0])?,
+        answered_at: instant(times_us[1])?,
+        finding: Finding::from_number(finding, outcome)
+            .ok_or_else(|| broken(&format!("no finding {finding} with reason {reason}")))?,
+    })
 }
 
 /// Makes durable that the same request is about to be sent again. `false`: it is not to be sent.
@@ -303,4 +314,23 @@ pub async fn unknown_counts(conn: &mut PgConnection, shards: &[i32]) -> Result<V
           WHERE kind = 2 AND (subscription_id >> 32)::int = ANY ($1) GROUP BY 1",
     );
     Ok(counts.bind(shards).fetch_all(conn).await?)
+}
+
+/// Whether the same request was sent again under this key, or was about to be.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn was_resent(
+    conn: &mut PgConnection,
+    subscription_id: i64,
+    period: i32,
+    attempt_no: i16,
+) -> Result<bool, StoreError> {
+    let resent = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM attempt_open WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
+                           AND last_writer IS NOT NULL)
+             OR EXISTS (SELECT FROM attempt_ask WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
+                           AND kind = 1)",
+    );
+    Ok(resent.bind(subscription_id).bind(period).bind(attempt_no).fetch_one(conn).await?)
 }

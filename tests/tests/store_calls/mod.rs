@@ -1,5 +1,16 @@
 //! Random calls by seed, made on both stores at once.
 
+/// Runs a call on both sides and compares what it gives.
+macro_rules! both {
+    ($pair:ident, $name:ident($($arg:expr),*)) => {{
+        let left = store::$name(&mut $pair.memory, $($arg),*).await;
+        let right = store::$name(&mut $pair.postgres, $($arg),*).await;
+        alike(stringify!($name), &left, &right);
+        left
+    }};
+}
+
+mod asks;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -40,16 +51,6 @@ pub(crate) struct Pair {
     /// Attempts that were begun: (subscription, period, attempt).
     begun: Vec<(i64, i32, i16)>,
     pub(crate) verdicts: BTreeMap<String, usize>,
-}
-
-/// Runs a call on both sides and compares what it gives.
-macro_rules! both {
-    ($pair:ident, $name:ident($($arg:expr),*)) => {{
-        let left = store::$name(&mut $pair.memory, $($arg),*).await;
-        let right = store::$name(&mut $pair.postgres, $($arg),*).await;
-        alike(stringify!($name), &left, &right);
-        left
-    }};
 }
 
 fn alike<T: Debug>(name: &str, memory: &Result<T, StoreError>, postgres: &Result<T, StoreError>) {
@@ -193,7 +194,7 @@ impl Pair {
     }
 
     pub(crate) async fn call(&mut self) {
-        match self.roll(30) {
+        match self.roll(40) {
             0..9 => self.begin().await,
             9..18 => self.record().await,
             18 => self.move_shards().await,
@@ -201,6 +202,8 @@ impl Pair {
             20 => self.set_aside().await,
             21 => self.inbox().await,
             22..25 => self.refund().await,
+            30..38 => self.ask().await,
+            38..40 => self.look_at_unknown().await,
             _ => self.look().await,
         }
     }
@@ -386,6 +389,16 @@ impl Pair {
         *self.verdicts.entry(format!("{what} {verdict:?}")).or_default() += 1;
     }
 
+    /// An inbox row that a record may consume.
+    async fn some_wish_of(&mut self, id: i64) -> Option<(i32, i64)> {
+        if !self.once_in(4) {
+            return None;
+        }
+        let shard = (id >> 32) as i32;
+        let rows = both!(self, read_inbox(&[shard], 0, 100)).unwrap();
+        rows.iter().find(|row| row.subscription_id == id).map(|row| (shard, row.id))
+    }
+
     async fn record(&mut self) {
         let lease = self.lease();
         let mut rows: BTreeMap<i64, RecordRow> = BTreeMap::new();
@@ -394,7 +407,8 @@ impl Pair {
             let known = (!begun.is_empty()).then(|| self.pick(&begun[begun.len().saturating_sub(12)..]));
             let id = known.map_or_else(|| self.ids[0], |known| known.0);
             if let Some(row) = self.rows(&[id]).await.into_iter().next() {
-                let record = self.record_row(&row, known);
+                let mut record = self.record_row(&row, known);
+                record.inbox = self.some_wish_of(id).await;
                 rows.insert(record.subscription_id, record);
             }
         }
