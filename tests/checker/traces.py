@@ -7,7 +7,7 @@ import re
 import subprocess
 
 from keys import attempt_name, carrier_no, charge_name, our_ref
-from sources import CannotRun
+from sources import OPS, CannotRun
 
 LOG_BYTES_MAX = 1 << 30
 # What became of a carrier's message.
@@ -68,7 +68,8 @@ def i14(books, found):
             if not any(decision["recorded"] for decision in one["decisions"]):
                 found.violation(f"{name}: its history has no decision that was recorded")
             exchange = one["exchange"]
-            if outcome and outcome.class_ in (5, 6, 8) and (exchange is None or not exchange["response"]["length"]):
+            sent = books.intents[attempt].op != OPS["adopt"]
+            if sent and outcome and outcome.class_ in (5, 6, 8) and (exchange is None or not exchange["response"]["length"]):
                 found.violation(f"{name}: it has an answer of the carrier, and its history has no response")
     found.not_checked(f"charges beyond the sample of {len(books.exports)}")
 

@@ -395,3 +395,121 @@ fn a_file_of_nothing_of_another_carrier_or_of_no_dialect_is_refused() {
     let (fine, said) = take(&world, &noise);
     assert!(!fine && said["state"] == "incomplete" && said["rows"] == 0, "{said}");
 }
+
+const POOR: &str = r#"{"max_amount_minor":100,"reset_applied_ppm":0}"#;
+const RICH: &str = r#"{"max_amount_minor":null}"#;
+
+fn in_review(world: &World) -> Vec<String> {
+    let cases = world.run(&["ops", "cases", "--json"]);
+    let cases: serde_json::Value = serde_json::from_slice(&cases.stdout).unwrap();
+    let all = cases["attempts"].as_array().unwrap().iter();
+    all.map(|one| one["attempt"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Ana proposes it and Ben approves.
+fn decided(world: &World, attempt: &str, outcome: &str) {
+    let why = "the carrier's statement of December";
+    let proposed = world
+        .run(&["ops", "propose", attempt, "--outcome", outcome, "--reason", why, "--as", "ana", "--json"]);
+    assert!(proposed.status.success(), "{}", told(&proposed));
+    let proposed: serde_json::Value = serde_json::from_slice(&proposed.stdout).unwrap();
+    let number = proposed["proposal"].to_string();
+    for (name, fine) in [("ana", false), ("ben", true)] {
+        let approved = world.run(&["ops", "approve", &number, "--as", name, "--yes"]);
+        assert_eq!(approved.status.success(), fine, "{name}: {}", told(&approved));
+    }
+}
+
+#[test]
+fn money_against_the_record_blocks_its_charge_until_two_people_adopt_it() {
+    let (world, engine) = lost("fladopt", APPLIED, 3);
+    // People are wrong about them, and the next attempts are refused.
+    world.mock.behave(POOR);
+    for attempt in in_review(&world) {
+        decided(&world, &attempt, "not-applied");
+    }
+    wait_until("they were tried again and refused", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6 AND attempt_no = 2") == 3
+            && idle(&engine)
+    });
+    let (fine, said) = take(&world, &written(&world, "true.csv", None, None));
+    assert!(fine && said["conflicts"] == 3 && said["given"] == 0, "{said}");
+    wait_until("their charges are blocked", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 3 AND attempt_no = 3") == 3
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 6 AND parent_no = 1"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM case_file WHERE kind = 'conflict' AND attempt_no = 1"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 8 AND attempt_no = 1"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE open = 3"), 3);
+    world.compare();
+    world.check();
+    // It is adopted or not ours, nothing else.
+    let blocked = in_review(&world);
+    let other = world.run(&["ops", "propose", &blocked[0], "--outcome", "approved", "--reason", "x"]);
+    assert!(!other.status.success() && told(&other).contains("--outcome adopt"), "{}", told(&other));
+    for attempt in &blocked {
+        decided(&world, attempt, "adopt");
+    }
+    wait_until("the money is in the books", SOON, || {
+        world.number(
+            "SELECT count(*) FROM attempt_outcome WHERE class = 5 AND attempt_no = 3 AND rule_id = 71
+                AND moved_minor = 500 AND collected_after = 500",
+        ) == 3
+    });
+    assert_eq!(world.number("SELECT count(*) FROM entitlement_grant WHERE attempt_no = 3"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0);
+    assert_eq!(world.mock.applied(), 3, "nothing was sent for it");
+    // Another file says what is recorded by now: no other case.
+    let (fine, _) = take(&world, &written(&world, "later.csv", None, None));
+    assert!(fine);
+    let story = explain(&world, 1);
+    for words in ["Attempt 3: adopt 0.500 TND", "adopt.found", "true.csv, line ", "adopt.settled", "Paid: "] {
+        assert!(story.contains(words), "{words} is not told:\n{story}");
+    }
+    wait_until("the inbox is empty", SOON, || world.number("SELECT count(*) FROM shard_inbox") == 0);
+    assert_eq!(world.number("SELECT count(*) FROM case_file"), 3);
+    all_agrees(&world, engine);
+}
+
+#[test]
+fn evidence_that_is_not_ours_unblocks_and_what_was_collected_already_is_not_adopted() {
+    let world = world("flnotours", POOR);
+    world.import_rows("medina-kids-daily", 0, 2, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("they are refused", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6") == 2 && idle(&engine)
+    });
+    let all = known(&world);
+    let rows: Vec<_> =
+        all.iter().map(|one| (one.our_ref.as_str(), "charge", one.amount, "TND", one.number.as_str())).collect();
+    let (fine, said) = take(&world, &made(&world, "lie.csv", &rows));
+    assert!(fine && said["conflicts"] == 2, "{said}");
+    wait_until("they are blocked", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 3 AND attempt_no = 2") == 2
+    });
+    world.mock.behave(RICH);
+    // Dead and back: the block stands.
+    engine.kill9();
+    let engine = world.serve("second");
+    decided(&world, &in_review(&world)[0], "not-ours");
+    wait_until("it goes on under a new key", SOON, || {
+        world.number(
+            "SELECT count(*) FROM attempt_outcome WHERE class = 8 AND attempt_no = 2 AND rule_id = 108",
+        ) == 1
+            && world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5 AND attempt_no = 3") == 1
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open WHERE kind = 3"), 1, "the other one stays");
+    wait_until("nothing is on its way", SOON, || idle(&engine));
+    // The same story once more: people decided about it, and the charge is paid.
+    let before = world.number("SELECT count(*) FROM case_file");
+    let (fine, said) = take(&world, &made(&world, "lie-again.csv", &rows));
+    assert!(fine && said["conflicts"] == 2, "{said}");
+    wait_until("a case each", SOON, || {
+        world.number("SELECT count(*) FROM case_file") == before + 2
+            && world.number("SELECT count(*) FROM shard_inbox") == 0
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 6"), 2);
+    world.compare();
+    assert!(engine.terminate().1);
+    world.check();
+}

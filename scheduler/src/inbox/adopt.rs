@@ -14,7 +14,7 @@ use crate::link::RETRY_PAUSE;
 use crate::refund::row_of;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
-use crate::told::Origin;
+use crate::told::{Origin, Told};
 
 /// What is to be done about it.
 enum Plan {
@@ -50,6 +50,10 @@ impl InboxReader {
         let Ok(period) = Period::from_number(evidence.period) else {
             return self.make_case(row, parent, "conflict", what).await;
         };
+        // The simulation has no people: there it stays a case.
+        if self.db.conn().await?.postgres().is_err() {
+            return self.make_case(row, parent, "conflict", what).await;
+        }
         if !self.shared.may_claim() || !stripe.hold(id) {
             return Ok(()); // on its way: the next pass
         }
@@ -166,7 +170,7 @@ impl InboxReader {
             carrier_txn_id: None,
             floor,
             inbox: None,
-            told,
+            told: told.map(|told| Told { why: Rule::ADOPT_FOUND.number(), rule: None, ..told }),
         })));
         Ok(())
     }
