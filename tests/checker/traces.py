@@ -12,6 +12,8 @@ from sources import OPS, CannotRun
 LOG_BYTES_MAX = 1 << 30
 # What became of a carrier's message.
 GIVEN, DUPLICATE, CONFLICT = 1, 2, 5
+# Of a row of a file; and of the file.
+CONTRARY, INCOMPLETE = 2, 3
 # The rule of what two people decided.
 PEOPLE_DECIDED = 108
 DIGITS = re.compile(rb"[0-9]{7,17}")
@@ -115,7 +117,7 @@ def i15(books, found):
 
 
 def i19(books, found):
-    """Forged, replayed and mismatched callbacks move nothing."""
+    """Forged, replayed and mismatched callbacks move nothing, nor do files that are not complete."""
     cases = {(case.subscription_id, case.period, case.attempt_no) for case in books.t.cases}
     for row in books.t.callbacks:
         found.looked()
@@ -130,6 +132,20 @@ def i19(books, found):
             found.violation(f"message {row.id}: it contradicts {attempt_name(attempt)}, and no case says so", row)
     if not books.t.callbacks:
         found.not_checked("no carrier sent messages")
+    for row in books.t.file_rows:
+        found.looked()
+        attempt = (row.subscription_id, row.period, row.attempt_no)
+        place = f"line {row.line} of {row.name}"
+        if row.state == GIVEN and row.file_state == INCOMPLETE:
+            found.violation(f"{place}: its file is not complete, and it became evidence", row)
+        if row.state in (GIVEN, CONTRARY) and attempt not in books.intents:
+            found.violation(f"{place}: it is said to be about an attempt that does not exist", row)
+        if row.state == GIVEN and carrier_no(row.subscription_id) != row.carrier_no:
+            found.violation(f"{place}: its file is of another carrier than the attempt went to", row)
+        if row.state == CONTRARY and attempt not in cases and not books.t.inbox:
+            found.violation(f"{place}: it contradicts {attempt_name(attempt)}, and no case says so", row)
+    if not books.t.file_rows:
+        found.not_checked("no carrier's file said more than what is recorded")
 
 
 def i20(books, found):

@@ -41,7 +41,11 @@ impl Resolver {
                     .get(&due.book_version)
                     .is_some_and(|same| same.contains(&carrier_no)));
         let known = self.known(same_body, lane);
-        Some(next_step(&lane.proof(hurry), &Plan::STANDARD.hurried(hurry), &facts::of(due, &known, self.state.files.of(&due.key))))
+        Some(next_step(
+            &lane.proof(hurry),
+            &Plan::STANDARD.hurried(hurry),
+            &facts::of(due, &known, self.state.files.of(&due.key)),
+        ))
     }
 
     fn known(&self, same_body: bool, lane: &AskLane) -> facts::Known {

@@ -60,9 +60,9 @@ pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};
 pub use files::{
-    FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile, SettledFileRow,
-    attempts_of_keys, file_chunk, file_coverage, file_rows, files, keep_chunk, keep_file, lock_files, named_elsewhere,
-    note_matched, read_file, settle_file_row,
+    FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile,
+    SettledFileRow, attempts_of_keys, file_chunk, file_coverage, file_rows, files, keep_chunk, keep_file,
+    lock_files, named_elsewhere, note_matched, read_file, settle_file_row,
 };
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,

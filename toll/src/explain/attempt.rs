@@ -242,7 +242,8 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         let recorded = row.state != AttemptState::Intent as i16 && !(seq == SEQ_EXCHANGE && taken_over);
         decided.push(Decided {
             on,
-            proof: (story.why != 0 && (seq == SEQ_EVIDENCE || seq >= SEQ_FILE)).then(|| RuleWords::new(story.why)),
+            proof: (story.why != 0 && (seq == SEQ_EVIDENCE || seq >= SEQ_FILE))
+                .then(|| RuleWords::new(story.why)),
             rule: RuleWords::new(decision.rule),
             facts: facts(story, sources.loaded),
             attempt_from: from,
