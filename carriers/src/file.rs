@@ -457,7 +457,7 @@ impl<'d> FileReader<'d> {
     fn check_time(&self, text: &str) -> Result<(), String> {
         let local: DateTime = text.parse().map_err(|_| "a time that is none, such as 2026-12-01T08:30:00")?;
         let at = self.rules.zone.to_ambiguous_timestamp(local);
-        let (earlier, later) = (at.clone().earlier(), at.later());
+        let (earlier, later) = (at.earlier(), at.later());
         let inside = |at: Result<Timestamp, jiff::Error>| {
             at.is_ok_and(|at| self.covers.is_none_or(|covers| covers.from <= at && at < covers.until))
         };

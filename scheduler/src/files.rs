@@ -251,10 +251,10 @@ impl FileTaker<'_> {
 async fn flush(
     conn: &mut PgConnection,
     rows: &mut Vec<FileRow>,
-    mut matching: Option<&mut Matching<'_>>,
+    matching: Option<&mut Matching<'_>>,
     least: usize,
 ) -> Result<(), FileError> {
-    let Some(matching) = matching.as_deref_mut() else {
+    let Some(matching) = matching else {
         rows.clear();
         return Ok(());
     };
