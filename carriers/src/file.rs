@@ -227,7 +227,9 @@ impl<'d> FileReader<'d> {
             let date = text.and_then(|text| Date::strptime(day, text).ok());
             match date.and_then(|date| span_of_days(&rules.zone, date, date)) {
                 Some(covers) => reader.covers = Some(covers),
-                None => reader.flawed(format!("its name does not say which day it covers: {before}{day}{after}")),
+                None => {
+                    reader.flawed(format!("its name does not say which day it covers: {before}{day}{after}"))
+                }
             }
         }
         reader
@@ -311,8 +313,11 @@ impl<'d> FileReader<'d> {
 
     fn fields(&self, line: &[u8]) -> Result<Vec<String>, String> {
         let mut csv = csv::ReaderBuilder::new();
-        let mut csv =
-            csv.delimiter(self.rules.delimiter).has_headers(false).buffer_capacity(line.len()).from_reader(line);
+        let mut csv = csv
+            .delimiter(self.rules.delimiter)
+            .has_headers(false)
+            .buffer_capacity(line.len())
+            .from_reader(line);
         let mut record = csv::ByteRecord::new();
         match csv.read_byte_record(&mut record) {
             Ok(true) => {}
@@ -350,7 +355,9 @@ impl<'d> FileReader<'d> {
             return self.read_trailer(fields).map(|()| None);
         }
         if mark != &*marks.detail {
-            let shown: String = mark.chars().take(32).collect();
+            // Where the dialect is another one this may be a subscriber's number.
+            let shown: String =
+                mark.chars().take(32).map(|c| if c.is_ascii_digit() { '#' } else { c }).collect();
             return Err(format!("it begins with {shown:?}, which is no mark of this carrier's files"));
         }
         if self.trailers > 0 {
@@ -370,7 +377,8 @@ impl<'d> FileReader<'d> {
             let local = |at: usize| text(at).and_then(|text| text.parse::<DateTime>().ok());
             local(*from).zip(until.and_then(local)).and_then(|(from, until)| span_of(zone, from, until))
         };
-        self.covers = Some(covers.ok_or("the header does not say which time the file covers, up to 62 days")?);
+        self.covers =
+            Some(covers.ok_or("the header does not say which time the file covers, up to 62 days")?);
         Ok(())
     }
 
@@ -393,7 +401,9 @@ impl<'d> FileReader<'d> {
                 let text = self.field(fields, column, "line")?;
                 let international = match form {
                     MsisdnForm::E164 => text.to_owned(),
-                    MsisdnForm::Plus => text.strip_prefix('+').ok_or("a line without its plus sign")?.to_owned(),
+                    MsisdnForm::Plus => {
+                        text.strip_prefix('+').ok_or("a line without its plus sign")?.to_owned()
+                    }
                     MsisdnForm::National => format!("{}{text}", rules.msisdn.prefix),
                 };
                 Some(Msisdn::parse(&international).map_err(|_| "a line that is none")?)
@@ -410,10 +420,8 @@ impl<'d> FileReader<'d> {
             Outcome::Refunded { .. } => Outcome::Refunded { amount_minor },
             other => other,
         };
-        let moves = matches!(
-            result,
-            Outcome::Charged { .. } | Outcome::Partial { .. } | Outcome::Refunded { .. }
-        );
+        let moves =
+            matches!(result, Outcome::Charged { .. } | Outcome::Partial { .. } | Outcome::Refunded { .. });
         if moves && amount_minor == 0 {
             return Err("money of no amount".to_owned());
         }
@@ -449,11 +457,15 @@ impl<'d> FileReader<'d> {
     fn check_time(&self, text: &str) -> Result<(), String> {
         let local: DateTime = text.parse().map_err(|_| "a time that is none, such as 2026-12-01T08:30:00")?;
         let at = self.rules.zone.to_ambiguous_timestamp(local);
-        let (earlier, later) = (at.clone().earlier(), at.later());
+        let (earlier, later) = (at.earlier(), at.later());
         let inside = |at: Result<Timestamp, jiff::Error>| {
             at.is_ok_and(|at| self.covers.is_none_or(|covers| covers.from <= at && at < covers.until))
         };
-        if inside(earlier) || inside(later) { Ok(()) } else { Err("a time that the file does not cover".to_owned()) }
+        if inside(earlier) || inside(later) {
+            Ok(())
+        } else {
+            Err("a time that the file does not cover".to_owned())
+        }
     }
 
     fn read_trailer(&mut self, fields: &[String]) -> Result<(), String> {
@@ -467,7 +479,8 @@ impl<'d> FileReader<'d> {
             .ok_or("a trailer without a sum")?;
         let (rows, total) = match rules.trailer.currency {
             Some(at) => {
-                let currency = text(at).filter(|text| text.len() == 3).ok_or("a trailer without a currency")?;
+                let currency =
+                    text(at).filter(|text| text.len() == 3).ok_or("a trailer without a currency")?;
                 if !self.totals.contains_key(currency) && self.totals.len() >= CURRENCIES_MAX {
                     return Err(format!("more than {CURRENCIES_MAX} currencies"));
                 }

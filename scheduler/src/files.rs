@@ -19,15 +19,15 @@ use sha2::{Digest, Sha256};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use storage::pg::{
-    Actor, FileRead, FileRecord, FileState, NewFile, StoreError, audit, file_chunk, files, keep_chunk, keep_file,
-    lock_files, note_matched, read_file,
+    Actor, FileRead, FileRecord, FileState, NewFile, StoreError, audit, file_chunk, files, keep_chunk,
+    keep_file, lock_files, note_matched, read_file,
 };
 use storage::vault::{Vault, VaultError};
 
 pub(crate) use asked::attempt_as_asked;
 use matching::Matching;
-pub use sealed::open_file_row;
 use sealed::FileSeal;
+pub use sealed::open_file_row;
 
 /// Bytes of a file at most.
 pub const FILE_BYTES_MAX: u64 = 256 * 1_024 * 1_024;
@@ -158,7 +158,8 @@ impl FileTaker<'_> {
         let sealing = |source| FileError::Sealed { id: 0, source };
         let salt = self.vault.new_salt().map_err(sealing)?;
         let kek_version = self.vault.current_kek_version();
-        let seal = FileSeal::new(self.vault, self.carrier_no, &digest, &salt, kek_version).map_err(sealing)?;
+        let seal =
+            FileSeal::new(self.vault, self.carrier_no, &digest, &salt, kek_version).map_err(sealing)?;
         let name = name_of(path);
         let new = NewFile {
             carrier_no: self.carrier_no,
@@ -230,7 +231,8 @@ impl FileTaker<'_> {
         mut matching: Option<&mut Matching<'_>>,
     ) -> Result<FileSummary, FileError> {
         let reader = self.definition.file_reader(&kept.name);
-        let mut reader = reader.ok_or_else(|| FileError::NoDialect { carrier: self.definition.id.to_string() })?;
+        let mut reader =
+            reader.ok_or_else(|| FileError::NoDialect { carrier: self.definition.id.to_string() })?;
         let mut rows: Vec<FileRow> = Vec::new();
         for no in 0.. {
             let Some(sealed) = file_chunk(conn, kept.id, no).await? else { break };
@@ -249,10 +251,10 @@ impl FileTaker<'_> {
 async fn flush(
     conn: &mut PgConnection,
     rows: &mut Vec<FileRow>,
-    mut matching: Option<&mut Matching<'_>>,
+    matching: Option<&mut Matching<'_>>,
     least: usize,
 ) -> Result<(), FileError> {
-    let Some(matching) = matching.as_deref_mut() else {
+    let Some(matching) = matching else {
         rows.clear();
         return Ok(());
     };

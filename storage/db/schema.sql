@@ -279,6 +279,97 @@ ALTER TABLE public.carrier ALTER COLUMN carrier_no ADD GENERATED ALWAYS AS IDENT
     CACHE 1
 );
 
+CREATE TABLE public.carrier_file (
+    id bigint NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    covers_from timestamp with time zone,
+    covers_until timestamp with time zone,
+    bytes bigint DEFAULT 0 NOT NULL,
+    rows bigint DEFAULT 0 NOT NULL,
+    matched_line bigint DEFAULT 0 NOT NULL,
+    contradicts bigint,
+    agreed bigint DEFAULT 0 NOT NULL,
+    given bigint DEFAULT 0 NOT NULL,
+    conflicts bigint DEFAULT 0 NOT NULL,
+    orphans bigint DEFAULT 0 NOT NULL,
+    foreign_rows bigint DEFAULT 0 NOT NULL,
+    carrier_no integer NOT NULL,
+    kek_version smallint NOT NULL,
+    state smallint DEFAULT 0 NOT NULL,
+    digest bytea NOT NULL,
+    salt bytea NOT NULL,
+    name text NOT NULL,
+    sums text DEFAULT ''::text NOT NULL,
+    flaw text,
+    taken_by text NOT NULL,
+    CONSTRAINT carrier_file_check CHECK ((covers_from < covers_until)),
+    CONSTRAINT carrier_file_check1 CHECK (((state <> ALL (ARRAY[2, 4])) OR (covers_from IS NOT NULL))),
+    CONSTRAINT carrier_file_digest_check CHECK ((length(digest) = 32)),
+    CONSTRAINT carrier_file_flaw_check CHECK (((length(flaw) >= 1) AND (length(flaw) <= 500))),
+    CONSTRAINT carrier_file_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT carrier_file_salt_check CHECK ((length(salt) = 16)),
+    CONSTRAINT carrier_file_state_check CHECK (((state >= 0) AND (state <= 4))),
+    CONSTRAINT carrier_file_sums_check CHECK ((length(sums) <= 1000)),
+    CONSTRAINT carrier_file_taken_by_check CHECK (((length(taken_by) >= 1) AND (length(taken_by) <= 64)))
+);
+
+COMMENT ON TABLE public.carrier_file IS 'a carrier''s reconciliation file; its digest is its identity';
+
+COMMENT ON COLUMN public.carrier_file.state IS '0 kept, 1 being matched, up to matched_line, 2 complete and matched: its absences count, 3 incomplete: flaw says why, 4 contradicts another complete file of the same span';
+
+CREATE TABLE public.carrier_file_chunk (
+    file_id bigint NOT NULL,
+    no integer NOT NULL,
+    sealed bytea NOT NULL,
+    CONSTRAINT carrier_file_chunk_sealed_check CHECK ((length(sealed) <= 1048576))
+);
+
+COMMENT ON TABLE public.carrier_file_chunk IS 'the raw file, piece by piece under a key of its own: it names subscribers';
+
+ALTER TABLE public.carrier_file ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.carrier_file_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.carrier_file_row (
+    id bigint NOT NULL,
+    file_id bigint NOT NULL,
+    line bigint NOT NULL,
+    subscription_id bigint,
+    moved_minor bigint NOT NULL,
+    ref_seed bigint,
+    period integer,
+    attempt_no smallint,
+    reason smallint NOT NULL,
+    state smallint NOT NULL,
+    our_ref text NOT NULL,
+    carrier_txn_id text,
+    code text NOT NULL,
+    sealed bytea NOT NULL,
+    CONSTRAINT carrier_file_row_carrier_txn_id_check CHECK ((length(carrier_txn_id) <= 64)),
+    CONSTRAINT carrier_file_row_code_check CHECK ((length(code) <= 64)),
+    CONSTRAINT carrier_file_row_our_ref_check CHECK ((length(our_ref) <= 64)),
+    CONSTRAINT carrier_file_row_sealed_check CHECK ((length(sealed) <= 8192)),
+    CONSTRAINT carrier_file_row_state_check CHECK (((state >= 1) AND (state <= 6)))
+);
+
+COMMENT ON TABLE public.carrier_file_row IS 'rows that do not merely say what is recorded already; ref_seed, period, attempt_no: of our key, whether we know the attempt or not';
+
+COMMENT ON COLUMN public.carrier_file_row.state IS '1 given to the owner as evidence, 2 contradicts the attempt or what is recorded: a case, 3 orphan: our key, no attempt of ours, 4 somebody else''s key, 5 says nothing that counts, 6 of a file that proves nothing';
+
+ALTER TABLE public.carrier_file_row ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.carrier_file_row_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.case_file (
     id bigint NOT NULL,
     subscription_id bigint NOT NULL,
@@ -754,6 +845,21 @@ ALTER TABLE ONLY public.callback_inbox
 ALTER TABLE ONLY public.callback_inbox
     ADD CONSTRAINT callback_inbox_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.carrier_file
+    ADD CONSTRAINT carrier_file_carrier_no_digest_key UNIQUE (carrier_no, digest);
+
+ALTER TABLE ONLY public.carrier_file_chunk
+    ADD CONSTRAINT carrier_file_chunk_pkey PRIMARY KEY (file_id, no);
+
+ALTER TABLE ONLY public.carrier_file
+    ADD CONSTRAINT carrier_file_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.carrier_file_row
+    ADD CONSTRAINT carrier_file_row_file_id_line_key UNIQUE (file_id, line);
+
+ALTER TABLE ONLY public.carrier_file_row
+    ADD CONSTRAINT carrier_file_row_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.carrier
     ADD CONSTRAINT carrier_id_key UNIQUE (id);
 
@@ -868,9 +974,15 @@ CREATE INDEX attempt_open_ask ON public.attempt_open USING btree (((subscription
 
 CREATE INDEX attempt_open_txn ON public.attempt_open USING btree (carrier_txn_id) WHERE (carrier_txn_id IS NOT NULL);
 
+CREATE INDEX callback_inbox_attempt ON public.callback_inbox USING btree (subscription_id, period, attempt_no) WHERE (subscription_id IS NOT NULL);
+
 CREATE INDEX callback_inbox_new ON public.callback_inbox USING btree (look_at) WHERE (state = 0);
 
 CREATE INDEX callback_inbox_txn ON public.callback_inbox USING btree (carrier_txn_id) WHERE (subscription_id IS NOT NULL);
+
+CREATE INDEX carrier_file_covers ON public.carrier_file USING btree (carrier_no, covers_from);
+
+CREATE INDEX carrier_file_row_attempt ON public.carrier_file_row USING btree (ref_seed, period, attempt_no) WHERE (ref_seed IS NOT NULL);
 
 CREATE INDEX charge_aside_fires ON public.charge_aside USING btree (subscription_id) WHERE (next_at_ms IS NOT NULL);
 
@@ -907,6 +1019,18 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.month_seal FOR EACH
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.transfer FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
 CREATE TRIGGER never_empty BEFORE TRUNCATE ON public.audit_log FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+ALTER TABLE ONLY public.carrier_file
+    ADD CONSTRAINT carrier_file_carrier_no_fkey FOREIGN KEY (carrier_no) REFERENCES public.carrier(carrier_no);
+
+ALTER TABLE ONLY public.carrier_file_chunk
+    ADD CONSTRAINT carrier_file_chunk_file_id_fkey FOREIGN KEY (file_id) REFERENCES public.carrier_file(id);
+
+ALTER TABLE ONLY public.carrier_file
+    ADD CONSTRAINT carrier_file_contradicts_fkey FOREIGN KEY (contradicts) REFERENCES public.carrier_file(id);
+
+ALTER TABLE ONLY public.carrier_file_row
+    ADD CONSTRAINT carrier_file_row_file_id_fkey FOREIGN KEY (file_id) REFERENCES public.carrier_file(id);
 
 ALTER TABLE ONLY public.plan
     ADD CONSTRAINT plan_carrier_no_fkey FOREIGN KEY (carrier_no) REFERENCES public.carrier(carrier_no);

@@ -476,3 +476,18 @@ def _(s):
 def _(s):
     return (f"INSERT INTO case_file (subscription_id, kind, what) VALUES ({s.past[0]}, 'quarantine',"
             f" 'the line {s.books.listed[0].msisdn} is barred')")
+
+
+@plant("money taken into the books that nobody approved, and that the carrier does not have", "I4", "I20")
+def _(s):
+    return FORCED + f"UPDATE attempt_intent SET op = 6, parent_no = 99 WHERE {s.at(s.past)}"
+
+
+@plant("a row of a cut file that became evidence", "I19")
+def _(s):
+    sub, period, number = s.past
+    return ("WITH f AS (INSERT INTO carrier_file (carrier_no, kek_version, state, digest, salt, name, flaw, taken_by) VALUES"
+            f" ({sub >> 44}, 1, 3, sha256('planted'), decode(repeat('00', 16), 'hex'), 'cut.csv', 'line 9: no trailer', 'x')"
+            " RETURNING id) INSERT INTO carrier_file_row (file_id, line, subscription_id, moved_minor, ref_seed, period,"
+            f" attempt_no, reason, state, our_ref, code, sealed) SELECT id, 2, {sub}, 500, 1, {period}, {number}, 1, 1, 'k',"
+            " 'charge', '' FROM f")

@@ -56,6 +56,8 @@ TABLES = {
     "cases": "SELECT subscription_id, period, attempt_no, kind FROM case_file",
     "callbacks": "SELECT id, carrier_no, subscription_id, period, attempt_no, state, authenticated::int AS authenticated"
                  " FROM callback_inbox",
+    "file_rows": "SELECT r.id, r.line, r.subscription_id, r.period, r.attempt_no, r.state, f.name, f.carrier_no,"
+                 " f.state AS file_state FROM carrier_file_row r JOIN carrier_file f ON f.id = r.file_id",
     "audit": "SELECT seq, (extract(epoch FROM at) * 1000000)::bigint AS at_us, who, account, act, subject, details,"
              " encode(before, 'hex') AS before, encode(digest, 'hex') AS digest FROM audit_log ORDER BY seq",
     "audit_head": "SELECT seq, encode(digest, 'hex') AS digest FROM audit_head",

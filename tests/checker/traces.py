@@ -7,11 +7,13 @@ import re
 import subprocess
 
 from keys import attempt_name, carrier_no, charge_name, our_ref
-from sources import CannotRun
+from sources import OPS, CannotRun
 
 LOG_BYTES_MAX = 1 << 30
 # What became of a carrier's message.
 GIVEN, DUPLICATE, CONFLICT = 1, 2, 5
+# Of a row of a file; and of the file.
+CONTRARY, INCOMPLETE = 2, 3
 # The rule of what two people decided.
 PEOPLE_DECIDED = 108
 DIGITS = re.compile(rb"[0-9]{7,17}")
@@ -68,7 +70,8 @@ def i14(books, found):
             if not any(decision["recorded"] for decision in one["decisions"]):
                 found.violation(f"{name}: its history has no decision that was recorded")
             exchange = one["exchange"]
-            if outcome and outcome.class_ in (5, 6, 8) and (exchange is None or not exchange["response"]["length"]):
+            sent = books.intents[attempt].op != OPS["adopt"]
+            if sent and outcome and outcome.class_ in (5, 6, 8) and (exchange is None or not exchange["response"]["length"]):
                 found.violation(f"{name}: it has an answer of the carrier, and its history has no response")
     found.not_checked(f"charges beyond the sample of {len(books.exports)}")
 
@@ -114,7 +117,7 @@ def i15(books, found):
 
 
 def i19(books, found):
-    """Forged, replayed and mismatched callbacks move nothing."""
+    """Forged, replayed and mismatched callbacks move nothing, nor do files that are not complete."""
     cases = {(case.subscription_id, case.period, case.attempt_no) for case in books.t.cases}
     for row in books.t.callbacks:
         found.looked()
@@ -129,6 +132,20 @@ def i19(books, found):
             found.violation(f"message {row.id}: it contradicts {attempt_name(attempt)}, and no case says so", row)
     if not books.t.callbacks:
         found.not_checked("no carrier sent messages")
+    for row in books.t.file_rows:
+        found.looked()
+        attempt = (row.subscription_id, row.period, row.attempt_no)
+        place = f"line {row.line} of {row.name}"
+        if row.state == GIVEN and row.file_state == INCOMPLETE:
+            found.violation(f"{place}: its file is not complete, and it became evidence", row)
+        if row.state in (GIVEN, CONTRARY) and attempt not in books.intents:
+            found.violation(f"{place}: it is said to be about an attempt that does not exist", row)
+        if row.state == GIVEN and carrier_no(row.subscription_id) != row.carrier_no:
+            found.violation(f"{place}: its file is of another carrier than the attempt went to", row)
+        if row.state == CONTRARY and attempt not in cases and not books.t.inbox:
+            found.violation(f"{place}: it contradicts {attempt_name(attempt)}, and no case says so", row)
+    if not books.t.file_rows:
+        found.not_checked("no carrier's file said more than what is recorded")
 
 
 def i20(books, found):

@@ -81,8 +81,9 @@ fn now_us(world: &World) -> i64 {
 /// Absence has begun to count for every unknown attempt: 2 s and the reply timeout after its last write.
 fn settled(world: &World) {
     wait_until("absence counts", SOON, || {
-        world.number("SELECT count(*) FROM attempt_open WHERE kind = 2 AND since > now() - interval '4 seconds'")
-            == 0
+        world.number(
+            "SELECT count(*) FROM attempt_open WHERE kind = 2 AND since > now() - interval '4 seconds'",
+        ) == 0
     });
 }
 
@@ -115,7 +116,8 @@ fn second_over(world: &World) {
 /// An hour that ends with the second in which the last of them became unknown: before absence counts for any.
 fn early(world: &World) -> (i64, i64) {
     second_over(world);
-    let until = world.number("SELECT us(date_trunc('second', max(since)) + interval '1 second') FROM attempt_open");
+    let until =
+        world.number("SELECT us(date_trunc('second', max(since)) + interval '1 second') FROM attempt_open");
     (until - 3_600_000_000, until)
 }
 
@@ -143,7 +145,7 @@ fn take(world: &World, path: &std::path::Path) -> (bool, serde_json::Value) {
     (output.status.success(), said)
 }
 
-fn explain(world: &World, attempt_no: i16) -> String {
+fn explain(world: &World) -> String {
     let row = world.block(async {
         sqlx::query("SELECT subscription_id, period FROM attempt_intent ORDER BY 1, 2, attempt_no LIMIT 1")
             .fetch_one(&mut world.conn().await)
@@ -154,7 +156,6 @@ fn explain(world: &World, attempt_no: i16) -> String {
         subscription: SubscriptionId(row.get(0)),
         period: Period::from_number(row.get(1)).unwrap(),
     };
-    let _ = attempt_no;
     told(&world.run(&["explain", &charge.to_string()]))
 }
 
@@ -163,8 +164,11 @@ fn what_a_complete_file_names_is_settled_at_once_and_the_same_file_again_changes
     let (world, engine) = lost("flpresent", APPLIED, 12);
     let day = told(&world.run(&["ops", "cases"]));
     assert!(day.contains("file of "), "{day}");
+    let story = explain(&world);
+    assert!(story.contains("It waits for the file of "), "{story}");
     // Rows of a file that is cut off or lacks one say nothing, however true they are.
-    for (fault, flaw) in [("truncated", "line 9: "), ("row_lost", "the trailer counts 12 rows, there are 11")] {
+    for (fault, flaw) in [("truncated", "line 9: "), ("row_lost", "the trailer counts 12 rows, there are 11")]
+    {
         let (fine, said) = take(&world, &written(&world, &format!("{fault}.csv"), Some(fault), None));
         assert!(!fine && said["given"] == 0, "{said}");
         assert!(said["state"] == "incomplete" && said["why"].as_str().unwrap().contains(flaw), "{said}");
@@ -191,7 +195,7 @@ fn what_a_complete_file_names_is_settled_at_once_and_the_same_file_again_changes
     // A later file of another span says what is recorded by now.
     let (fine, said) = take(&world, &written(&world, "later.csv", None, None));
     assert!(fine && said["agreed"] == 12 && said["given"] == 0, "{said}");
-    let story = explain(&world, 1);
+    let story = explain(&world);
     for words in ["file.told", "the carrier's file", "settle.full", "first.csv, line "] {
         assert!(story.contains(words), "{words} is not told:\n{story}");
     }
@@ -200,7 +204,8 @@ fn what_a_complete_file_names_is_settled_at_once_and_the_same_file_again_changes
     assert!(listed.contains("complete") && listed.contains("medina"), "{listed}");
     // Nothing of the file lies in the database in clear.
     assert_eq!(
-        world.number("SELECT count(*) FROM carrier_file_chunk WHERE position('2162000'::bytea in sealed) > 0"),
+        world
+            .number("SELECT count(*) FROM carrier_file_chunk WHERE position('2162000'::bytea in sealed) > 0"),
         0
     );
     assert_eq!(world.number("SELECT count(*) FROM case_file"), 0);
@@ -245,7 +250,7 @@ fn absence_counts_only_in_complete_files_that_cover_it_and_late_enough() {
         6,
         "not applied"
     );
-    let story = explain(&world, 1);
+    let story = explain(&world);
     assert!(story.contains("resolve.file_absent"), "{story}");
     all_agrees(&world, engine);
 }
@@ -270,7 +275,8 @@ fn two_files_of_one_span_that_differ_prove_nothing_until_another_comes() {
     let (fine, said) = take(&world, &written(&world, "late.csv", Some("rows_missing"), None));
     assert!(fine, "{said}");
     looked_in_vain(&world, 4);
-    let (fine, said) = take(&world, &written(&world, "last.csv", None, Some((from - 3_600_000_000, now_us(&world)))));
+    let (fine, said) =
+        take(&world, &written(&world, "last.csv", None, Some((from - 3_600_000_000, now_us(&world)))));
     assert!(fine && said["given"] == 4, "{said}");
     wait_until("all of them", SOON, || approved(&world) == 8);
     all_agrees(&world, engine);
@@ -335,7 +341,8 @@ fn made(world: &World, name: &str, rows: &[(&str, &str, i64, &str, &str)]) -> Pa
 fn rows_are_matched_on_key_amount_currency_and_line_or_people_look_at_them() {
     let (world, engine) = lost("flmismatch", APPLIED, 5);
     let all = known(&world);
-    let nobody = OurRef::new(RefSeed(77), Period::from_number(world_period(&world)).unwrap(), 1).unwrap().to_string();
+    let nobody =
+        OurRef::new(RefSeed(77), Period::from_number(world_period(&world)).unwrap(), 1).unwrap().to_string();
     let (a, b, c, d) = (&all[0], &all[1], &all[2], &all[3]);
     let file = made(
         &world,
@@ -347,13 +354,19 @@ fn rows_are_matched_on_key_amount_currency_and_line_or_people_look_at_them() {
             (&d.our_ref, "refund", d.amount, "TND", &d.number),
             (&nobody, "charge", 500, "TND", &a.number),
             ("INVOICE-17", "charge", 500, "TND", &a.number),
+            (&d.number, "charge", 500, "TND", &a.number),
         ],
     );
     let (fine, said) = take(&world, &file);
     assert!(fine, "{said}");
     assert_eq!(
-        (said["conflicts"].as_i64(), said["orphans"].as_i64(), said["foreign"].as_i64(), said["given"].as_i64()),
-        (Some(4), Some(1), Some(1), Some(0)),
+        (
+            said["conflicts"].as_i64(),
+            said["orphans"].as_i64(),
+            said["foreign"].as_i64(),
+            said["given"].as_i64()
+        ),
+        (Some(4), Some(1), Some(2), Some(0)),
         "{said}"
     );
     assert_eq!(world.number("SELECT count(*) FROM case_file WHERE kind = 'file_mismatch'"), 4);
@@ -390,8 +403,141 @@ fn a_file_of_nothing_of_another_carrier_or_of_no_dialect_is_refused() {
     }
     // Bytes that are no file at all are kept, and prove nothing.
     let noise = world.dir.join("files/noise.csv");
-    std::fs::write(&noise, (0_u32..50_000).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>())
-        .unwrap();
+    std::fs::write(
+        &noise,
+        (0_u32..50_000).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
     let (fine, said) = take(&world, &noise);
     assert!(!fine && said["state"] == "incomplete" && said["rows"] == 0, "{said}");
+}
+
+const POOR: &str = r#"{"max_amount_minor":100,"reset_applied_ppm":0}"#;
+const RICH: &str = r#"{"max_amount_minor":null}"#;
+
+fn in_review(world: &World) -> Vec<String> {
+    let cases = world.run(&["ops", "cases", "--json"]);
+    let cases: serde_json::Value = serde_json::from_slice(&cases.stdout).unwrap();
+    let all = cases["attempts"].as_array().unwrap().iter();
+    all.map(|one| one["attempt"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Ana proposes it and Ben approves.
+fn decided(world: &World, attempt: &str, outcome: &str) {
+    let why = "the carrier's statement of December";
+    let proposed = world.run(&[
+        "ops",
+        "propose",
+        attempt,
+        "--outcome",
+        outcome,
+        "--reason",
+        why,
+        "--as",
+        "ana",
+        "--json",
+    ]);
+    assert!(proposed.status.success(), "{}", told(&proposed));
+    let proposed: serde_json::Value = serde_json::from_slice(&proposed.stdout).unwrap();
+    let number = proposed["proposal"].to_string();
+    for (name, fine) in [("ana", false), ("ben", true)] {
+        let approved = world.run(&["ops", "approve", &number, "--as", name, "--yes"]);
+        assert_eq!(approved.status.success(), fine, "{name}: {}", told(&approved));
+    }
+}
+
+#[test]
+fn money_against_the_record_blocks_its_charge_until_two_people_adopt_it() {
+    let (world, engine) = lost("fladopt", APPLIED, 3);
+    // People are wrong about them, and the next attempts are refused.
+    world.mock.behave(POOR);
+    for attempt in in_review(&world) {
+        decided(&world, &attempt, "not-applied");
+    }
+    wait_until("they were tried again and refused", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6 AND attempt_no = 2") == 3
+            && idle(&engine)
+    });
+    let (fine, said) = take(&world, &written(&world, "true.csv", None, None));
+    assert!(fine && said["conflicts"] == 3 && said["given"] == 0, "{said}");
+    wait_until("their charges are blocked", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 3 AND attempt_no = 3") == 3
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 6 AND parent_no = 1"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM case_file WHERE kind = 'conflict' AND attempt_no = 1"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_outcome WHERE class = 8 AND attempt_no = 1"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE open = 3"), 3);
+    world.compare();
+    world.check();
+    // It is adopted or not ours, nothing else.
+    let blocked = in_review(&world);
+    let other = world.run(&["ops", "propose", &blocked[0], "--outcome", "approved", "--reason", "x"]);
+    assert!(!other.status.success() && told(&other).contains("--outcome adopt"), "{}", told(&other));
+    for attempt in &blocked {
+        decided(&world, attempt, "adopt");
+    }
+    wait_until("the money is in the books", SOON, || {
+        world.number(
+            "SELECT count(*) FROM attempt_outcome WHERE class = 5 AND attempt_no = 3 AND rule_id = 71
+                AND moved_minor = 500 AND collected_after = 500",
+        ) == 3
+    });
+    assert_eq!(world.number("SELECT count(*) FROM entitlement_grant WHERE attempt_no = 3"), 3);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0);
+    assert_eq!(world.mock.applied(), 3, "nothing was sent for it");
+    // Another file says what is recorded by now: no other case.
+    let (fine, _) = take(&world, &written(&world, "later.csv", None, None));
+    assert!(fine);
+    let story = explain(&world);
+    for words in ["Attempt 3: adopt 0.500 TND", "adopt.found", "true.csv, line ", "adopt.settled", "Paid: "] {
+        assert!(story.contains(words), "{words} is not told:\n{story}");
+    }
+    wait_until("the inbox is empty", SOON, || world.number("SELECT count(*) FROM shard_inbox") == 0);
+    assert_eq!(world.number("SELECT count(*) FROM case_file"), 3);
+    all_agrees(&world, engine);
+}
+
+#[test]
+fn evidence_that_is_not_ours_unblocks_and_what_was_collected_already_is_not_adopted() {
+    let world = world("flnotours", POOR);
+    world.import_rows("medina-kids-daily", 0, 2, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("they are refused", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 6") == 2 && idle(&engine)
+    });
+    let all = known(&world);
+    let rows: Vec<_> = all
+        .iter()
+        .map(|one| (one.our_ref.as_str(), "charge", one.amount, "TND", one.number.as_str()))
+        .collect();
+    let (fine, said) = take(&world, &made(&world, "lie.csv", &rows));
+    assert!(fine && said["conflicts"] == 2, "{said}");
+    wait_until("they are blocked", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 3 AND attempt_no = 2") == 2
+    });
+    world.mock.behave(RICH);
+    // Dead and back: the block stands.
+    engine.kill9();
+    let engine = world.serve("second");
+    decided(&world, &in_review(&world)[0], "not-ours");
+    wait_until("it goes on under a new key", SOON, || {
+        world.number(
+            "SELECT count(*) FROM attempt_outcome WHERE class = 8 AND attempt_no = 2 AND rule_id = 108",
+        ) == 1
+            && world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5 AND attempt_no = 3") == 1
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open WHERE kind = 3"), 1, "the other one stays");
+    wait_until("nothing is on its way", SOON, || idle(&engine));
+    // The same story once more: people decided about it, and the charge is paid.
+    let before = world.number("SELECT count(*) FROM case_file");
+    let (fine, said) = take(&world, &made(&world, "lie-again.csv", &rows));
+    assert!(fine && said["conflicts"] == 2, "{said}");
+    wait_until("a case each", SOON, || {
+        world.number("SELECT count(*) FROM case_file") == before + 2
+            && world.number("SELECT count(*) FROM shard_inbox") == 0
+    });
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent WHERE op = 6"), 2);
+    world.compare();
+    assert!(engine.terminate().1);
+    world.check();
 }

@@ -70,10 +70,18 @@ mod tests {
         assert_eq!(first_gap(&[file(0, 10)], at(0), at(9)), None);
         assert_eq!(first_gap(&[file(0, 10)], at(0), at(10)), Some(at(10)), "its end is not in it");
         assert_eq!(first_gap(&[file(10, 20), file(0, 10)], at(0), at(19)), None, "in any sequence");
-        assert_eq!(first_gap(&[file(11, 20), file(0, 10)], at(0), at(19)), Some(at(10)), "a second is missing");
+        assert_eq!(
+            first_gap(&[file(11, 20), file(0, 10)], at(0), at(19)),
+            Some(at(10)),
+            "a second is missing"
+        );
         assert_eq!(first_gap(&[file(0, 5), file(2, 8), file(1, 3)], at(0), at(7)), None);
         assert_eq!(first_gap(&[file(5, 2)], at(3), at(3)), Some(at(3)), "one that ends before it begins");
-        assert_eq!(first_gap(&[file(0, 100)], at(5), at(4)), Some(at(5)), "a span that ends before it begins");
+        assert_eq!(
+            first_gap(&[file(0, 100)], at(5), at(4)),
+            Some(at(5)),
+            "a span that ends before it begins"
+        );
     }
 
     proptest! {

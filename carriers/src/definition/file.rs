@@ -40,8 +40,7 @@ pub(super) fn read_file_table(
     let marks = table.table("rows", problems).and_then(|rows| read_marks(rows, problems));
     let named = marks.as_ref().is_some_and(|marks| marks.names.is_some());
     let has_header = marks.as_ref().is_none_or(|marks| marks.header.is_some());
-    let covers =
-        table.table("covers", problems).and_then(|covers| read_covers(covers, has_header, problems));
+    let covers = table.table("covers", problems).and_then(|covers| read_covers(covers, has_header, problems));
     let columns = table.table("columns", problems).and_then(|columns| read_columns(columns, named, problems));
     let statuses = read_statuses(&mut table, problems);
     let trailer = table.table("trailer", problems).and_then(|trailer| read_trailer(trailer, problems));
@@ -209,8 +208,7 @@ struct Columns {
 fn read_columns(mut columns: Table<'_>, named: bool, problems: &mut Problems) -> Option<Columns> {
     let mut column = |key: &str, needed: bool| -> Option<Column> {
         if named {
-            let name =
-                if needed { columns.str(key, problems) } else { columns.opt_str(key, problems) }?;
+            let name = if needed { columns.str(key, problems) } else { columns.opt_str(key, problems) }?;
             if name.is_empty() {
                 columns.problem_at(name.place, "a column without a name", "as the file names it", problems);
             }
@@ -229,8 +227,7 @@ fn read_columns(mut columns: Table<'_>, named: bool, problems: &mut Problems) ->
     let msisdn = column("msisdn", false);
     let status_at = column("status", true);
     let time_at = column("at", false);
-    let form =
-        if amount_is_minor(&mut columns, problems) { AmountForm::Minor } else { AmountForm::Decimal };
+    let form = if amount_is_minor(&mut columns, problems) { AmountForm::Minor } else { AmountForm::Decimal };
     let forms = [("e164", MsisdnForm::E164), ("plus", MsisdnForm::Plus), ("national", MsisdnForm::National)];
     let msisdn_form = columns.opt_one_of("msisdn_as", &forms, problems);
     columns.finish(problems);
@@ -240,8 +237,7 @@ fn read_columns(mut columns: Table<'_>, named: bool, problems: &mut Problems) ->
         amount: amount?,
         form,
         currency_at: currency_at?,
-        msisdn_at: msisdn
-            .map(|column| (column, msisdn_form.map_or(MsisdnForm::E164, |form| form.value))),
+        msisdn_at: msisdn.map(|column| (column, msisdn_form.map_or(MsisdnForm::E164, |form| form.value))),
         status_at: status_at?,
         time_at,
     })

@@ -40,7 +40,12 @@ fn plain() -> &'static CarrierDefinition {
     PLAIN.get_or_init(|| medina(|text| text))
 }
 
-fn read_file(carrier: &CarrierDefinition, name: &str, bytes: &[u8], piece: usize) -> (FileSummary, Vec<FileRow>) {
+fn read_file(
+    carrier: &CarrierDefinition,
+    name: &str,
+    bytes: &[u8],
+    piece: usize,
+) -> (FileSummary, Vec<FileRow>) {
     let mut rows = Vec::new();
     let mut reader = carrier.file_reader(name).unwrap();
     bytes.chunks(piece.max(1)).for_each(|piece| reader.feed(piece, &mut rows));
@@ -89,7 +94,10 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         (String::new(), "line 1: no trailer (T)"),
         (file(head, row, ""), "line 3: no trailer (T)"),
         (file(head, row, "T,TND,2,500"), "line 3: the trailer counts 2 rows, there are 1"),
-        (file(head, row, "T,TND,1,501"), "line 3: the trailer's sum is 501 minor units, that of the rows 500"),
+        (
+            file(head, row, "T,TND,1,501"),
+            "line 3: the trailer's sum is 501 minor units, that of the rows 500",
+        ),
         (file(head, row, "T,EUR,0,0"), "line 3: no trailer for TND"),
         (file(head, row, "T,TND,1,500\nT,TND,1,500"), "line 4: two trailers for TND"),
         (file(head, row, &format!("T,TND,1,500\n{row}")), "line 4: a row after the trailer"),
@@ -99,17 +107,42 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         (file("H,2026-12-02,2026-12-01", row, "T,TND,1,500"), "line 1: the header does not say which time"),
         (file("H,2026-12-01,2027-12-01", row, "T,TND,1,500"), "line 1: the header does not say which time"),
         (file(head, "X,1", "T,TND,0,0"), "line 2: it begins with \"X\""),
-        (file(head, "D,,f-1,500,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,500"), "line 2: a row without its key"),
-        (file(head, "D,k-1,f-1,5.5,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,5"), "line 2: an amount that is none"),
-        (file(head, "D,k-1,f-1,-500,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,500"), "line 2: an amount that is none"),
-        (file(head, "D,k-1,f-1,0,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,0"), "line 2: money of no amount"),
-        (file(head, "D,k-1,f-1,500,tnd,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,500"), "line 2: a currency that is none"),
-        (file(head, "D,k-1,f-1,500,TND,call me,OK,2026-12-01T08:30:00", "T,TND,1,500"), "line 2: a line that is none"),
-        (file(head, "D,k-1,f-1,500,TND,21620000001,OK,2026-12-02T00:00:00", "T,TND,1,500"), "line 2: a time that the file does not cover"),
+        (file(head, "21620000001,1", "T,TND,0,0"), "line 2: it begins with \"###########\""),
+        (
+            file(head, "D,,f-1,500,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,500"),
+            "line 2: a row without its key",
+        ),
+        (
+            file(head, "D,k-1,f-1,5.5,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,5"),
+            "line 2: an amount that is none",
+        ),
+        (
+            file(head, "D,k-1,f-1,-500,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,500"),
+            "line 2: an amount that is none",
+        ),
+        (
+            file(head, "D,k-1,f-1,0,TND,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,0"),
+            "line 2: money of no amount",
+        ),
+        (
+            file(head, "D,k-1,f-1,500,tnd,21620000001,OK,2026-12-01T08:30:00", "T,TND,1,500"),
+            "line 2: a currency that is none",
+        ),
+        (
+            file(head, "D,k-1,f-1,500,TND,call me,OK,2026-12-01T08:30:00", "T,TND,1,500"),
+            "line 2: a line that is none",
+        ),
+        (
+            file(head, "D,k-1,f-1,500,TND,21620000001,OK,2026-12-02T00:00:00", "T,TND,1,500"),
+            "line 2: a time that the file does not cover",
+        ),
         (file(head, "D,k-1,f-1,500,TND,21620000001,OK,noon", "T,TND,1,500"), "line 2: a time that is none"),
         (file(head, "D,k-1,\"f-1,500", "T,TND,1,500"), "line 2: a row without its amount"),
         (file(head, &"x".repeat(5_000), "T,TND,0,0"), "line 2: longer than 4096 bytes"),
-        (file(head, &format!("{row}\n{row}").replace("500", "9000000000000000000"), "T,TND,2,1"), "line 3: the sum is beyond"),
+        (
+            file(head, &format!("{row}\n{row}").replace("500", "9000000000000000000"), "T,TND,2,1"),
+            "line 3: the sum is beyond",
+        ),
     ] {
         let told = flaw(&carrier, &text);
         assert!(told.starts_with(expected), "{told}\n  instead of {expected}\n{text}");
@@ -171,7 +204,10 @@ fn a_row_is_held_against_the_attempt() {
     let carrier = plain();
     let asked = attempt(500, "TND", "21620000001");
     let row = |status: &str, amount: i64, currency: &str, line: &str| {
-        let text = format!("H,2026-12-01,2026-12-01\nD,{},f-1,{amount},{currency},{line},{status},2026-12-01T01:00:00\n", asked.our_ref);
+        let text = format!(
+            "H,2026-12-01,2026-12-01\nD,{},f-1,{amount},{currency},{line},{status},2026-12-01T01:00:00\n",
+            asked.our_ref
+        );
         read_file(&carrier, "x", text.as_bytes(), 64).1.remove(0)
     };
     let held = |row: FileRow| row.held_against(&asked, false);
@@ -185,7 +221,11 @@ fn a_row_is_held_against_the_attempt() {
     let mut known = asked.clone();
     known.carrier_txn_id = Some("f-2".into());
     assert_eq!(row("OK", 500, "TND", "21620000001").held_against(&known, false), Err(Alert::WrongKey));
-    let refund = crate::adapter::Attempt { op: Op::Refund, amount: Money::new(500, asked.amount.currency), ..asked.clone() };
+    let refund = crate::adapter::Attempt {
+        op: Op::Refund,
+        amount: Money::new(500, asked.amount.currency),
+        ..asked.clone()
+    };
     let given_back = row("BACK", 500, "TND", "21620000001").held_against(&refund, false);
     assert_eq!(given_back, Ok(Outcome::Refunded { amount_minor: 500 }));
 }
@@ -209,8 +249,16 @@ fn everything_that_is_wrong_with_the_table_is_told_at_its_place() {
         ("then = \"refunded\"", "then = \"pending\"", "pending"),
         ("is = \"BACK\"", "is = \"OK\"", "\"OK\" stands twice"),
         ("count = 3, ", "", "missing key `file.trailer.count`"),
-        ("T,TND,0,0\\n", "T,TND,1,0\\n", "an example that should be complete is not: line 2: the trailer counts 1"),
-        ("rows = 0\ncomplete = true", "rows = 3\ncomplete = true", "an example should have 3 rows, 0 were read"),
+        (
+            "T,TND,0,0\\n",
+            "T,TND,1,0\\n",
+            "an example that should be complete is not: line 2: the trailer counts 1",
+        ),
+        (
+            "rows = 0\ncomplete = true",
+            "rows = 3\ncomplete = true",
+            "an example should have 3 rows, 0 were read",
+        ),
         ("complete = true", "complete = false", "no example of a complete file"),
         ("[file]\n", "[file]\nzone = \"Asia/Atlantis\"\n", "Asia/Atlantis"),
         ("[file]\n", "[file]\ndelimeter = \";\"\n", "did you mean `delimiter`?"),

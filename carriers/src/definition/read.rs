@@ -87,11 +87,8 @@ pub(super) fn read(
                 further.callback = read_callback_table(table, around, problems);
             }
             if let Some(table) = root.opt_table("file", problems) {
-                let around = AroundFile {
-                    currency: carrier.currency,
-                    zones: &carrier.zones,
-                    msisdn: &carrier.msisdn,
-                };
+                let around =
+                    AroundFile { currency: carrier.currency, zones: &carrier.zones, msisdn: &carrier.msisdn };
                 file = read_file_table(table, around, problems);
             }
             charge
@@ -111,7 +108,8 @@ pub(super) fn read(
 
     if let (Some((carrier, proof)), Some(limits)) = (&known, &limits) {
         let callback = further.callback.as_ref().map(|callback| callback.is_signed());
-        let offered = Offered { inquiry: further.has(For::Inquiry), callback, exchange: carrier.exchange, has_file };
+        let offered =
+            Offered { inquiry: further.has(For::Inquiry), callback, exchange: carrier.exchange, has_file };
         check_proof(source, proof_place, proof, limits.reply_timeout_ms, offered, problems);
     }
     let (carrier, proof) = known?;

@@ -173,14 +173,16 @@ fn refunds_in_parts_never_exceed_what_was_charged() {
     }
     // Control totals of the file, and what stands in it.
     let path = rig.mock.ledger.with_extension("csv");
-    let wanted = json!({ "path": path, "zone": "Europe/Madrid", "until_us": 4_000_000_000_000_000_u64 }).to_string();
+    let wanted =
+        json!({ "path": path, "zone": "Europe/Madrid", "until_us": 4_000_000_000_000_000_u64 }).to_string();
     let answer = rig.mock.connect().send("POST", "/_mock/reconciliation", "", wanted.as_bytes()).unwrap();
     assert_eq!(answer.json(), json!({"count": 3, "collected_minor": 199, "given_back_minor": 199}));
     let file = std::fs::read_to_string(path).unwrap();
     let lines: Vec<&str> = file.lines().collect();
     assert_eq!((lines.len(), lines[4]), (5, "T,EUR,3,398"));
     assert!(lines[0].starts_with("H,1970-01-01T01:00:00,20"), "{}", lines[0]);
-    let first = format!("D,\"{}\",charge,p-000000000001,199,EUR,{},20", charge.our_ref, charge.msisdn.digits());
+    let first =
+        format!("D,\"{}\",charge,p-000000000001,199,EUR,{},20", charge.our_ref, charge.msisdn.digits());
     assert!(lines[1].starts_with(&first), "{} does not begin with {first}", lines[1]);
 }
 

@@ -9,8 +9,8 @@ use billing_core::outcome::{Moved, Outcome};
 use billing_core::states::{AttemptState, from_number};
 use carriers::{Attempt, Callback, read_kept_callback};
 use storage::pg::{
-    AttemptRow, CallbackSettled, CallbackState, DueRow, KeptCallback, KeyedAttempt, StoreError, attempt_of_txn, attempts,
-    by_ref_seed, load, look_again, new_callbacks, settle_callback, trim_callbacks,
+    AttemptRow, CallbackSettled, CallbackState, DueRow, KeptCallback, KeyedAttempt, StoreError,
+    attempt_of_txn, attempts, by_ref_seed, load, look_again, new_callbacks, settle_callback, trim_callbacks,
 };
 use storage::story::StoryOutcome;
 use tokio_util::sync::CancellationToken;

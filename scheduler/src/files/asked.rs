@@ -23,8 +23,7 @@ pub(crate) fn attempt_as_asked(
         return Err(format!("the attempt's currency is {}", row.currency));
     }
     let period = Period::from_number(row.period).map_err(|error| text(&error))?;
-    let our_ref =
-        OurRef::new(RefSeed(row.ref_seed), period, row.attempt_no).map_err(|error| text(&error))?;
+    let our_ref = OurRef::new(RefSeed(row.ref_seed), period, row.attempt_no).map_err(|error| text(&error))?;
     let key = vault.subscriber_key(&row.key_salt, row.kek_version).map_err(|error| text(&error))?;
     let aad = storage::pg::msisdn_aad(row.subscriber_id);
     let plain = key.open(&aad, &row.msisdn_ct).map_err(|error| text(&error))?;

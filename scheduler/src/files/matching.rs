@@ -34,6 +34,9 @@ pub(super) struct Matching<'a> {
     pub(super) foreign_kept: i64,
 }
 
+/// Digits of the shortest number.
+const NUMBER_DIGITS_MIN: usize = 7;
+
 type Key = (i64, i32, i16);
 
 /// What a row came to.
@@ -55,7 +58,11 @@ impl Verdict {
 
 impl Matching<'_> {
     /// Settles rows, in one commit.
-    pub(super) async fn settle(&mut self, conn: &mut PgConnection, rows: &[FileRow]) -> Result<(), FileError> {
+    pub(super) async fn settle(
+        &mut self,
+        conn: &mut PgConnection,
+        rows: &[FileRow],
+    ) -> Result<(), FileError> {
         let Some(last) = rows.last() else { return Ok(()) };
         let keys: Vec<Key> = rows.iter().filter_map(key_of).collect();
         let mut tx = conn.begin().await.map_err(StoreError::from)?;
@@ -119,6 +126,9 @@ impl Matching<'_> {
             .seal
             .seal_row(line, &row.raw)
             .map_err(|source| FileError::Sealed { id: self.file.id, source })?;
+        // What is somebody else's, or not where the dialect says, may be a subscriber's number: the whole line is sealed.
+        let shown = if key.is_some() { row.key.to_string() } else { without_numbers(&row.key) };
+        let code = without_numbers(&row.code);
         let settled = SettledFileRow {
             line,
             subscription_id: attempt.map(|attempt| attempt.subscription_id),
@@ -126,9 +136,9 @@ impl Matching<'_> {
             moved_minor: told.moved_minor,
             reason: told.reason,
             state,
-            our_ref: &row.key,
+            our_ref: &shown,
             carrier_txn_id: row.carrier_txn_id.as_deref(),
-            code: &row.code,
+            code: &code,
             sealed: &sealed,
             case,
         };
@@ -183,6 +193,24 @@ impl Matching<'_> {
     }
 }
 
+/// Runs of digits that a line's number could be, shortened to their last two.
+fn without_numbers(text: &str) -> String {
+    let (mut shown, mut run) = (String::new(), String::new());
+    for c in text.chars().map(Some).chain([None]) {
+        if let Some(digit) = c.filter(char::is_ascii_digit) {
+            run.push(digit);
+            continue;
+        }
+        match run.len() {
+            NUMBER_DIGITS_MIN.. => shown = shown + "\u{2026}" + &run[run.len() - 2..],
+            _ => shown += &run,
+        }
+        run.clear();
+        shown.extend(c);
+    }
+    shown
+}
+
 fn key_of(row: &FileRow) -> Option<Key> {
     let (seed, period, attempt_no) = row.our_ref?.parts().ok()?;
     Some((seed.0, period.number(), attempt_no))
@@ -198,4 +226,21 @@ fn evidence_of(row: &FileRow, attempt: &KeyedAttempt, outcome: Outcome) -> Resul
         why: 0,
     };
     evidence.encode().map_err(|error| StoreError::Broken(format!("evidence of a file: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_a_number_is_not_shown() {
+        for (text, shown) in [
+            ("INVOICE-17", "INVOICE-17"),
+            ("21620000001", "\u{2026}01"),
+            ("a+21620000001/123456", "a+\u{2026}01/123456"),
+            ("", ""),
+        ] {
+            assert_eq!(without_numbers(text), shown);
+        }
+    }
 }

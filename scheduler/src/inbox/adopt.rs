@@ -14,7 +14,7 @@ use crate::link::RETRY_PAUSE;
 use crate::refund::row_of;
 use crate::stripe::{Found, Stripe, Work};
 use crate::takeover::Evidence;
-use crate::told::Origin;
+use crate::told::{Origin, Told};
 
 /// What is to be done about it.
 enum Plan {
@@ -29,8 +29,7 @@ enum Plan {
 
 /// Whether evidence speaks of money that the record of this final attempt says did not move.
 pub(crate) fn is_contrary_money(op: i16, state: AttemptState, outcome: Outcome) -> bool {
-    let refused =
-        matches!(state, AttemptState::Declined | AttemptState::NotSent | AttemptState::NotApplied);
+    let refused = matches!(state, AttemptState::Declined | AttemptState::NotSent | AttemptState::NotApplied);
     let collects = Op::from_number(op).is_some_and(Op::collects);
     refused && collects && matches!(outcome.moved(), Moved::Yes(_))
 }
@@ -50,6 +49,10 @@ impl InboxReader {
         let Ok(period) = Period::from_number(evidence.period) else {
             return self.make_case(row, parent, "conflict", what).await;
         };
+        // The simulation has no people: there it stays a case.
+        if self.db.conn().await?.postgres().is_err() {
+            return self.make_case(row, parent, "conflict", what).await;
+        }
         if !self.shared.may_claim() || !stripe.hold(id) {
             return Ok(()); // on its way: the next pass
         }
@@ -120,8 +123,7 @@ impl InboxReader {
             inbox_id: row.id,
             what,
         };
-        let floor =
-            stripe.open_floor(self.shared.database_us.load(std::sync::atomic::Ordering::SeqCst), 1);
+        let floor = stripe.open_floor(self.shared.database_us.load(std::sync::atomic::Ordering::SeqCst), 1);
         let at_ms = self.shared.clock.business().as_millisecond();
         let begun = loop {
             let begun = match self.db.conn().await.and_then(|conn| conn.postgres()) {
@@ -166,7 +168,7 @@ impl InboxReader {
             carrier_txn_id: None,
             floor,
             inbox: None,
-            told,
+            told: told.map(|told| Told { why: Rule::ADOPT_FOUND.number(), rule: None, ..told }),
         })));
         Ok(())
     }
@@ -184,8 +186,7 @@ fn plan(
     let at = &due.sub.progress;
     let charge = ChargeId { subscription: due.sub.id, period };
     let state = |row: &AttemptRow| from_number::<AttemptState>(row.state).unwrap_or(AttemptState::Intent);
-    let adoption =
-        rows.iter().find(|row| row.op == Op::Adopt as i16 && row.parent_no == evidence.attempt_no);
+    let adoption = rows.iter().find(|row| row.op == Op::Adopt as i16 && row.parent_no == evidence.attempt_no);
     match adoption.map(|row| (state(row), row.moved_minor)) {
         Some((AttemptState::Approved, Some(moved))) if moved == amount_minor => return Plan::Adopted,
         Some((state, _)) if state.is_final() => {
@@ -198,14 +199,17 @@ fn plan(
         return Plan::Wait;
     }
     let parent = rows.iter().find(|row| row.attempt_no == evidence.attempt_no);
-    let (Some(parent), Some(last), Some(aside)) = (parent, rows.last(), row_of(charge, at, rows, kept)) else {
+    let (Some(parent), Some(last), Some(aside)) = (parent, rows.last(), row_of(charge, at, rows, kept))
+    else {
         return Plan::Case("its attempts cannot be read");
     };
     if due.sub.flags != 0 {
         return Plan::Case("its subscription is quarantined");
     }
     if aside.collected_minor.saturating_add(amount_minor) > aside.due_minor {
-        return Plan::Case("the charge has collected what was due: it is too much, and the carrier has to give it back");
+        return Plan::Case(
+            "the charge has collected what was due: it is too much, and the carrier has to give it back",
+        );
     }
     let current = at.period == period;
     if aside.open != OpenAttempt::None || current && (at.open != OpenAttempt::None || at.reserved.is_some()) {

@@ -237,11 +237,7 @@ pub async fn files(
             AND ($2::int IS NULL OR f.carrier_no = $2 AND f.digest = $3)
           ORDER BY f.id DESC LIMIT $4",
     );
-    let rows = rows
-        .bind(id)
-        .bind(same.map(|same| same.0))
-        .bind(same.map(|same| same.1.to_vec()))
-        .bind(limit);
+    let rows = rows.bind(id).bind(same.map(|same| same.0)).bind(same.map(|same| same.1.to_vec())).bind(limit);
     Ok(rows.fetch_all(conn).await?)
 }
 

@@ -65,9 +65,9 @@ pub use failover::{
     held_up, list_doubts, lost_attempts, restore_lost, resume_shard, touch_guard,
 };
 pub use files::{
-    FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile, SettledFileRow,
-    attempts_of_keys, file_chunk, file_coverage, file_rows, files, keep_chunk, keep_file, lock_files, named_elsewhere,
-    note_matched, read_file, settle_file_row,
+    FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile,
+    SettledFileRow, attempts_of_keys, file_chunk, file_coverage, file_rows, files, keep_chunk, keep_file,
+    lock_files, named_elsewhere, note_matched, read_file, settle_file_row,
 };
 pub use import::{
     ImportLookup, NewSubscriber, NewSubscription, allocate_ids, insert_subscriptions, lookup, msisdn_aad,

@@ -232,7 +232,8 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         .filter(|(at, seq)| *at == no && *seq >= SEQ_CALLBACK)
         .map(|(_, seq)| *seq)
         .collect();
-    told.sort_unstable();
+    // Who tells has a range of numbers each: what came first is told first.
+    told.sort_unstable_by_key(|seq| (sources.story(no, *seq).map(|story| story.business_at_ms), *seq));
     for (seq, on) in own.into_iter().chain(told.into_iter().map(|seq| (seq, on_message(seq)))) {
         let Some(story) = sources.story(no, seq) else { continue };
         let decision = &story.decision;
@@ -241,7 +242,8 @@ fn decisions(row: &AttemptRow, sources: &Sources<'_>) -> Vec<Decided> {
         let recorded = row.state != AttemptState::Intent as i16 && !(seq == SEQ_EXCHANGE && taken_over);
         decided.push(Decided {
             on,
-            proof: (story.why != 0 && (seq == SEQ_EVIDENCE || seq >= SEQ_FILE)).then(|| RuleWords::new(story.why)),
+            proof: (story.why != 0 && (seq == SEQ_EVIDENCE || seq >= SEQ_FILE))
+                .then(|| RuleWords::new(story.why)),
             rule: RuleWords::new(decision.rule),
             facts: facts(story, sources.loaded),
             attempt_from: from,

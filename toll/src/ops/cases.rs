@@ -260,12 +260,7 @@ async fn show(global: &Global, reading: &mut Reading, id: i64) -> anyhow::Result
     Ok(())
 }
 
-fn review(
-    row: &ReviewRow,
-    proposals: &[ProposalRow],
-    waits: &Waits,
-    now_us: i64,
-) -> anyhow::Result<Review> {
+fn review(row: &ReviewRow, proposals: &[ProposalRow], waits: &Waits, now_us: i64) -> anyhow::Result<Review> {
     let same = |p: &&ProposalRow| {
         (p.subscription_id, p.period, p.attempt_no) == (row.subscription_id, row.period, row.attempt_no)
     };

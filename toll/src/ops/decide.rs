@@ -112,9 +112,9 @@ impl Proposal {
                 "this attempt stands for money that evidence says was taken: --outcome adopt takes it into the books, \
                  --outcome not-ours says that it is not of this charge",
             )),
-            (false, true) => {
-                Err(usage("only an attempt of the operation adopt is adopted or not ours; toll explain tells"))
-            }
+            (false, true) => Err(usage(
+                "only an attempt of the operation adopt is adopted or not ours; toll explain tells",
+            )),
             _ => Ok(()),
         }
     }
@@ -325,6 +325,22 @@ mod tests {
         for bad in ["", "yes", "approved:barred", "declined:mood", "not-applied:x", "not_applied"] {
             assert!(Proposal::parse(bad).is_err(), "{bad}");
         }
+        assert_eq!(Proposal::parse("not-ours"), Ok(Proposal::NotOurs));
+        for (word, op, fits) in [
+            ("adopt", Op::Adopt, true),
+            ("not-ours", Op::Adopt, true),
+            ("approved", Op::Adopt, false),
+            ("not-applied", Op::Adopt, false),
+            ("adopt", Op::Charge, false),
+            ("not-ours", Op::Confirm, false),
+            ("declined", Op::Refund, true),
+        ] {
+            assert_eq!(Proposal::parse(word).unwrap().fits(op).is_ok(), fits, "{word} {op:?}");
+        }
+        assert_eq!(
+            Proposal::parse("adopt").unwrap().outcome(Op::Adopt, 5),
+            Outcome::Charged { amount_minor: 5 }
+        );
         let approved = Proposal::parse("approved").unwrap();
         assert_eq!(approved.outcome(Op::Charge, 5), Outcome::Charged { amount_minor: 5 });
         assert_eq!(approved.outcome(Op::Refund, 5), Outcome::Refunded { amount_minor: 5 });
