@@ -382,7 +382,8 @@ async fn feed_at_rate(
 ) {
     let mut chunk = Vec::with_capacity(PERMITS_MAX as usize);
     while let Ok(first) = entry.recv().await {
-        let chunk_max = rate.quota(rate.share()).burst_size().get().min(PERMITS_MAX);
+        // Half a burst: while a whole one is waited for, each late wake-up loses what the limiter has no room for.
+        let chunk_max = rate.quota(rate.share()).burst_size().get().div_ceil(2).min(PERMITS_MAX);
         chunk.push(first);
         while chunk.len() < chunk_max as usize
             && let Ok(more) = entry.try_recv()

@@ -23,7 +23,7 @@ use backlog::Backlog;
 use groups::{GroupNo, Groups};
 
 /// So many entries of a carrier are put into a backlog at once at most: a look never takes long, whatever fell due.
-const MOVED_MAX: usize = 1 << 16;
+const MOVED_MAX: usize = 1 << 14;
 /// The last shard of a carrier.
 const SLICE_LAST: i32 = 0xFFF;
 

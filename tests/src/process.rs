@@ -162,6 +162,18 @@ impl Engine {
         http(&self.api, "GET", path, "")
     }
 
+    /// Of how many of these subscriptions its own history has an answer for a period of this month (yyyymm): durable, also
+    /// while Postgres is away.
+    pub fn answers_kept(&self, subscriptions: &[i64], month: i32) -> usize {
+        let endpoint = format!("http://{}", self.api);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let has = |id: &&i64| {
+            let asked = runtime.block_on(api::client::fetch_history(&endpoint, **id, month, month));
+            !asked.unwrap().rows.is_empty()
+        };
+        subscriptions.iter().filter(has).count()
+    }
+
     pub fn log_text(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }

@@ -194,6 +194,12 @@ impl World {
         self.block(async { sqlx::query_scalar(sql).fetch_one(&mut self.conn().await).await.unwrap() })
     }
 
+    /// All subscriptions.
+    pub fn subscriptions(&self) -> Vec<i64> {
+        let all = "SELECT id FROM subscription ORDER BY id";
+        self.block(async { sqlx::query_scalar(all).fetch_all(&mut self.conn().await).await.unwrap() })
+    }
+
     pub fn set_business(&self, at: &str, scale: i32) {
         let base_business_ms = at.parse::<Timestamp>().unwrap().as_millisecond();
         let base_machine_ms = Timestamp::now().as_millisecond();

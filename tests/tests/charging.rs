@@ -83,8 +83,14 @@ fn a_lost_answer_is_unknown_is_listed_and_is_never_sent_again() {
     assert_eq!(i64::try_from(comparison.unknown_listed).unwrap(), unknown);
     let requests = world.mock.stats()["requests"].as_u64().unwrap();
     // Time passes; nothing of theirs is sent again, whatever falls due.
+    world.mock.behave(r#"{"reset_applied_ppm":0}"#);
     world.set_business("2026-12-01T20:30:00Z", 1);
-    std::thread::sleep(Duration::from_secs(2));
+    world.import_rows("medina-kids-daily", 100, 20, "2026-12-01");
+    wait_until("lines that joined afterwards are charged, so everything before had its turn", SOON, || {
+        world.number("SELECT count(*) FROM attempt_intent WHERE attempt_no = 1") == 120
+            && engine.status()["worker"]["due"].as_u64() == Some(0)
+            && engine.status()["worker"]["in_flight"].as_u64() == Some(0)
+    });
     let blocked = world.number(
         "SELECT count(*) FROM attempt_intent i JOIN attempt_open o USING (subscription_id, period) WHERE i.attempt_no > o.attempt_no",
     );

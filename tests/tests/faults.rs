@@ -143,14 +143,17 @@ fn a_restarted_worker_finds_answers_in_its_own_spool() {
         &WorldOptions { behaviour: r#"{"latency_ms":300}"#, ..WorldOptions::default() },
     );
     world.import_rows("medina-kids-daily", 0, 60, "2026-12-01");
+    let subscriptions = world.subscriptions();
     let engine = world.serve("engine");
     wait_until("requests are on their way", LONG, || world.mock.stats()["requests"].as_u64().unwrap() >= 20);
     world.postgres.kill9();
     wait_until("their answers arrived", LONG, || {
         engine.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0)
     });
-    // The answers are durable in the spool before anything is recorded.
-    std::thread::sleep(Duration::from_millis(500));
+    let answered = usize::try_from(world.mock.applied()).unwrap();
+    wait_until("the answers are durable in the spool before anything is recorded", LONG, || {
+        engine.answers_kept(&subscriptions, 202_612) == answered
+    });
     engine.kill9();
     world.postgres.restart().unwrap();
     let left = world.number(

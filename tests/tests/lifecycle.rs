@@ -428,14 +428,16 @@ fn late_evidence_settles_the_charge_of_an_earlier_period() {
     let mut world = World::start("evidence", &options);
     plan(&world, "daily", "every = \"day\"\n[lifecycle]\nlate_approved = \"extend\"\n");
     world.import_rows("daily", 0, 30, "2026-12-01");
+    let subscriptions = world.subscriptions();
     let first = world.serve("first");
     wait_until("all requests left", SOON, || world.mock.stats()["requests"].as_u64().unwrap() >= 30);
     world.postgres.kill9();
     wait_until("their answers arrived", SOON, || {
         first.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0)
     });
-    // The answers are durable in the first one's spool before anything is recorded.
-    std::thread::sleep(Duration::from_millis(500));
+    wait_until("the answers are durable in the first one's spool before anything is recorded", SOON, || {
+        first.answers_kept(&subscriptions, 202_612) == 30
+    });
     first.kill9();
     world.postgres.restart().unwrap();
     let left = world.number("SELECT count(*) FROM attempt_intent i WHERE NOT EXISTS (SELECT FROM attempt_outcome o WHERE o.subscription_id = i.subscription_id)");

@@ -19,7 +19,13 @@ pub(super) const BEFORE: &str = "before";
 /// Whose periods are passed over.
 pub(super) const SKIPS: &str = "skips";
 
+/// It loses all answers at first, and is not to be left alone for that.
 const INQUIRY: &str = r#"
+[breaker]
+unknown_share_percent = 100
+window = "10s"
+open_for = "1s"
+
 [proof.inquiry]
 by = "our_ref"
 settle = "10m"
@@ -32,6 +38,7 @@ keys = { carrier_txn_id = "/id", carrier_code = "/reason" }
 echo = { our_ref = "/key", amount = "/amount", amount_as = "minor", currency = "/currency" }
 rules = [
   { status = 200, at = "/state", is = "CHARGED", then = "charged" },
+  { status = 200, at = "/state", is = "WORKING", then = "still_working" },
   { status = 200, at = "/state", is = "NOT_FOUND", then = "not_found" },
 ]
 else = "unknown"

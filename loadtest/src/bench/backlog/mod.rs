@@ -16,7 +16,6 @@ use anyhow::{Context, bail, ensure};
 use billing_core::period::days_since_2000;
 use hyper::Method;
 use jiff::{SignedDuration, Timestamp};
-use sqlx::Row;
 use storage::pg::{ClockRow, ensure_partitions, set_clock};
 
 use super::book::{CARRIER, at_minute, day};
@@ -47,6 +46,8 @@ const SLACK_MS: i64 = 60_000 * SCALE as i64;
 const STRIPES: u64 = 2;
 const POLL: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(120);
+/// Nothing is settled before the outage.
+const WORKING_MS: u32 = 3_600_000;
 /// Answers that are lost while it drains, of a million.
 const LOST_PPM: u32 = 50;
 
@@ -106,13 +107,13 @@ async fn run_in(args: &BacklogArgs, dir: &Path, toll: &Path, mock: &Path) -> any
     let pace =
         BenchArgs { pairs: 1, charges: args.charges, latency_ms: 0, out: None, dir: None, gate: false };
     let mut engine = Engine::start(&pace, dir, toll, mock, &mut cluster).await?;
-    behave(&engine, 1_000_000).await?;
+    behave(&engine, 1_000_000, WORKING_MS).await?;
     say("losing the answers of the charges before the outage");
     import(dir, toll, &mut cluster, args.unknown, true).await?;
     until_unknown(&mut cluster, args.unknown).await?;
     engine.die();
 
-    behave(&engine, LOST_PPM).await?;
+    behave(&engine, LOST_PPM, 0).await?;
     cluster.checkpoint().await?;
     clock(&mut cluster, dies_at + SignedDuration::from_hours(OUTAGE_HOURS)).await?;
     let restart_us: i64 =
@@ -210,8 +211,9 @@ async fn clock_stands(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(set_clock(cluster.engine_conn(), row).await?)
 }
 
-async fn behave(engine: &Engine, silent_applied_ppm: u32) -> anyhow::Result<()> {
-    let changes = format!("{{\"silent_applied_ppm\":{silent_applied_ppm}}}");
+/// How many of a million answers are lost, and for how long the carrier says to questions that it is still working.
+async fn behave(engine: &Engine, silent_applied_ppm: u32, working_ms: u32) -> anyhow::Result<()> {
+    let changes = format!("{{\"silent_applied_ppm\":{silent_applied_ppm},\"working_ms\":{working_ms}}}");
     tell(engine.mock_address(), Method::POST, "/_mock/behaviour", &changes).await?;
     Ok(())
 }
@@ -272,28 +274,31 @@ async fn drain(args: &BacklogArgs, engine: &mut Engine, cluster: &mut Cluster) -
 /// The first attempts after the restart, in the sequence of their intents. What missed periods were dealt with is known to
 /// be due from then on.
 async fn sent_after(cluster: &mut Cluster, restart_us: i64) -> anyhow::Result<Vec<Sent>> {
-    let rows = sqlx::query(
-        "SELECT (extract(epoch FROM i.intent_at) * 1e6)::int8, (extract(epoch FROM n.at) * 1e6)::int8,
-                i.not_before_ms, i.not_after_ms
-           FROM attempt_intent i
-           LEFT JOIN (SELECT subscription_id, max(at) AS at FROM charge_note GROUP BY 1) n USING (subscription_id)
-          WHERE i.op = 1 AND i.attempt_no = 1 AND i.intent_at > to_timestamp($1::float8 / 1e6)
-          ORDER BY i.intent_at, i.subscription_id",
+    // As arrays: millions of rows would take gigabytes one by one.
+    let (at_us, known_us, due_ms, closes_ms): (Vec<i64>, Vec<i64>, Vec<i64>, Vec<i64>) = sqlx::query_as(
+        "SELECT coalesce(array_agg(at_us), '{}'), coalesce(array_agg(known_us), '{}'),
+                coalesce(array_agg(not_before_ms), '{}'), coalesce(array_agg(not_after_ms), '{}')
+           FROM (SELECT (extract(epoch FROM i.intent_at) * 1e6)::int8 AS at_us,
+                        greatest((extract(epoch FROM n.at) * 1e6)::int8, $1) AS known_us,
+                        i.not_before_ms, i.not_after_ms
+                   FROM attempt_intent i
+                   LEFT JOIN (SELECT subscription_id, max(at) AS at FROM charge_note GROUP BY 1) n
+                        USING (subscription_id)
+                  WHERE i.op = 1 AND i.attempt_no = 1 AND i.intent_at > to_timestamp($1::float8 / 1e6)
+                  ORDER BY i.intent_at, i.subscription_id) AS sent",
     )
     .bind(restart_us)
-    .fetch_all(cluster.engine_conn())
+    .fetch_one(cluster.engine_conn())
     .await?;
-    let mut sent = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let noted_us: Option<i64> = row.try_get(1)?;
-        sent.push(Sent {
-            at_us: row.try_get(0)?,
-            known_us: noted_us.map_or(restart_us, |noted_us| noted_us.max(restart_us)),
-            due_ms: row.try_get(2)?,
-            closes_ms: row.try_get(3)?,
-        });
-    }
-    Ok(sent)
+    let times = at_us.into_iter().zip(known_us);
+    let instants = due_ms.into_iter().zip(closes_ms);
+    let sent = times.zip(instants).map(|((at_us, known_us), (due_ms, closes_ms))| Sent {
+        at_us,
+        known_us,
+        due_ms,
+        closes_ms,
+    });
+    Ok(sent.collect())
 }
 
 async fn unknown(cluster: &mut Cluster, restart_us: i64, last_us: i64) -> anyhow::Result<Unknown> {
