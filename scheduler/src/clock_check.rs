@@ -27,8 +27,7 @@ impl ClockCheck {
     /// The database said `database_us` when it was asked between `asked_ms` (wall clock) and now.
     pub(crate) fn compare(&self, clock: &dyn Clock, asked_ms: i64, database_us: i64) {
         let (now_ms, database_ms) = (clock.wall().as_millisecond(), database_us / 1_000);
-        let agrees =
-            (asked_ms - DIFFERENCE_MAX_MS..=now_ms + DIFFERENCE_MAX_MS).contains(&database_ms);
+        let agrees = (asked_ms - DIFFERENCE_MAX_MS..=now_ms + DIFFERENCE_MAX_MS).contains(&database_ms);
         let offset_ms = if agrees { now_ms - clock.machine_ms() } else { NOT_BELIEVED };
         if self.offset_ms.swap(offset_ms, Ordering::SeqCst) != NOT_BELIEVED && !agrees {
             tracing::error!(

@@ -49,7 +49,9 @@ impl Run<'_> {
                 self.grown(&before, kind.name());
                 Ok(())
             }
-            Fault::Throttled => self.carriers(r#"{"throttle_ppm":1000000,"reset_applied_ppm":0,"silent_applied_ppm":0}"#),
+            Fault::Throttled => {
+                self.carriers(r#"{"throttle_ppm":1000000,"reset_applied_ppm":0,"silent_applied_ppm":0}"#)
+            }
             Fault::Resets => {
                 self.carriers(r#"{"reset_applied_ppm":60000,"reset_not_applied_ppm":60000}"#)?;
                 self.world.behave(r#"{"reset_not_applied_ppm":0}"#)?;
@@ -294,7 +296,10 @@ impl Run<'_> {
         for hours in HOURS {
             self.set_clock_of(seat, hours)?;
             self.wait("the engine notices that its clock is wrong", LONG, |run| {
-                run.seats.get(seat).and_then(|seat| seat.status()).is_some_and(|status| status["why"].to_string().contains("clock"))
+                run.seats
+                    .get(seat)
+                    .and_then(|seat| seat.status())
+                    .is_some_and(|status| status["why"].to_string().contains("clock"))
             })?;
             self.pass(self.settings.fault_for)?;
             self.set_clock_of(seat, 0)?;
