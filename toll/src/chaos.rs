@@ -78,7 +78,9 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
     let mock = toll.with_file_name("mock-carrier");
     anyhow::ensure!(mock.exists(), "{} is missing: build it with cargo build -p loadtest", mock.display());
     let own = args.dir.is_none();
-    let dir = args.dir.unwrap_or_else(|| std::env::temp_dir().join(format!("tollbook-chaos-{}", std::process::id())));
+    let dir = args
+        .dir
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("tollbook-chaos-{}", std::process::id())));
     let settings = Settings {
         dir: dir.clone(),
         toll,

@@ -46,7 +46,9 @@ impl Disk {
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Self::Mounted(_) => "a small tmpfs that shrinks to what is used",
-            Self::Demanded { .. } => "history.min_free above what the disk has (mounting is not allowed here)",
+            Self::Demanded { .. } => {
+                "history.min_free above what the disk has (mounting is not allowed here)"
+            }
         }
     }
 

@@ -19,7 +19,8 @@ impl Crash {
     /// Every crash point: those in the code only where this build has them.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        let code = Point::ALL.iter().filter(|_| storage::fail_point::COMPILED_IN).map(|point| Self::Code(*point));
+        let code =
+            Point::ALL.iter().filter(|_| storage::fail_point::COMPILED_IN).map(|point| Self::Code(*point));
         code.chain(WirePoint::ALL.iter().map(|point| Self::Wire(*point))).collect()
     }
 

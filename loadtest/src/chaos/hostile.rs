@@ -1,6 +1,7 @@
 //! Answers that are meant to do harm: endless, compressed without measure, nested without end, not HTTP at all.
 
 use std::io;
+use std::sync::OnceLock;
 
 use super::proxy::Stream;
 use crate::sim::dice::Dice;
@@ -9,8 +10,8 @@ use crate::sim::dice::Dice;
 const ENDLESS_BYTES: u64 = 10 << 30;
 /// One piece of it.
 const PIECE_BYTES: usize = 64 * 1024;
-/// What the compressed answer becomes.
-const BOMB_BYTES: usize = 1 << 30;
+/// What the compressed answer becomes; itself it is a 158th of that, below the 64 KiB that carriers' files allow.
+const BOMB_BYTES: usize = 9 << 20;
 /// Brackets of the deep answer: below the 64 KiB that carriers' files allow, so that a parser sees them.
 const DEPTH: usize = 60_000;
 /// Levels of entities: 10⁹ copies.
@@ -24,7 +25,7 @@ pub enum Hostile {
     HugeBody,
     /// 10 GB in chunks, without a length.
     EndlessChunks,
-    /// A megabyte of gzip that becomes a gigabyte.
+    /// Gzip that becomes 158 times as much.
     GzipBomb,
     /// Entities of entities of entities.
     XmlBomb,
@@ -81,8 +82,9 @@ impl Hostile {
                 endless(client, &b"x-more: and more\r\n".repeat(PIECE_BYTES / 18)).await
             }
             Self::GzipBomb => {
-                let body = gzip_of_zeros(BOMB_BYTES);
-                whole(client, &format!("{json}\r\ncontent-encoding: gzip"), &body).await
+                static BOMB: OnceLock<Vec<u8>> = OnceLock::new();
+                let body = BOMB.get_or_init(|| gzip_of_zeros(BOMB_BYTES));
+                whole(client, &format!("{json}\r\ncontent-encoding: gzip"), body).await
             }
             Self::XmlBomb => whole(client, "content-type: application/xml", xml_bomb().as_bytes()).await,
             Self::DeepJson => whole(client, json, "[".repeat(DEPTH).as_bytes()).await,
@@ -120,7 +122,7 @@ fn xml_bomb() -> String {
     text + &format!("]><bomb>&a{LAUGHS};</bomb>")
 }
 
-/// A gzip file of so many zero bytes, a 2,200th of their size: one literal, then copies of 258 bytes with the fixed codes
+/// A gzip file of so many zero bytes, a 158th of their size: one literal, then copies of 258 bytes with the fixed codes
 /// of RFC 1951.
 fn gzip_of_zeros(bytes: usize) -> Vec<u8> {
     let copies = bytes.saturating_sub(1) / 258;
@@ -171,8 +173,8 @@ mod tests {
 
     #[test]
     fn the_bomb_is_gzip_for_everybody() {
-        let bomb = gzip_of_zeros(3_000_000);
-        assert!(bomb.len() < 3_000_000 / 100, "{}", bomb.len());
+        let bomb = gzip_of_zeros(BOMB_BYTES);
+        assert!(bomb.len() < 64 * 1024, "{}", bomb.len());
         let mut gzip = Command::new("gzip")
             .arg("-t")
             .stdin(Stdio::piped())

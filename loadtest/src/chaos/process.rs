@@ -62,7 +62,8 @@ impl Mock {
         let stdout = child.stdout.take().context("the mock has no output")?;
         BufReader::new(stdout.take(4_096)).read_line(&mut line)?;
         let ready: serde_json::Value = serde_json::from_str(&line).context("the mock did not start")?;
-        let address = ready["listening"].as_str().context("the mock does not say where it listens")?.to_owned();
+        let address =
+            ready["listening"].as_str().context("the mock does not say where it listens")?.to_owned();
         Ok(Self { child, id: how.id, address, ledger })
     }
 

@@ -439,7 +439,11 @@ mod tests {
         proxy.set(Mode::CutAnswers { share: 1_000, reset: false });
         let cut = said(&address).await.unwrap();
         assert!(cut.len() < whole.len() && whole.starts_with(&cut), "{cut:?}");
-        for mode in [Mode::CutAnswers { share: 1_000, reset: true }, Mode::CutRequests { share: 1_000, reset: true }, Mode::ResetAll] {
+        for mode in [
+            Mode::CutAnswers { share: 1_000, reset: true },
+            Mode::CutRequests { share: 1_000, reset: true },
+            Mode::ResetAll,
+        ] {
             proxy.set(mode);
             assert_eq!(said(&address).await, Err(io::ErrorKind::ConnectionReset), "{mode:?}");
         }

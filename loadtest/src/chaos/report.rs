@@ -119,7 +119,10 @@ impl Report {
         };
         line("seed", self.seed.to_string());
         line("under faults", format!("{} s, then {} s to settle", self.under_faults_s, self.settling_s));
-        line("business days", format!("{}; clocks changed in {}", self.business_days, listed(&self.clock_changes)));
+        line(
+            "business days",
+            format!("{}; clocks changed in {}", self.business_days, listed(&self.clock_changes)),
+        );
         line("charges", format!("{} in {} attempts", self.charges, self.attempts));
         line("applied by carriers", self.applied_by_carriers.to_string());
         line("kill -9 of engines", self.kills.to_string());
@@ -141,10 +144,20 @@ impl Report {
                 self.worst_recovery_ms, self.recoveries, self.recovery_bound_ms, self.late_recoveries
             ),
         );
-        line("worst drain", format!("{} ms of {}; unknown by it: {}", self.worst_drain_ms, self.drains, self.unknown_by_drains));
+        line(
+            "worst drain",
+            format!(
+                "{} ms of {}; unknown by it: {}",
+                self.worst_drain_ms, self.drains, self.unknown_by_drains
+            ),
+        );
         line(
             "memory of an engine",
-            format!("{} MiB at most; hostile answers added {} MiB", self.peak_memory_bytes >> 20, self.hostile_growth_bytes >> 20),
+            format!(
+                "{} MiB at most; hostile answers added {} MiB",
+                self.peak_memory_bytes >> 20,
+                self.hostile_growth_bytes >> 20
+            ),
         );
         line("doubles", self.doubles.to_string());
         line("lost", self.lost.to_string());
@@ -156,7 +169,10 @@ impl Report {
         for (rule, attempts) in &self.in_review {
             line("", format!("{attempts:>5}  {rule}"));
         }
-        line("checker", if self.checker_green { "green".to_owned() } else { format!("NOT green\n{}", self.checker) });
+        line(
+            "checker",
+            if self.checker_green { "green".to_owned() } else { format!("NOT green\n{}", self.checker) },
+        );
         for broken in &self.broken {
             line("BROKEN", broken.clone());
         }

@@ -51,7 +51,9 @@ impl Run<'_> {
                 self.grown(&before, kind.name());
                 Ok(())
             }
-            Fault::Throttled => self.carriers(r#"{"throttle_ppm":1000000,"reset_applied_ppm":0,"silent_applied_ppm":0}"#),
+            Fault::Throttled => {
+                self.carriers(r#"{"throttle_ppm":1000000,"reset_applied_ppm":0,"silent_applied_ppm":0}"#)
+            }
             Fault::Resets => {
                 self.carriers(r#"{"reset_applied_ppm":60000,"reset_not_applied_ppm":60000}"#)?;
                 self.world.behave(r#"{"reset_not_applied_ppm":0}"#)?;

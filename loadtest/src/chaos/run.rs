@@ -340,7 +340,10 @@ impl<'a> Run<'a> {
             run.recovered()
                 && run.seats.iter().all(|seat| seat.engine.is_some() && seat.ready())
                 && run.world.requests() > before
-                && run.world.number("SELECT count(*) FROM shard_owner WHERE slot IS NULL").is_ok_and(|free| free == 0)
+                && run
+                    .world
+                    .number("SELECT count(*) FROM shard_owner WHERE slot IS NULL")
+                    .is_ok_and(|free| free == 0)
         })
     }
 
@@ -371,7 +374,9 @@ impl Refunds {
         let (url, stopped) = (world.postgres.url(), Arc::clone(&stop));
         let program = (world.dir.clone(), world.book.clone(), settings.toll.clone());
         let thread = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
             while !stopped.load(Ordering::SeqCst) {
                 std::thread::sleep(REFUND_EVERY);
                 // The server may be dead just now.
@@ -419,8 +424,7 @@ async fn one_collected(url: &str) -> anyhow::Result<String> {
 /// promised in seconds is promised of a machine that has time.
 pub(super) fn slowness() -> f64 {
     let waiting = std::fs::read_to_string("/proc/loadavg").ok();
-    let waiting: f64 =
-        waiting.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(1.0);
+    let waiting: f64 = waiting.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or(1.0);
     let processors = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
     (waiting / processors).max(1.0)
 }

@@ -49,7 +49,9 @@ impl Run<'_> {
                 seat.status().is_some_and(idle)
             })
         })?;
-        self.wait("every intent has its outcome or is listed", SETTLED_WITHIN, |run| run.counts_none(UNLISTED))?;
+        self.wait("every intent has its outcome or is listed", SETTLED_WITHIN, |run| {
+            run.counts_none(UNLISTED)
+        })?;
         let mut told = Instant::now();
         self.wait("nothing is unknown any more", SETTLED_WITHIN, |run| {
             if told.elapsed() > Duration::from_secs(10) {
@@ -114,9 +116,9 @@ impl Run<'_> {
 
     fn count(&mut self, ended: jiff::Timestamp) -> anyhow::Result<()> {
         self.report.attempts = self.world.number("SELECT count(*) FROM attempt_intent")?;
-        self.report.charges = self
-            .world
-            .number("SELECT count(*) FROM (SELECT DISTINCT subscription_id, period FROM attempt_intent) charges")?;
+        self.report.charges = self.world.number(
+            "SELECT count(*) FROM (SELECT DISTINCT subscription_id, period FROM attempt_intent) charges",
+        )?;
         self.report.unknown_left = self.world.number(UNDECIDED)? + self.world.number(UNLISTED)?;
         self.report.in_review_without_reason =
             self.world.number("SELECT count(*) FROM attempt_open WHERE kind = 3 AND rule_id = 0")?;
@@ -125,8 +127,10 @@ impl Run<'_> {
                 .fetch_all(conn)
                 .await?)
         })?;
-        self.report.in_review =
-            reasons.into_iter().map(|(rule, count)| (Rule::from_number(rule).id().to_owned(), count)).collect();
+        self.report.in_review = reasons
+            .into_iter()
+            .map(|(rule, count)| (Rule::from_number(rule).id().to_owned(), count))
+            .collect();
         let started = self.world.business_start;
         self.report.business_days = ended.duration_since(started).as_hours() / 24;
         for name in ZONES {
@@ -146,7 +150,8 @@ impl Run<'_> {
 
     fn check(&mut self) -> anyhow::Result<()> {
         let output = self.world.checker(&self.settings.checker).output()?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         std::fs::write(self.world.dir.join("checker.txt"), &text)?;
         self.report.checker_green = output.status.success();
         if !output.status.success() {
@@ -166,7 +171,10 @@ impl Run<'_> {
             ("other differences", report.other),
             ("charges before their time", u64::try_from(report.early).unwrap_or(u64::MAX)),
             ("unknown left", u64::try_from(report.unknown_left).unwrap_or(u64::MAX)),
-            ("in review without a reason", u64::try_from(report.in_review_without_reason).unwrap_or(u64::MAX)),
+            (
+                "in review without a reason",
+                u64::try_from(report.in_review_without_reason).unwrap_or(u64::MAX),
+            ),
         ] {
             if count > 0 {
                 broken.push(format!("{what}: {count}"));

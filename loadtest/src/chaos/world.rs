@@ -140,9 +140,10 @@ impl World {
         };
         let mocks = CARRIERS.iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
         let mut launcher = LauncherOptions::new(dir.join("postgres"), "tollbook");
-        launcher.settings = [("max_connections", "150"), ("shared_buffers", "256MB"), ("max_wal_size", "2GB")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .to_vec();
+        launcher.settings =
+            [("max_connections", "150"), ("shared_buffers", "256MB"), ("max_wal_size", "2GB")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec();
         let postgres = PrivatePostgres::start(launcher)?;
         // A day before the clocks of Madrid change: the overlap of autumn, the gap of spring.
         let start = if settings.seed % 2 == 0 { "2026-10-24T00:30:00Z" } else { "2027-03-27T00:30:00Z" };
