@@ -72,8 +72,8 @@ impl Pair {
 
     /// What is due is the same; the instants are each server's own.
     pub(super) async fn look_at_unknown(&mut self) {
-        let upto = 1 + self.roll(4);
-        let shards = self.shards[..upto].to_vec();
+        let count = 1 + self.roll(4);
+        let shards = self.shards[..count].to_vec();
         drop(both!(self, unknown_counts(&shards)));
         if let Some((id, period, attempt_no)) = self.begun.last().copied() {
             drop(both!(self, was_resent(id, period, attempt_no)));
