@@ -4,6 +4,7 @@
 mod audit;
 mod cases;
 mod decide;
+mod quarantine;
 
 use billing_core::period::{date_of_days, days_since_2000};
 use jiff::civil::Date;
@@ -33,6 +34,8 @@ pub(crate) enum OpsCommand {
     Propose(decide::ProposeArgs),
     /// Approve what somebody else proposed
     Approve(decide::ApproveArgs),
+    /// Show what failovers hold up; say not to wait for a lost spool, or that the database was moved to another server
+    Quarantine(quarantine::QuarantineArgs),
     /// Show who did what, or check that the log of it is whole
     Audit(audit::AuditArgs),
 }
@@ -91,6 +94,7 @@ pub(crate) async fn run(global: &Global, command: &OpsCommand) -> anyhow::Result
         OpsCommand::Cases(args) => cases::run(global, args).await,
         OpsCommand::Propose(args) => decide::propose(global, args).await,
         OpsCommand::Approve(args) => decide::approve(global, args).await,
+        OpsCommand::Quarantine(args) => quarantine::run(global, args).await,
         OpsCommand::Audit(args) => audit::run(global, args).await,
     }
 }

@@ -67,8 +67,6 @@ pub(super) struct Carrier {
     dice: Dice,
     log: Arc<Log>,
     db: MemoryDb,
-    /// After a failover intents may be gone that were durable.
-    failovers: bool,
     books: Mutex<Books>,
 }
 
@@ -110,9 +108,8 @@ impl Carrier {
         dice: Dice,
         log: Arc<Log>,
         db: MemoryDb,
-        failovers: bool,
     ) -> Self {
-        Self { no, manners, rate, start, dice, log, db, failovers, books: Mutex::default() }
+        Self { no, manners, rate, start, dice, log, db, books: Mutex::default() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -185,11 +182,13 @@ impl Carrier {
         let charge = attempt.id.charge;
         let (id, period, no) = (charge.subscription.0, charge.period.number(), attempt.id.attempt_no);
         self.log.event("received", &[i64::from(self.no), id, i64::from(period), i64::from(no)]);
-        if !self.failovers && self.db.is_fenced(link.incarnation) {
+        // After a failover intents and workers may be gone that were durable.
+        let lost = self.db.failovers() > 0;
+        if !lost && self.db.is_fenced(link.incarnation) {
             self.log.broken(format!("sent by a fenced worker: {id} {period} {no}"));
         }
         match self.db.intent(id, period, no) {
-            None if self.failovers => {}
+            None if lost => {}
             None => self.log.broken(format!("request without an intent: {id} {period} {no}")),
             Some(kept) if kept != (attempt.amount.minor, attempt.op as i16) => {
                 self.log.broken(format!("request that differs from its intent: {id} {period} {no}"));
