@@ -288,7 +288,7 @@ impl Engine {
         self.ask_balances(probes, now);
         let mut ready = self.one_per_capped_subscriber(ready, now);
         if self.shared.holds.any_doubted() {
-            ready = self.set_doubted_aside(ready, now).await?;
+            ready = self.set_doubted_aside(ready, now).await;
         }
         if ready.is_empty() {
             return Ok(());
@@ -380,7 +380,7 @@ impl Engine {
             tokio::time::sleep(RETRY_PAUSE).await;
             self.begin(&batch, now.as_millisecond()).await?;
         }
-        self.list_doubts(lost, true, now).await?;
+        self.list_doubts(lost, true, now).await;
         self.over_cap(over, now).await
     }
 

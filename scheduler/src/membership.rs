@@ -173,10 +173,10 @@ impl Steward {
         let now_ms = self.shared.clock.machine_ms();
         self.keep_time().await?;
         let conn = self.db.conn().await?;
-        let before_ms = self.shared.clock.machine_ms();
+        let asked_ms = self.shared.clock.machine_ms();
         let workers = worker_rows(conn).await;
         let workers = self.db.checked(workers)?;
-        self.fence_the_dead(&workers, before_ms).await?;
+        self.fence_the_dead(&workers, asked_ms, self.shared.clock.machine_ms()).await?;
         let conn = self.db.conn().await?;
         let held = held_up(conn, &self.shared.identity).await;
         let held = self.db.checked(held)?;
@@ -237,20 +237,24 @@ impl Steward {
         Ok(())
     }
 
-    /// `before_ms`: before the rows were read. What was renewed is counted from after that on: a pass that took long must
-    /// not make a renewal look older than it is.
-    async fn fence_the_dead(&mut self, workers: &[WorkerRow], before_ms: i64) -> Result<(), StoreError> {
-        let after_ms = self.shared.clock.machine_ms();
+    /// Silence lasts from the answer that last told of a renewal to the question that told of none: what passed in between,
+    /// while this process may have been stopped, counts for nobody.
+    async fn fence_the_dead(
+        &mut self,
+        workers: &[WorkerRow],
+        asked_ms: i64,
+        answered_ms: i64,
+    ) -> Result<(), StoreError> {
         let alive: HashSet<(i32, i64)> =
             workers.iter().map(|w| (w.lease.slot, w.lease.incarnation)).collect();
         self.seen.retain(|key, _| alive.contains(key));
         for worker in workers {
             let key = (worker.lease.slot, worker.lease.incarnation);
-            let (renewals, since_ms) = *self.seen.entry(key).or_insert((worker.renewals, after_ms));
+            let (renewals, since_ms) = *self.seen.entry(key).or_insert((worker.renewals, answered_ms));
             if renewals != worker.renewals {
-                self.seen.insert(key, (worker.renewals, after_ms));
+                self.seen.insert(key, (worker.renewals, answered_ms));
             } else if worker.lease != self.shared.lease
-                && before_ms - since_ms >= self.shared.settings.lease_ttl_ms
+                && asked_ms - since_ms >= self.shared.settings.lease_ttl_ms
             {
                 self.fence(&worker.lease, worker.renewals).await?;
             }

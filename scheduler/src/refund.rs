@@ -18,7 +18,7 @@ use storage::fail_point::{Point, reached};
 use storage::mutants::{Mutant, on};
 use storage::pg::{AttemptRow, BeginRefund, DueRow, InboxRow, StoreError, Verdict};
 use storage::spool::SentLine;
-use storage::store::begin_refund;
+use storage::store::{begin_refund, drop_inbox, list_doubts};
 
 use crate::catalog::Catalog;
 use crate::link::{DbLink, RETRY_PAUSE};
@@ -248,6 +248,31 @@ pub(crate) async fn begin(
         planned.amount_minor,
         flight.row.currency,
     );
+    let mut line = SentLine {
+        subscription_id: id,
+        period: planned.period.number(),
+        attempt_no: planned.attempt_no,
+        op: Op::Refund as u8,
+        carrier_no,
+        amount_minor: planned.amount_minor,
+        currency: flight.row.currency,
+        digest,
+        incarnation: shared.lease.incarnation,
+        intent_at_us: shared.clock.wall().as_microsecond(),
+        business_at_ms: now_ms,
+        not_before_ms: planned.not_before.as_millisecond(),
+        not_after_ms: planned.not_after.as_millisecond(),
+        book_version: flight.catalog.names.book_version,
+        round: planned.round,
+        step: planned.step,
+        parent_no: planned.parent_no,
+        rule: Rule::REFUND_SEND.number(),
+    };
+    if shared.holds.is_doubted_refund(asked.shard.0, asked.id) {
+        lane.give_back(1);
+        stripe.release(id);
+        return list_doubted(shared, db, asked, line).await;
+    }
     let floor = stripe.open_floor(shared.database_us.load(std::sync::atomic::Ordering::SeqCst), 1);
     let intent = BeginRefund {
         rev: flight.row.sub.rev,
@@ -287,28 +312,8 @@ pub(crate) async fn begin(
             _ => Ok(Begun::Later),
         };
     }
-    let intent_at = shared.clock.wall();
     (flight.floor, flight.begun_ms) = (floor, shared.clock.machine_ms());
-    let line = SentLine {
-        subscription_id: id,
-        period: planned.period.number(),
-        attempt_no: planned.attempt_no,
-        op: Op::Refund as u8,
-        carrier_no,
-        amount_minor: planned.amount_minor,
-        currency: flight.row.currency,
-        digest,
-        incarnation: shared.lease.incarnation,
-        intent_at_us: intent_at.as_microsecond(),
-        business_at_ms: now_ms,
-        not_before_ms: planned.not_before.as_millisecond(),
-        not_after_ms: planned.not_after.as_millisecond(),
-        book_version: intent.book_version,
-        round: planned.round,
-        step: planned.step,
-        parent_no: planned.parent_no,
-        rule: intent.rule,
-    };
+    line.intent_at_us = shared.clock.wall().as_microsecond();
     let written = match shared.sent_log.append(&[line]) {
         Ok(()) => true,
         Err(error) => {
@@ -320,6 +325,22 @@ pub(crate) async fn begin(
     stripe.flights().insert(id, Box::new(flight));
     shared.dispatch(stripe, attempt, written);
     Ok(Begun::Sent)
+}
+
+/// A spool is missing after a failover, and this refund may have been sent before it: it is asked about first.
+async fn list_doubted(
+    shared: &Shared,
+    db: &mut DbLink,
+    asked: &InboxRow,
+    line: SentLine,
+) -> Result<Begun, StoreError> {
+    let conn = db.conn().await?;
+    let listed = list_doubts(conn, &shared.lease, false, &[line]).await;
+    db.checked(listed)?;
+    let conn = db.conn().await?;
+    let dropped = drop_inbox(conn, asked.shard, &[asked.id]).await;
+    db.checked(dropped)?;
+    Ok(Begun::Later)
 }
 
 /// Open attempts as if they had been refused: only where the simulation proves that it would notice.

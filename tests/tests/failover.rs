@@ -50,7 +50,7 @@ expect = "not_found"
 
 /// A business day takes half a minute; answers take long enough that some are on their way at every moment, and some never
 /// come.
-fn world(name: &str) -> World {
+fn world(name: &str, lines: u32) -> World {
     let options = WorldOptions {
         scale: 2_880,
         business_at: "2026-12-01T04:55:00Z",
@@ -62,7 +62,7 @@ fn world(name: &str) -> World {
     let path = world.book.dir.join("carriers/medina.toml");
     let carrier = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, carrier + INQUIRY).unwrap();
-    world.import_rows("medina-kids-daily", 0, 3_000, "2026-12-01");
+    world.import_rows("medina-kids-daily", 0, lines, "2026-12-01");
     world
 }
 
@@ -71,8 +71,8 @@ fn outcomes(world: &World) -> i64 {
 }
 
 /// How many of the carrier's rows were applied after the standby was cut off.
-fn sent_into_the_void(world: &World, before: u64) {
-    wait_until("charges that the standby does not have", LONG, || world.mock.applied() > before + 300);
+fn sent_into_the_void(world: &World, before: u64, count: u64) {
+    wait_until("charges that the standby does not have", LONG, || world.mock.applied() > before + count);
 }
 
 fn held(world: &World) -> i64 {
@@ -82,7 +82,7 @@ fn held(world: &World) -> i64 {
 /// Everything comes to rest: all that was listed is asked about and settled, and both ledgers and the checker agree.
 fn settle(world: &World, last: Engine) {
     let recorded = outcomes(world);
-    wait_until("charging goes on", LONG, || outcomes(world) > recorded + 500);
+    wait_until("charging goes on", LONG, || outcomes(world) > recorded + 200);
     world.freeze();
     wait_until("nothing is held", LONG, || held(world) == 0);
     wait_until("nothing is unknown", LONG, || {
@@ -106,7 +106,7 @@ fn settle(world: &World, last: Engine) {
 
 #[test]
 fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_handed_in() {
-    let mut world = world("failover");
+    let mut world = world("failover", 3_000);
     let lives = world.serve("lives");
     let dies = world.serve("dies");
     wait_until("both charge", LONG, || {
@@ -114,7 +114,7 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
             && world.number("SELECT count(DISTINCT slot) FROM shard_owner WHERE slot IS NOT NULL") == 2
     });
     let standby = world.standby_that_lags();
-    sent_into_the_void(&world, world.mock.applied());
+    sent_into_the_void(&world, world.mock.applied(), 300);
     dies.kill9();
     world.fail_over(standby);
     wait_until("the living one notices at its reconnect", LONG, || {
@@ -149,4 +149,52 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
     assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1, "one failover is found once");
     assert!(lives.terminate().1);
     settle(&world, back);
+}
+
+#[test]
+fn without_the_spool_of_one_that_died_everything_that_was_due_is_asked_about_first() {
+    let mut world = world("nospool", 600);
+    let lives = world.serve("lives");
+    let dies = world.serve("dies");
+    wait_until("both charge", LONG, || {
+        outcomes(&world) > 400
+            && world.number("SELECT count(DISTINCT slot) FROM shard_owner WHERE slot IS NOT NULL") == 2
+    });
+    let spool = world.block(async {
+        let slot = dies.status()["worker"]["slot"].as_i64().unwrap();
+        let named: String = sqlx::query_scalar("SELECT spool FROM worker_incarnation WHERE slot = $1")
+            .bind(i32::try_from(slot).unwrap())
+            .fetch_one(&mut world.conn().await)
+            .await
+            .unwrap();
+        named
+    });
+    let standby = world.standby_that_lags();
+    sent_into_the_void(&world, world.mock.applied(), 100);
+    dies.kill9();
+    std::fs::remove_dir_all(spool).unwrap();
+    world.fail_over(standby);
+    // A new process takes the same place with an empty spool: it does not stand for the lost one.
+    let back = world.serve("back");
+    wait_until("both spools that are there are handed in", LONG, || {
+        world.number("SELECT count(*) FROM quarantine_spool WHERE handed_in_at IS NOT NULL") == 2
+    });
+    assert_eq!(world.number("SELECT count(*) FROM quarantine_spool WHERE handed_in_at IS NULL"), 1);
+    assert_eq!(world.number("SELECT count(*) FROM shard_quarantine WHERE resumed_at IS NOT NULL"), 0);
+    let listed = world.run(&["ops", "quarantine"]);
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.status.success() && text.contains("a standby was promoted"), "{text}");
+    let forced = world.run(&["ops", "quarantine", "force", "1", "--as", "amal"]);
+    assert!(forced.status.success(), "{}", String::from_utf8_lossy(&forced.stderr));
+    assert_eq!(world.number("SELECT count(*) FROM audit_log WHERE act = 'quarantine.force'"), 1);
+    wait_until("every shard charges again", LONG, || {
+        world.number("SELECT count(*) FROM shard_quarantine WHERE resumed_at IS NULL") == 0
+    });
+    assert_eq!(world.number("SELECT count(*) FROM shard_quarantine WHERE how = 'all'"), 8);
+    assert!(world.number("SELECT sum(listed)::int8 FROM shard_quarantine") > 50, "they count as sent");
+    assert!(lives.terminate().1);
+    // The resolution asks at a fifth of what the carrier takes at a time.
+    world.mock.behave(r#"{"latency_ms":1,"latency_jitter_ms":1}"#);
+    settle(&world, back);
+    assert!(world.number("SELECT count(*) FROM attempt_ask WHERE finding = 1") > 10, "the carrier knew many");
 }

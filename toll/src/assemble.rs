@@ -62,6 +62,8 @@ impl Assembly {
         let sent_log = SentLog::open(&spool.sent(), SentLogOptions::default())
             .with_context(|| format!("cannot open the sent log in {}", spool.sent().display()))?;
         let guard_memory = Arc::new(GuardMemory::File(spool.dir.join("database-guard")));
+        // A spool of another boot may lack its last lines, and one that was made anew under the same path all of them.
+        let boot = format!("{} {}", boot_id(), spool.id()?);
         let spool = spool.dir.display().to_string();
         Ok(Self {
             guard_memory,
@@ -71,7 +73,7 @@ impl Assembly {
             vault,
             history: Arc::new(history),
             sent_log: Arc::new(sent_log),
-            identity: WorkerIdentity { host: host(), boot_id: boot_id(), spool, endpoint },
+            identity: WorkerIdentity { host: host(), boot_id: boot, spool, endpoint },
             desk,
         })
     }

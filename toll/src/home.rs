@@ -81,6 +81,25 @@ impl Spool {
         self.dir.join("history")
     }
 
+    /// Its own id: another folder under the same path, made after this one was lost, has another, and does not stand for what
+    /// this one held.
+    pub(crate) fn id(&self) -> anyhow::Result<String> {
+        let path = self.dir.join("id");
+        match fs::read_to_string(&path) {
+            Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+        let id = format!("{:016x}", new_incarnation()?);
+        let draft = self.dir.join("id.draft");
+        fs::write(&draft, format!("{id}\n"))
+            .and_then(|()| File::open(&draft)?.sync_all())
+            .and_then(|()| fs::rename(&draft, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(id)
+    }
+
     pub(crate) fn sent(&self) -> PathBuf {
         self.dir.join("sent")
     }

@@ -5,6 +5,7 @@ mod audit;
 mod cases;
 mod decide;
 mod files;
+mod quarantine;
 
 use billing_core::period::{date_of_days, days_since_2000};
 use jiff::civil::Date;
@@ -39,6 +40,8 @@ pub(crate) enum OpsCommand {
     File(files::FileArgs),
     /// List the reconciliation files that were taken in, or show one
     Files(files::FilesArgs),
+    /// Show what failovers hold up; say not to wait for a lost spool, or that the database was moved to another server
+    Quarantine(quarantine::QuarantineArgs),
     /// Show who did what, or check that the log of it is whole
     Audit(audit::AuditArgs),
 }
@@ -99,6 +102,7 @@ pub(crate) async fn run(global: &Global, command: &OpsCommand) -> anyhow::Result
         OpsCommand::Approve(args) => decide::approve(global, args).await,
         OpsCommand::File(args) => files::take(global, args).await,
         OpsCommand::Files(args) => files::list(global, args).await,
+        OpsCommand::Quarantine(args) => quarantine::run(global, args).await,
         OpsCommand::Audit(args) => audit::run(global, args).await,
     }
 }

@@ -59,6 +59,8 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_taken_over_total", Kind::Counter, Unit::Count, "Open intents of dead workers taken over, by whether evidence of their outcome was found."),
     ("tollbook_asks_total", Kind::Counter, Unit::Count, "Questions and repeats about unknown attempts, by carrier, kind and what they brought."),
     ("tollbook_resolved_total", Kind::Counter, Unit::Count, "Unknown attempts settled or given to people by the resolution, by carrier and rule."),
+    ("tollbook_failovers_total", Kind::Counter, Unit::Count, "Failovers of the database that this process found."),
+    ("tollbook_lost_attempts_total", Kind::Counter, Unit::Count, "Attempts whose intent a failover lost and that are unknown again; assumed when no spool lists them."),
     ("tollbook_fenced_workers_total", Kind::Counter, Unit::Count, "Workers fenced by this process because their lease was not renewed."),
     ("tollbook_book_changes_total", Kind::Counter, Unit::Count, "Versions of the book taken in by this process without a restart."),
     ("tollbook_alerts_total", Kind::Counter, Unit::Count, "Answers of carriers that a person should see, by kind."),

@@ -105,8 +105,6 @@ pub(super) struct Carrier {
     start: Instant,
     log: Arc<Log>,
     db: MemoryDb,
-    /// After a failover intents may be gone that were durable.
-    failovers: bool,
     /// Until then every answer is lost (microseconds since the start).
     silent_until_us: AtomicI64,
     pub(super) dice: Dice,
@@ -188,10 +186,9 @@ impl Carrier {
         dice: Dice,
         log: Arc<Log>,
         db: MemoryDb,
-        failovers: bool,
     ) -> Self {
         let silent_until_us = AtomicI64::new(0);
-        Self { no, manners, ways, rate, start, log, db, failovers, silent_until_us, dice, books: Mutex::default() }
+        Self { no, manners, ways, rate, start, log, db, silent_until_us, dice, books: Mutex::default() }
     }
 
     /// Every answer of the next while is lost.
@@ -289,16 +286,18 @@ impl Carrier {
         let (id, period, no) = (charge.subscription.0, charge.period.number(), attempt.id.attempt_no);
         let kind = attempt.kind;
         self.log.event(kind.name(), &[i64::from(self.no), id, i64::from(period), i64::from(no)]);
-        if !self.failovers && self.db.is_fenced(link.incarnation) {
+        // After a failover intents and workers may be gone that were durable.
+        let lost = self.db.failovers() > 0;
+        if !lost && self.db.is_fenced(link.incarnation) {
             self.log.broken(format!("{} by a fenced worker: {id} {period} {no}", kind.name()));
-        } else if !self.failovers && !self.db.is_owner(link.incarnation, id) {
+        } else if !lost && !self.db.is_owner(link.incarnation, id) {
             self.log.broken(format!("{} by a worker that does not own the shard: {id} {period} {no}", kind.name()));
         }
         if kind == ExchangeKind::Resend && !self.ways.repeat {
             self.log.broken(format!("sent again to a carrier that forgets: {id} {period} {no}"));
         }
         match self.db.intent(id, period, no) {
-            None if self.failovers => {}
+            None if lost => {}
             None => self.log.broken(format!("request without an intent: {id} {period} {no}")),
             Some(kept) if kept != (attempt.amount.minor, attempt.op as i16) => {
                 self.log.broken(format!("request that differs from its intent: {id} {period} {no}"));
@@ -322,7 +321,7 @@ impl Carrier {
         if kind != ExchangeKind::Inquiry {
             let body = Body::of(attempt);
             let first = books.bodies.entry(attempt.our_ref.to_string()).or_insert_with(|| body.clone());
-            if !self.failovers && *first != body {
+            if self.db.failovers() == 0 && *first != body {
                 self.log.broken(format!("another body under one key: {id} {period} {no}: {first:?} {body:?}"));
             }
         }

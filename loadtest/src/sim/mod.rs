@@ -5,8 +5,8 @@
 //! [`judge`] compares the books in the end. Everything runs on one thread and on paused time, so hours pass in
 //! milliseconds.
 //!
-//! One world in eight knows no other fault than failovers that lose the last two seconds. Its carriers keep keys: nothing but
-//! the same keys protects there, as long as the quarantine after a failover is not built.
+//! One world in eight knows no other fault than failovers that lose the last two seconds; in the others they happen among
+//! everything else.
 //!
 //! Absent on purpose: sockets, disks, Postgres. What they do is rehearsed elsewhere, with real ones.
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use billing_core::ids::Shard;
 use billing_core::triage::{AsideTriage, Conditions, Triage, triage_aside};
+use jiff::SignedDuration;
 use storage::pg::{DueRow, StoreError};
+use storage::spool::SentLine;
 use storage::store::{self, due_asides, refill, refill_asides};
 
 use super::{Engine, Ready, carrier_of, decide_row};
@@ -24,7 +26,7 @@ impl Engine {
         &mut self,
         ready: Vec<Ready>,
         now: jiff::Timestamp,
-    ) -> Result<Vec<Ready>, StoreError> {
+    ) -> Vec<Ready> {
         let (doubted, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| {
             let until = self.shared.holds.doubted_until_ms((row.id() >> 32) as i32);
             let own = row.aside.as_ref().and_then(|aside| aside.next_at);
@@ -34,37 +36,38 @@ impl Engine {
         for row in &doubted {
             self.shared.give_back(carrier_of(row.id()), 1);
         }
-        self.list_doubts(doubted, false, now).await?;
-        Ok(ready)
+        self.list_doubts(doubted, false, now).await;
+        ready
     }
 
-    /// Lists rows and looks at them again; `chain`: only those behind an attempt that the carrier knew.
-    pub(super) async fn list_doubts(
-        &mut self,
-        rows: Vec<Ready>,
-        chain: bool,
-        now: jiff::Timestamp,
-    ) -> Result<(), StoreError> {
+    /// Lists rows and looks at them again; `chain`: only those behind an attempt that the carrier knew. What could not be
+    /// listed is refused or found in doubt again.
+    pub(super) async fn list_doubts(&mut self, rows: Vec<Ready>, chain: bool, now: jiff::Timestamp) {
         if rows.is_empty() {
-            return Ok(());
+            return;
+        }
+        let at = self.shared.clock.wall();
+        let lines: Vec<SentLine> = rows.iter().map(|row| self.sent_line(row, at, now)).collect();
+        if let Err(error) = self.list_lines(&lines, chain).await {
+            self.shared.trouble("listing charges in doubt", &error);
         }
         let ids: Vec<i64> = rows.iter().map(Ready::id).collect();
-        let listed = self.list(&rows, chain, now).await;
         self.put_back(&ids, self.after_a_second(now.as_millisecond()));
-        listed.map(|_| ())
     }
 
-    async fn list(&mut self, rows: &[Ready], chain: bool, now: jiff::Timestamp) -> Result<i64, StoreError> {
-        let at = self.shared.clock.wall();
-        let lines: Vec<_> = rows.iter().map(|row| self.sent_line(row, at, now)).collect();
+    async fn list_lines(&mut self, lines: &[SentLine], chain: bool) -> Result<i64, StoreError> {
+        if lines.is_empty() {
+            return Ok(0);
+        }
         let conn = self.db.conn().await?;
-        let listed = store::list_doubts(conn, &self.shared.lease, chain, &lines).await;
+        let listed = store::list_doubts(conn, &self.shared.lease, chain, lines).await;
         self.db.checked(listed)
     }
 
     /// Lists everything of a shard that fired until a business instant and that would be, or would have been, sent.
     pub(crate) async fn list_due(&mut self, shard: Shard, until_ms: i64) -> Result<usize, StoreError> {
         let until = jiff::Timestamp::from_millisecond(until_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let window = self.window();
         let (mut listed, mut after) = (0, Some(shard.id(0) - 1));
         while let Some(at) = after {
             let conn = self.db.conn().await?;
@@ -72,11 +75,10 @@ impl Engine {
             let (entries, next) = self.db.checked(chunk)?;
             let ids: Vec<i64> = entries.iter().map(|entry| entry.id).collect();
             let (rows, _) = self.load(&ids).await?;
-            let ready: Vec<Ready> = rows.into_iter().filter_map(|row| self.as_if_sent(row, until)).collect();
-            if !ready.is_empty() {
-                self.list(&ready, false, until).await?;
-            }
-            listed += ready.len();
+            let lines: Vec<SentLine> =
+                rows.into_iter().filter_map(|row| self.as_if_sent(row, until, window)).collect();
+            self.list_lines(&lines, false).await?;
+            listed += lines.len();
             after = next;
         }
         let mut after = Some(shard.id(0) - 1);
@@ -85,30 +87,45 @@ impl Engine {
             let chunk = refill_asides(conn, shard, at, until_ms.saturating_add(1), CHUNK).await;
             let (entries, next) = self.db.checked(chunk)?;
             let ids: Vec<i64> = entries.iter().map(|entry| entry.id).collect();
-            let ready = self.asides_as_if_sent(&ids, until).await?;
-            if !ready.is_empty() {
-                self.list(&ready, false, until).await?;
-            }
-            listed += ready.len();
+            let lines = self.asides_as_if_sent(&ids, until, window).await?;
+            self.list_lines(&lines, false).await?;
+            listed += lines.len();
             after = next;
         }
         Ok(listed)
     }
 
-    /// What would have been sent of a row in the window: a stop, the end of consent or of a window that came in between
+    /// The first instant whose commits may be lost: the wall's and the business clock's.
+    fn window(&self) -> (jiff::Timestamp, jiff::Timestamp) {
+        let clock = &self.shared.clock;
+        let (wall, business) = (clock.wall(), clock.business());
+        let from_us = self.shared.holds.window_from_us();
+        let from = jiff::Timestamp::from_microsecond(from_us).unwrap_or(wall).min(wall);
+        let passed_ms = wall.as_millisecond().saturating_sub(from.as_millisecond());
+        let passed_ms = passed_ms.saturating_mul(i64::from(clock.scale()));
+        let business_ms = business.as_millisecond().saturating_sub(passed_ms);
+        (from, jiff::Timestamp::from_millisecond(business_ms).unwrap_or(business))
+    }
+
+    /// What would have been sent of a row in the window: a stop, the end of consent or of a window that came after its begin
     /// does not undo a request.
-    fn as_if_sent(&self, mut row: Box<DueRow>, until: jiff::Timestamp) -> Option<Ready> {
+    fn as_if_sent(
+        &self,
+        mut row: Box<DueRow>,
+        until: jiff::Timestamp,
+        window: (jiff::Timestamp, jiff::Timestamp),
+    ) -> Option<SentLine> {
         let fired = row.sub.progress.next_at?;
-        row.sub.stop_at = None;
-        row.consent_until = None;
+        let until = before_the_end(&mut row, until, window.1)?;
         let catalog = self.shared.books.of(&row, &self.shared.books.current())?;
         crate::pricing::price_new_charge(&catalog, &mut row);
         let known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
-        for at in [until, fired] {
+        for at in [until, fired.max(window.1).min(until), fired] {
             let Ok((Triage::Send { planned, rule }, plan)) = decide_row(&catalog, &row, at, &known) else {
                 continue;
             };
-            return self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan).ok();
+            let ready = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan).ok()?;
+            return Some(self.sent_line(&ready, window.0, at));
         }
         None
     }
@@ -117,7 +134,8 @@ impl Engine {
         &mut self,
         ids: &[i64],
         until: jiff::Timestamp,
-    ) -> Result<Vec<Ready>, StoreError> {
+        window: (jiff::Timestamp, jiff::Timestamp),
+    ) -> Result<Vec<SentLine>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -125,22 +143,33 @@ impl Engine {
         let own = due_asides(conn, ids, until.as_millisecond()).await;
         let own = self.db.checked(own)?;
         let (rows, _) = self.load(ids).await?;
-        let mut ready = Vec::new();
+        let mut lines = Vec::new();
         for kept in own {
             let Some(row) = rows.iter().find(|row| row.sub.id.0 == kept.subscription_id) else { continue };
             let (Ok(aside), mut row) = (kept.aside(), row.clone()) else { continue };
-            row.sub.stop_at = None;
-            row.consent_until = None;
+            let Some(until) = before_the_end(&mut row, until, window.1) else { continue };
             let Some(catalog) = self.shared.books.of(&row, &self.shared.books.current()) else { continue };
             let in_book = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
             let Some((plan, zone)) = in_book else { continue };
-            let decided = triage_aside(&row.sub, &aside, &plan.rules, zone, until, &Conditions::default());
+            let decided =
+                triage_aside(&row.sub, &aside, &plan.rules, zone, until, &Conditions::default());
             let Ok(AsideTriage::Send { planned, rule }) = decided else { continue };
-            if let Ok(mut one) = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
-                one.aside = Some(Box::new(aside));
-                ready.push(one);
+            if let Ok(one) = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
+                lines.push(self.sent_line(&one, window.0, until));
             }
         }
-        Ok(ready)
+        Ok(lines)
     }
+}
+
+/// The last instant at which a row's subscriber still agreed, with nothing in the row that says otherwise; `None` when that
+/// was over before the window.
+fn before_the_end(
+    row: &mut DueRow,
+    until: jiff::Timestamp,
+    window: jiff::Timestamp,
+) -> Option<jiff::Timestamp> {
+    let ends = [row.sub.stop_at.take(), row.consent_until.take()];
+    let until = ends.into_iter().flatten().map(|end| end.checked_sub(SignedDuration::from_millis(1)).unwrap_or(end)).fold(until, Ord::min);
+    (until >= window).then_some(until)
 }

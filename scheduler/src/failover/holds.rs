@@ -22,8 +22,9 @@ pub(crate) struct Holds {
 #[derive(Debug, Default)]
 struct Read {
     hand_in: (Vec<i64>, i64),
+    window_from_us: i64,
     shards: BTreeMap<i32, i16>,
-    doubted: BTreeMap<i32, i64>,
+    doubted: BTreeMap<i32, (i64, i64)>,
 }
 
 impl Holds {
@@ -40,8 +41,9 @@ impl Holds {
         self.any_doubted.store(!read.doubted.is_empty(), Ordering::SeqCst);
         *self.read() = Read {
             hand_in: (read.hand_in, read.from_us),
+            window_from_us: read.window_from_us,
             shards: read.shards.into_iter().collect(),
-            doubted: read.doubted.into_iter().collect(),
+            doubted: read.doubted.into_iter().map(|(shard, until_ms, inbox)| (shard, (until_ms, inbox))).collect(),
         };
         if something {
             self.something.notify_one();
@@ -63,6 +65,11 @@ impl Holds {
         self.read().hand_in.clone()
     }
 
+    /// Since when commits may be lost, microseconds since 1970.
+    pub(crate) fn window_from_us(&self) -> i64 {
+        self.read().window_from_us
+    }
+
     /// Whether charges of any shard are in doubt.
     pub(crate) fn any_doubted(&self) -> bool {
         self.any_doubted.load(Ordering::SeqCst)
@@ -70,7 +77,12 @@ impl Holds {
 
     /// What of a shard fired until this business instant (milliseconds) may have been sent already.
     pub(crate) fn doubted_until_ms(&self, shard: i32) -> Option<i64> {
-        self.read().doubted.get(&shard).copied()
+        self.read().doubted.get(&shard).map(|(until_ms, _)| *until_ms)
+    }
+
+    /// Whether a refund that this inbox row asks for may have been sent already.
+    pub(crate) fn is_doubted_refund(&self, shard: i32, inbox_id: i64) -> bool {
+        self.any_doubted() && self.read().doubted.get(&shard).is_some_and(|(_, until)| inbox_id <= *until)
     }
 
     /// How many owned shards are held wholly.

@@ -75,7 +75,9 @@ impl Watch {
         let before = *self.seen();
         let checked = check_guard(conn, Some(before), self.terms).await?;
         let now = checked.seen;
-        let same = now.timeline == before.timeline && now.counter >= before.counter && now.lsn >= before.lsn;
+        let same = (now.system_identifier, now.timeline) == (before.system_identifier, before.timeline)
+            && now.counter >= before.counter
+            && now.lsn >= before.lsn;
         if checked.opened.is_none() && same {
             let mut seen = self.seen();
             *seen = seen.later(now);

@@ -20,6 +20,7 @@ CREATE TABLE quarantine (
     forced_at     timestamptz,
     seen_counter  bigint NOT NULL,
     seen_lsn      bigint NOT NULL,
+    from_system   bigint NOT NULL,
     from_timeline int NOT NULL,
     to_timeline   int NOT NULL,
     why           text NOT NULL,
@@ -27,6 +28,7 @@ CREATE TABLE quarantine (
 );
 COMMENT ON TABLE quarantine IS 'one per failover: what was begun since window_from may have been lost';
 COMMENT ON COLUMN quarantine.deadline_at IS 'spools that were not handed in by then are not waited for: every charge that was due is asked about';
+COMMENT ON COLUMN quarantine.from_system IS 'the cluster that the database was kept on before: another one only where somebody said that it was moved';
 COMMENT ON COLUMN quarantine.forced_at IS 'somebody said not to wait';
 CREATE TABLE quarantine_spool (
     quarantine_id bigint NOT NULL REFERENCES quarantine,
@@ -43,6 +45,7 @@ CREATE TABLE shard_quarantine (
     quarantine_id  bigint NOT NULL REFERENCES quarantine,
     resumed_at     timestamptz,
     doubt_until_ms bigint,
+    inbox_until    bigint,
     listed         bigint NOT NULL DEFAULT 0,
     shard          int NOT NULL,
     how            text CHECK (how IN ('listed', 'all')),
@@ -50,6 +53,7 @@ CREATE TABLE shard_quarantine (
     CHECK ((resumed_at IS NULL) = (how IS NULL))
 );
 COMMENT ON COLUMN shard_quarantine.how IS 'listed: every spool was handed in, so that only what they list is asked about; all: every charge that was due by doubt_until_ms (business time) is';
+COMMENT ON COLUMN shard_quarantine.inbox_until IS 'refunds asked for by inbox rows up to this one may have been sent too';
 CREATE INDEX shard_quarantine_shard ON shard_quarantine (shard);
 CREATE TABLE lost_attempt (
     subscription_id bigint NOT NULL,

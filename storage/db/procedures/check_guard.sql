@@ -15,15 +15,19 @@ BEGIN
     check_guard.timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int;
     check_guard.lsn := pg_current_wal_flush_lsn() - '0/0'::pg_lsn;
     SELECT * INTO STRICT g FROM database_guard;
-    IF g.system_identifier <> check_guard.system_identifier OR p_system NOT IN (0, check_guard.system_identifier) THEN
+    -- A data folder may meet a new database, or one that was moved to another server with everybody's knowledge.
+    IF g.system_identifier <> check_guard.system_identifier
+       OR p_system NOT IN (0, check_guard.system_identifier) AND g.counter > 0
+          AND NOT EXISTS (SELECT FROM quarantine q WHERE q.from_system = p_system) THEN
         RAISE EXCEPTION 'this is another database server: its system identifier is %, the database was kept on %; if it was moved on purpose (dump and restore, pg_upgrade), say so with: toll ops quarantine adopt',
             check_guard.system_identifier, CASE WHEN g.system_identifier <> check_guard.system_identifier THEN g.system_identifier ELSE p_system END
             USING ERRCODE = 'TB005';
     END IF;
     check_guard.counter := g.counter;
     IF g.timeline = check_guard.timeline
-       AND NOT (p_timeline > check_guard.timeline
-                OR p_timeline = check_guard.timeline AND (p_counter > g.counter OR p_lsn > check_guard.lsn)) THEN
+       AND (p_system <> check_guard.system_identifier
+            OR NOT (p_timeline > check_guard.timeline
+                OR p_timeline = check_guard.timeline AND (p_counter > g.counter OR p_lsn > check_guard.lsn))) THEN
         RETURN;
     END IF;
     -- One finding at a time; whoever waited here sees what the first one wrote.

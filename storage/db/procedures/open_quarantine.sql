@@ -10,8 +10,10 @@ DECLARE
     v_from timestamptz;
 BEGIN
     SELECT least(touched_at, now()) - p_margin_ms * interval '1 millisecond' INTO STRICT v_from FROM database_guard;
-    INSERT INTO quarantine (window_from, deadline_at, seen_counter, seen_lsn, from_timeline, to_timeline, why)
-    VALUES (v_from, now() + p_wait_ms * interval '1 millisecond', p_seen_counter, p_seen_lsn, p_from_timeline, p_to_timeline, p_why)
+    INSERT INTO quarantine (window_from, deadline_at, seen_counter, seen_lsn, from_system, from_timeline, to_timeline, why)
+    SELECT v_from, now() + p_wait_ms * interval '1 millisecond', p_seen_counter, p_seen_lsn, d.system_identifier, p_from_timeline,
+           p_to_timeline, p_why
+      FROM database_guard d
     RETURNING id INTO v_id;
     INSERT INTO quarantine_spool (quarantine_id, host, spool, boot_id)
     SELECT DISTINCT v_id, host, spool, boot_id FROM worker_incarnation WHERE fenced_at IS NULL OR fenced_at >= v_from;

@@ -28,6 +28,7 @@ BEGIN
     UPDATE shard_quarantine
        SET resumed_at = now(), how = CASE WHEN v_missing > 0 THEN 'all' ELSE 'listed' END,
            doubt_until_ms = CASE WHEN v_missing > 0 THEN p_doubt_until_ms END,
+           inbox_until = CASE WHEN v_missing > 0 THEN (SELECT coalesce(max(i.id), 0) FROM shard_inbox i WHERE i.shard = p_shard) END,
            listed = (SELECT count(*) FROM lost_attempt l
                       WHERE l.subscription_id BETWEEN p_shard::bigint << 32 AND (p_shard::bigint << 32) + 4294967295)
      WHERE shard = p_shard AND resumed_at IS NULL;

@@ -25,7 +25,7 @@ pub(super) struct Guarded {
     /// Per quarantine, host and spool: whether it is handed in.
     spools: Vec<(i64, String, String, bool)>,
     /// Per quarantine and shard: how it was resumed, and until when it is doubted.
-    shards: Vec<(i64, i32, Option<Option<i64>>)>,
+    shards: Vec<(i64, i32, Option<Option<(i64, i64)>>)>,
     held: std::collections::BTreeMap<i32, i16>,
     lost: std::collections::BTreeMap<AttemptKey, Lost>,
 }
@@ -140,8 +140,22 @@ impl MemoryConn {
             Ok(HeldUp {
                 hand_in: wanted.iter().map(|q| q.id).collect(),
                 from_us: wanted.iter().map(|q| q.window_from_us).min().unwrap_or(0),
+                window_from_us: guard
+                    .quarantines
+                    .iter()
+                    .filter(|q| guard.shards.iter().any(|(id, _, how)| *id == q.id && how.is_none()))
+                    .map(|q| q.window_from_us)
+                    .min()
+                    .unwrap_or(0),
                 shards: held.map(|(shard, held)| (*shard, *held)).collect(),
-                doubted: guard.shards.iter().filter_map(|(_, shard, how)| Some((*shard, (*how)??))).collect(),
+                doubted: guard
+                    .shards
+                    .iter()
+                    .filter_map(|(_, shard, how)| {
+                        let (until_ms, inbox) = (*how)??;
+                        Some((*shard, until_ms, inbox))
+                    })
+                    .collect(),
             })
         })
         .await
@@ -236,7 +250,7 @@ impl MemoryConn {
             if !missing.is_empty() && doubt_until_ms.is_none() {
                 return Ok(Resumed::ListAll);
             }
-            let doubt = if missing.is_empty() { None } else { doubt_until_ms };
+            let doubt = doubt_until_ms.filter(|_| !missing.is_empty()).map(|until_ms| (until_ms, state.inbox_last));
             for (_, one, how) in &mut guard.shards {
                 if *one == shard && how.is_none() {
                     *how = Some(doubt);
@@ -275,12 +289,12 @@ impl MemoryConn {
         cap: Option<CapDay>,
     ) -> Result<Verdict, StoreError> {
         let lease = *lease;
-        self.call("restore_lost", move |state, arrival| {
+        self.call("restore_lost", move |state, _| {
             state.check_fence(&lease)?;
             if !state.owns(lease.slot, key.0) {
                 return Ok(Verdict::NotOwner);
             }
-            restore(state, arrival, key, cap)
+            restore(state, key, cap)
         })
         .await
     }
@@ -381,7 +395,6 @@ fn clear(state: &mut State, shard: i32) {
 
 fn restore(
     state: &mut State,
-    arrival: Arrival,
     key: AttemptKey,
     cap: Option<CapDay>,
 ) -> Result<Verdict, StoreError> {
@@ -455,7 +468,7 @@ fn restore(
             not_after_ms: line.not_after_ms,
             incarnation: line.incarnation,
             intent_at_us: line.intent_at_us,
-            committed_us: arrival.commit_us,
+            committed_us: line.intent_at_us,
             business_at_ms: line.business_at_ms,
             book_version: line.book_version,
             op: i16::from(line.op),

@@ -140,6 +140,12 @@ impl MemoryDb {
         *state = snapshot.0;
     }
 
+    /// How often it failed over.
+    #[must_use]
+    pub fn failovers(&self) -> i32 {
+        self.timeline() - 1
+    }
+
     fn timeline(&self) -> i32 {
         self.server.timeline.load(Ordering::SeqCst)
     }

@@ -73,10 +73,13 @@ pub struct HeldUp {
     pub hand_in: Vec<i64>,
     /// From when on its lines are wanted, microseconds since 1970.
     pub from_us: i64,
+    /// Since when commits may be lost that are not cleared up yet, microseconds since 1970; 0 where nothing is held.
+    pub window_from_us: i64,
     /// Shards that are held: 1 wholly, 2 charges of theirs.
     pub shards: Vec<(i32, i16)>,
-    /// Shards whose charges that were due until then (business milliseconds) are asked about first.
-    pub doubted: Vec<(i32, i64)>,
+    /// Shards of which everything is asked about first: charges that were due until then (business milliseconds), and refunds
+    /// up to that inbox row.
+    pub doubted: Vec<(i32, i64, i64)>,
 }
 
 /// Reads what is held up. Spools keep their lines for a day, and so long they are asked for.
@@ -84,7 +87,7 @@ pub struct HeldUp {
 /// # Errors
 /// [`StoreError`] when the database is away.
 pub async fn held_up(conn: &mut PgConnection, who: &WorkerIdentity) -> Result<HeldUp, StoreError> {
-    let (hand_in, from_us, shards, held, doubted, until_ms): Wanted = sqlx::query_as(
+    let (hand_in, from_us, window_from_us, shards, held, doubted, until_ms, inbox): Wanted = sqlx::query_as(
         "WITH wanted AS (
             SELECT q.id, q.window_from FROM quarantine q
              WHERE q.found_at > now() - interval '1 day'
@@ -93,14 +96,17 @@ pub async fn held_up(conn: &mut PgConnection, who: &WorkerIdentity) -> Result<He
                                   AND p.handed_in_at IS NOT NULL)
          ), held AS (SELECT shard, held FROM shard_owner WHERE held <> 0),
          doubted AS (
-            SELECT q.shard, max(q.doubt_until_ms) AS until_ms FROM shard_quarantine q
+            SELECT q.shard, max(q.doubt_until_ms) AS until_ms, max(q.inbox_until) AS inbox FROM shard_quarantine q
              WHERE q.how = 'all' AND q.resumed_at > now() - interval '1 day' GROUP BY q.shard)
          SELECT coalesce((SELECT array_agg(id) FROM wanted), '{}'),
                 coalesce((SELECT (extract(epoch FROM min(window_from)) * 1000000)::bigint FROM wanted), 0),
+                coalesce((SELECT (extract(epoch FROM min(q.window_from)) * 1000000)::bigint FROM quarantine q
+                           WHERE EXISTS (SELECT FROM shard_quarantine s WHERE s.quarantine_id = q.id AND s.resumed_at IS NULL)), 0),
                 coalesce((SELECT array_agg(shard ORDER BY shard) FROM held), '{}'),
                 coalesce((SELECT array_agg(held ORDER BY shard) FROM held), '{}'),
                 coalesce((SELECT array_agg(shard ORDER BY shard) FROM doubted), '{}'),
-                coalesce((SELECT array_agg(until_ms ORDER BY shard) FROM doubted), '{}')",
+                coalesce((SELECT array_agg(until_ms ORDER BY shard) FROM doubted), '{}'),
+                coalesce((SELECT array_agg(inbox ORDER BY shard) FROM doubted), '{}')",
     )
     .bind(&who.host)
     .bind(&who.spool)
@@ -108,11 +114,12 @@ pub async fn held_up(conn: &mut PgConnection, who: &WorkerIdentity) -> Result<He
     .fetch_one(conn)
     .await?;
     let shards = shards.into_iter().zip(held).collect();
-    let doubted = doubted.into_iter().zip(until_ms).collect();
-    Ok(HeldUp { hand_in, from_us, shards, doubted })
+    let doubted = doubted.into_iter().zip(until_ms).zip(inbox);
+    let doubted = doubted.map(|((shard, until_ms), inbox)| (shard, until_ms, inbox)).collect();
+    Ok(HeldUp { hand_in, from_us, window_from_us, shards, doubted })
 }
 
-type Wanted = (Vec<i64>, i64, Vec<i32>, Vec<i16>, Vec<i32>, Vec<i64>);
+type Wanted = (Vec<i64>, i64, i64, Vec<i32>, Vec<i16>, Vec<i32>, Vec<i64>, Vec<i64>);
 
 /// Lines as columns.
 #[derive(Default)]

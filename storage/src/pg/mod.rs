@@ -37,6 +37,7 @@ mod migrate;
 mod more;
 mod outbox;
 mod proposals;
+mod quarantines;
 mod query;
 mod refund;
 mod resolution;
@@ -91,6 +92,7 @@ pub use proposals::{
     Approval, CaseLine, ProposalRow, Proposing, ReviewRow, approve_decision, attempts_to_review, case_lines,
     open_proposals, proposal, propose_decision,
 };
+pub use quarantines::{QuarantineLine, adopt_server, force_quarantine, quarantine_lines};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
 pub(crate) use resolution::ask_of;

@@ -20,7 +20,8 @@ pub struct Lease {
 pub struct WorkerIdentity {
     /// Host name.
     pub host: String,
-    /// The kernel's boot id: a spool of another boot may have lost its last lines.
+    /// The kernel's boot id and the spool's own: a spool of another boot may have lost its last lines, one that was made anew
+    /// under the same path all of them.
     pub boot_id: String,
     /// Where its spool lies.
     pub spool: String,
