@@ -4,7 +4,7 @@
 //! never a charge. What lies beyond the horizon is not held: the filler reads it in chunks before its time comes.
 //!
 //! While everything that is due fits into the lanes, it goes out as it comes. What does not fit is a backlog, and that
-//! has an order ([`order`]): the charge whose window closes soonest first, then by due instant, over all shards of a
+//! has an order ([`precedence`]): the charge whose window closes soonest first, then by due instant, over all shards of a
 //! carrier, and over all wheels of the worker.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,9 +15,9 @@ use storage::pg::WheelEntry;
 
 mod backlog;
 mod groups;
-mod order;
+mod precedence;
 
-pub(crate) use order::{Closing, Heads, Moment};
+pub(crate) use precedence::{Closing, Heads, Moment};
 
 use backlog::Backlog;
 use groups::{GroupNo, Groups};

@@ -165,7 +165,7 @@ fn sent_after(world: &World, restart: Timestamp) -> Vec<Sent> {
 
 /// Before no charge went more of those that could wait longer than the two stripes have on their way. (23 were the most that
 /// was seen, all of them at the start, while the wheel was read.)
-fn in_order(sent: &[Sent]) {
+fn in_sequence(sent: &[Sent]) {
     for (place, charge) in sent.iter().enumerate() {
         let before = sent[..place].iter().filter(|other| other.at > charge.known_at && other.at < charge.at);
         let could_wait = before.filter(|other| {
@@ -210,7 +210,7 @@ fn notes(world: &World, rule: i16) -> i64 {
 }
 
 #[test]
-fn six_hours_of_charges_drain_in_order_within_the_rate_while_unknown_ones_are_settled() {
+fn six_hours_of_charges_drain_in_sequence_within_the_rate_while_unknown_ones_are_settled() {
     let world = world();
     // Before the outage: some are sent, and no answer comes back. Then the engine dies.
     let engine = world.serve("before");
@@ -240,7 +240,7 @@ fn six_hours_of_charges_drain_in_order_within_the_rate_while_unknown_ones_are_se
 
     let sent = sent_after(&world, restart);
     assert_eq!(sent.len() as i64, charged, "each once");
-    in_order(&sent);
+    in_sequence(&sent);
     within_rate(&world, restart);
 
     // Each plan's own policy: 08:00 to 11:00 in Tunis (12:00 in Cairo) were missed, and now it is 12:12 (13:12).

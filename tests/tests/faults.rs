@@ -137,22 +137,23 @@ fn a_drain_under_load_causes_no_unknown() {
 
 #[test]
 fn a_restarted_worker_finds_answers_in_its_own_spool() {
-    // The engine is killed while Postgres is away: answers are in the spool, outcomes are not recorded.
+    // The engine is killed while Postgres is away: answers are in the spool, outcomes are not recorded. So few that each
+    // may be a batch of its own: at most six batches of a stripe wait for the database, and what comes behind them is not
+    // decided yet.
     let mut world = World::start(
         "spool",
-        &WorldOptions { behaviour: r#"{"latency_ms":300}"#, ..WorldOptions::default() },
+        &WorldOptions { behaviour: r#"{"latency_ms":500}"#, ..WorldOptions::default() },
     );
-    world.import_rows("medina-kids-daily", 0, 60, "2026-12-01");
+    world.import_rows("medina-kids-daily", 0, 5, "2026-12-01");
     let subscriptions = world.subscriptions();
     let engine = world.serve("engine");
-    wait_until("requests are on their way", LONG, || world.mock.stats()["requests"].as_u64().unwrap() >= 20);
+    wait_until("requests are on their way", LONG, || world.mock.stats()["requests"].as_u64().unwrap() == 5);
     world.postgres.kill9();
     wait_until("their answers arrived", LONG, || {
         engine.status()["worker"]["lanes"][0]["in_lane"].as_u64() == Some(0)
     });
-    let answered = usize::try_from(world.mock.applied()).unwrap();
     wait_until("the answers are durable in the spool before anything is recorded", LONG, || {
-        engine.answers_kept(&subscriptions, 202_612) == answered
+        engine.answers_kept(&subscriptions, 202_612) == 5
     });
     engine.kill9();
     world.postgres.restart().unwrap();
@@ -162,10 +163,10 @@ fn a_restarted_worker_finds_answers_in_its_own_spool() {
     assert!(left > 0, "nothing was left behind");
     let _engine = world.serve("engine");
     wait_until("all charges", LONG, || {
-        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 60
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 5
     });
     assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0, "no answer was lost");
-    assert_eq!(world.mock.applied(), 60);
+    assert_eq!(world.mock.applied(), 5);
     settle(&world);
 }
 

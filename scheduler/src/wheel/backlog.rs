@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use billing_core::ids::Shard;
 
 use super::groups::{GroupNo, Groups};
-use super::order::{Closing, Head, Moment};
+use super::precedence::{Closing, Head, Moment};
 
 /// When it fell due, and which subscription.
 type Waiting = Reverse<(i64, i64)>;

@@ -1,6 +1,6 @@
 //! Small numbers for what decides when a charging window closes, so that an entry of the wheel stays at 16 bytes.
 
-use super::order::{Closing, Moment};
+use super::precedence::{Closing, Moment};
 use crate::stripe::ById;
 
 /// A plan in a zone, or [`NO_WINDOW`].

@@ -6,8 +6,8 @@
 //! notes, the outcomes, and the carrier's own ledger.
 
 mod book;
-mod order;
 mod report;
+mod sequence;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ use super::{BenchArgs, BenchDir, say, write_out};
 use crate::compare::{CarrierLedger, compare};
 use crate::population::write_csv;
 
-use order::{Sent, busiest_second, order_of};
 pub use report::{BacklogReport, Policies, Unknown};
+use sequence::{Sent, busiest_second, sequence_of};
 
 /// Business milliseconds per machine millisecond: the resolution may only hurry on a sandbox's clock.
 const SCALE: i32 = 2;
@@ -138,10 +138,10 @@ async fn run_in(args: &BacklogArgs, dir: &Path, toll: &Path, mock: &Path) -> any
         _ => bail!("nothing was sent after the outage"),
     };
     let grain = watched.depth_max * STRIPES;
-    let from_the_start = order_of(&sent, restart_us, grain, SLACK_MS);
+    let from_the_start = sequence_of(&sent, restart_us, grain, SLACK_MS);
     // What the engine had not read yet it could not put in order.
     let read_us = restart_us.max(watched.read_us);
-    let after_reading = order_of(&sent, read_us, grain, SLACK_MS);
+    let after_reading = sequence_of(&sent, read_us, grain, SLACK_MS);
     let seconds = (last_us - restart_us) as f64 / 1e6;
     Ok(BacklogReport {
         toll_version: engine.version().await?,
@@ -155,10 +155,10 @@ async fn run_in(args: &BacklogArgs, dir: &Path, toll: &Path, mock: &Path) -> any
         until_first_s: (first_us - restart_us) as f64 / 1e6,
         charges_per_s: sent.len() as f64 / seconds.max(f64::MIN_POSITIVE),
         grain,
-        in_order_share: after_reading.by_closing,
-        in_due_order_share: after_reading.by_due,
+        in_sequence_share: after_reading.by_closing,
+        in_due_sequence_share: after_reading.by_due,
         overtaken_max: after_reading.overtaken_max,
-        in_order_share_from_the_start: from_the_start.by_closing,
+        in_sequence_share_from_the_start: from_the_start.by_closing,
         wheel_peak_bytes: watched.wheel_bytes,
         wheel_peak_entries: watched.wheel,
         worker_peak_rss_bytes: peak_rss_bytes,

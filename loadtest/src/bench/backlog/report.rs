@@ -10,7 +10,7 @@ use crate::bench::report::Books;
 /// So many percent more than the rate may arrive within one second: the network bunches what was sent evenly.
 const BUNCHED_PERCENT: u64 = 10;
 /// The least part that has to be in order.
-const IN_ORDER_MIN: f64 = 0.999;
+const IN_SEQUENCE_MIN: f64 = 0.999;
 /// The least part of updates that touch no index.
 const HOT_MIN: f64 = 0.95;
 
@@ -40,13 +40,13 @@ pub struct BacklogReport {
     /// How many charges may be on their way out of sight: what the lane holds, for each stripe.
     pub grain: u64,
     /// Part of the charges before which no more than the grain went of those that close later, once all were read; 0 to 1.
-    pub in_order_share: f64,
+    pub in_sequence_share: f64,
     /// The same of those that close together with it and fell due more than a minute later.
-    pub in_due_order_share: f64,
+    pub in_due_sequence_share: f64,
     /// The most that went before one charge although they close later, once all were read.
     pub overtaken_max: u64,
-    /// As `in_order_share`, but also while the wheel was read.
-    pub in_order_share_from_the_start: f64,
+    /// As `in_sequence_share`, but also while the wheel was read.
+    pub in_sequence_share_from_the_start: f64,
     /// The most bytes that the wheels took.
     pub wheel_peak_bytes: u64,
     /// The most entries that they held.
@@ -104,8 +104,8 @@ impl BacklogReport {
         let (unknown, policies, books) = (&self.unknown, &self.policies, &self.books);
         [
             (self.sent + policies.skipped_lines == self.due, "every charge once"),
-            (self.in_order_share >= IN_ORDER_MIN, "by closing window"),
-            (self.in_due_order_share >= IN_ORDER_MIN, "by due instant"),
+            (self.in_sequence_share >= IN_SEQUENCE_MIN, "by closing window"),
+            (self.in_due_sequence_share >= IN_SEQUENCE_MIN, "by due instant"),
             (self.rate_kept(), "the carrier's rate"),
             (unknown.before_settled_while_draining > 0, "resolution alive while it drains"),
             (unknown.open_at_the_end == 0, "every unknown attempt settled"),
@@ -151,12 +151,12 @@ impl fmt::Display for BacklogReport {
         )?;
         writeln!(
             f,
-            "order     {:.3} % by closing window, {:.3} % by due instant; at most {} overtook one ({} may be on their way); {:.3} % from the start",
-            percent(self.in_order_share),
-            percent(self.in_due_order_share),
+            "sequence  {:.3} % by closing window, {:.3} % by due instant; at most {} overtook one ({} may be on their way); {:.3} % from the start",
+            percent(self.in_sequence_share),
+            percent(self.in_due_sequence_share),
             self.overtaken_max,
             self.grain,
-            percent(self.in_order_share_from_the_start)
+            percent(self.in_sequence_share_from_the_start)
         )?;
         writeln!(
             f,

@@ -21,7 +21,7 @@ pub(super) struct Sent {
 
 /// What the sequence was.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Order {
+pub(super) struct Sequence {
     /// Part of the charges before which no more than the grain went of those that close later, 0 to 1.
     pub(super) by_closing: f64,
     /// The same of those that close together with it and fell due later by more than the slack.
@@ -67,7 +67,7 @@ impl Gone {
 }
 
 /// Looks at charges in the sequence of their intents. What went until `from_us` counts for nothing.
-pub(super) fn order_of(sent: &[Sent], from_us: i64, grain: u64, slack_ms: i64) -> Order {
+pub(super) fn sequence_of(sent: &[Sent], from_us: i64, grain: u64, slack_ms: i64) -> Sequence {
     let mut gone: BTreeMap<i64, Gone> = BTreeMap::new();
     for charge in sent {
         gone.entry(charge.closes_ms).or_default().due_ms.push(charge.due_ms);
@@ -94,7 +94,7 @@ pub(super) fn order_of(sent: &[Sent], from_us: i64, grain: u64, slack_ms: i64) -
         }
     }
     let all = sent.len().max(1) as f64;
-    Order { by_closing: by_closing as f64 / all, by_due: by_due as f64 / all, overtaken_max }
+    Sequence { by_closing: by_closing as f64 / all, by_due: by_due as f64 / all, overtaken_max }
 }
 
 #[derive(Deserialize)]
@@ -136,15 +136,15 @@ mod tests {
     #[test]
     fn what_closes_later_and_went_before_is_counted() {
         let good = [sent(1, 0, 5, 10), sent(1, 0, 6, 20), sent(2, 0, 7, 20), sent(3, 0, 1, 30)];
-        assert_eq!(order_of(&good, 0, 0, 0), Order { by_closing: 1.0, by_due: 1.0, overtaken_max: 0 });
+        assert_eq!(sequence_of(&good, 0, 0, 0), Sequence { by_closing: 1.0, by_due: 1.0, overtaken_max: 0 });
         let bad = [sent(1, 0, 1, 30), sent(2, 0, 2, 30), sent(3, 0, 1, 10), sent(4, 0, 1, 30)];
-        assert_eq!(order_of(&bad, 0, 0, 0), Order { by_closing: 0.75, by_due: 0.75, overtaken_max: 2 });
-        assert_eq!(order_of(&bad, 0, 2, 0), Order { by_closing: 1.0, by_due: 1.0, overtaken_max: 2 });
-        assert_eq!(order_of(&bad, 0, 1, 1), Order { by_closing: 0.75, by_due: 1.0, overtaken_max: 2 });
-        assert_eq!(order_of(&bad, 2, 0, 0), Order { by_closing: 1.0, by_due: 1.0, overtaken_max: 0 });
+        assert_eq!(sequence_of(&bad, 0, 0, 0), Sequence { by_closing: 0.75, by_due: 0.75, overtaken_max: 2 });
+        assert_eq!(sequence_of(&bad, 0, 2, 0), Sequence { by_closing: 1.0, by_due: 1.0, overtaken_max: 2 });
+        assert_eq!(sequence_of(&bad, 0, 1, 1), Sequence { by_closing: 0.75, by_due: 1.0, overtaken_max: 2 });
+        assert_eq!(sequence_of(&bad, 2, 0, 0), Sequence { by_closing: 1.0, by_due: 1.0, overtaken_max: 0 });
         // Known only after the first had gone.
         let late = [sent(1, 0, 1, 30), sent(2, 1, 1, 10)];
-        assert_eq!(order_of(&late, 0, 0, 0).by_closing, 1.0);
+        assert_eq!(sequence_of(&late, 0, 0, 0).by_closing, 1.0);
     }
 
     #[test]
