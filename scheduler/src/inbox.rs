@@ -420,7 +420,9 @@ impl InboxReader {
         let moved_minor = kept.and_then(|kept| kept.moved_minor).unwrap_or(0);
         match state {
             // The first request was not processed, and the same one was when it was sent again: no contradiction.
-            Some(state) if state.is_final() && evidence.why == 0 && says_nothing(outcome, AttemptState::Unknown) => {
+            Some(state)
+                if state.is_final() && evidence.why == 0 && says_nothing(outcome, AttemptState::Unknown) =>
+            {
                 let resent = self.was_resent(row.subscription_id, evidence).await?;
                 if resent || agrees(state, moved_minor, outcome) {
                     return self.drop_row(row).await;

@@ -237,7 +237,11 @@ impl Stripe {
 
     pub(crate) fn dbg_held(&self, shard: Shard) -> (Vec<i64>, usize, usize) {
         let (first, last) = shard.id_range();
-        (locked(&self.held).iter().filter(|id| (first..=last).contains(*id)).copied().collect(), self.desk_len(), locked(&self.flights).len())
+        (
+            locked(&self.held).iter().filter(|id| (first..=last).contains(*id)).copied().collect(),
+            self.desk_len(),
+            locked(&self.flights).len(),
+        )
     }
 
     pub(crate) fn put(&self, work: Work) {

@@ -15,8 +15,9 @@ use crate::guard::Seen;
 use crate::memory::{MemoryConn, MemoryDb};
 use crate::pg::{
     self, AsideRow, AttemptKey, AttemptRow, BeginBatch, BeginRefund, BookVersion, CapDay, Checked, ClockRow,
-    DueAsk, DueRow, HeldUp, InboxRow, LateEvidenceKey, Lease, LostAttempt, MinuteRow, Names, NewAsk, OpenIntent,
-    QuarantineTerms, RecordBatch, Resumed, StoreError, Verdict, WheelEntry, WorkerIdentity, WorkerRow,
+    DueAsk, DueRow, HeldUp, InboxRow, LateEvidenceKey, Lease, LostAttempt, MinuteRow, Names, NewAsk,
+    OpenIntent, QuarantineTerms, RecordBatch, Resumed, StoreError, Verdict, WheelEntry, WorkerIdentity,
+    WorkerRow,
 };
 use crate::spool::SentLine;
 

@@ -237,7 +237,10 @@ impl Carrier {
         if kind == ExchangeKind::Resend && chance >= 850 {
             fault("what was sent again is not processed");
             let (why, after_ms) = (Hindrance::Busy, None);
-            return Script { result: Does::Refuses(Outcome::Temporary { why, listed: true, after_ms }), ..plain };
+            return Script {
+                result: Does::Refuses(Outcome::Temporary { why, listed: true, after_ms }),
+                ..plain
+            };
         }
         match chance {
             0..30 => {
@@ -291,7 +294,10 @@ impl Carrier {
         if !lost && self.db.is_fenced(link.incarnation) {
             self.log.broken(format!("{} by a fenced worker: {id} {period} {no}", kind.name()));
         } else if !lost && !self.db.is_owner(link.incarnation, id) {
-            self.log.broken(format!("{} by a worker that does not own the shard: {id} {period} {no}", kind.name()));
+            self.log.broken(format!(
+                "{} by a worker that does not own the shard: {id} {period} {no}",
+                kind.name()
+            ));
         }
         if kind == ExchangeKind::Resend && !self.ways.repeat {
             self.log.broken(format!("sent again to a carrier that forgets: {id} {period} {no}"));
@@ -322,7 +328,8 @@ impl Carrier {
             let body = Body::of(attempt);
             let first = books.bodies.entry(attempt.our_ref.to_string()).or_insert_with(|| body.clone());
             if self.db.failovers() == 0 && *first != body {
-                self.log.broken(format!("another body under one key: {id} {period} {no}: {first:?} {body:?}"));
+                self.log
+                    .broken(format!("another body under one key: {id} {period} {no}: {first:?} {body:?}"));
             }
         }
     }
@@ -367,7 +374,8 @@ impl Carrier {
         let mut books = self.books();
         let first = books.results.get(&our_ref).copied();
         // After its window a carrier that repeats knows nothing of the key any more. Its books still do.
-        let remembers = |first_us: i64| !self.ways.repeat || now_us - first_us < i64::from(WINDOW_S) * 1_000_000;
+        let remembers =
+            |first_us: i64| !self.ways.repeat || now_us - first_us < i64::from(WINDOW_S) * 1_000_000;
         if let Some((_, first)) = first.filter(|(first_us, _)| remembers(*first_us)) {
             match self.manners {
                 Manners::Repeats => return first,
@@ -405,4 +413,3 @@ impl Carrier {
         outcome
     }
 }
-

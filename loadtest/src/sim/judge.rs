@@ -165,7 +165,9 @@ fn undecided(world: &World, books: &Books, outcome: &mut Outcome) {
         let ways = carrier.map(|carrier| carrier.ways);
         let (kind, rule) = (int(row, "kind"), int(row, "rule_id"));
         if kind != 3 {
-            outcome.other.push(format!("still open (kind {kind}) when everything had come to rest: {key:?} {ways:?}"));
+            outcome
+                .other
+                .push(format!("still open (kind {kind}) when everything had come to rest: {key:?} {ways:?}"));
         } else if !REVIEWS.contains(&rule) || row.get("assignee").is_none_or(Value::is_null) {
             outcome.other.push(format!("in review without a reason or anybody who looks at it: {row}"));
         } else if ways.is_some_and(|ways| ways.inquiry) {
@@ -284,13 +286,17 @@ fn requests(world: &World, books: &Books, population: &Population, outcome: &mut
             let asks = most_within(&asked, span_s);
             if asks > carrier.rate as usize * span_s / ASK_PART + ASKS_MORE {
                 let rate = carrier.rate;
-                outcome.other.push(format!("{asks} asks in {span_s} s, a fifth of {rate} a second is allowed"));
+                outcome
+                    .other
+                    .push(format!("{asks} asks in {span_s} s, a fifth of {rate} a second is allowed"));
             }
             // What has its permit may wait for a connection, and leave with the next ones.
             let within = most_within(&times, span_s);
             if within > carrier.rate as usize * span_s + 8 {
                 let allowed = carrier.rate;
-                outcome.other.push(format!("{within} requests in {span_s} s, {allowed} a second are allowed"));
+                outcome
+                    .other
+                    .push(format!("{within} requests in {span_s} s, {allowed} a second are allowed"));
             }
         }
         let first_sent = |request: &&Received| request.op == Op::Charge && request.kind == ExchangeKind::Send;

@@ -1,7 +1,7 @@
-//! Deterministic simulation: the real core, engine loop, lanes and recorder over the memory store, with scripted carriers that
-//! keep their own ledgers. One seed is one run, bit for bit.
+//! Deterministic simulation: the real core, engine loop, lanes, resolver and recorder over the memory store, with scripted
+//! carriers that keep their own ledgers. One seed is one run, bit for bit.
 //!
-//! [`world`] builds a run and lets things go wrong, [`seat`] is where a worker lives and dies, [`carrier`] what it talks to,
+//! [`world`] builds a run and lets things go wrong, [`seat`] is where a worker lives and dies, [`carrier`] what it talks to, [`link`] how,
 //! [`judge`] compares the books in the end. Everything runs on one thread and on paused time, so hours pass in
 //! milliseconds.
 //!

@@ -103,11 +103,8 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
         stripes: if dice.permille(250) { 2 } else { 1 },
     });
     let count = u32::try_from(dice.between(40, 120))?;
-    let crowd = book::Crowd {
-        subscribers: if rush { 120 } else { count },
-        boreal_permille: 300,
-        at_once: rush,
-    };
+    let crowd =
+        book::Crowd { subscribers: if rush { 120 } else { count }, boreal_permille: 300, at_once: rush };
     let population = book::population(book, &names, &world.vault, &dice, crowd)?;
     let mut conn = db.connect().await?;
     conn.insert_subscriptions(1, &population.subscribers, &population.subscriptions).await?;
@@ -341,7 +338,10 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
             }
             0..3 => {
                 let step = Step::ALL[dice.below(Step::ALL.len() as u64) as usize];
-                seat.light(step, dice.below(if matches!(step, Step::AnyStatement | Step::AnyCommit) { 60 } else { 6 }));
+                seat.light(
+                    step,
+                    dice.below(if matches!(step, Step::AnyStatement | Step::AnyCommit) { 60 } else { 6 }),
+                );
             }
             3 => {
                 log.fault("killed", &[seat.no]);

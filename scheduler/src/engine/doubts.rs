@@ -22,11 +22,7 @@ impl Engine {
     }
 
     /// What fired before its shard charged again is listed instead of being begun; the rest comes back.
-    pub(super) async fn set_doubted_aside(
-        &mut self,
-        ready: Vec<Ready>,
-        now: jiff::Timestamp,
-    ) -> Vec<Ready> {
+    pub(super) async fn set_doubted_aside(&mut self, ready: Vec<Ready>, now: jiff::Timestamp) -> Vec<Ready> {
         let (doubted, ready): (Vec<Ready>, Vec<Ready>) = ready.into_iter().partition(|row| {
             let until = self.shared.holds.doubted_until_ms((row.id() >> 32) as i32);
             let own = row.aside.as_ref().and_then(|aside| aside.next_at);
@@ -151,8 +147,7 @@ impl Engine {
             let Some(catalog) = self.shared.books.of(&row, &self.shared.books.current()) else { continue };
             let in_book = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
             let Some((plan, zone)) = in_book else { continue };
-            let decided =
-                triage_aside(&row.sub, &aside, &plan.rules, zone, until, &Conditions::default());
+            let decided = triage_aside(&row.sub, &aside, &plan.rules, zone, until, &Conditions::default());
             let Ok(AsideTriage::Send { planned, rule }) = decided else { continue };
             if let Ok(one) = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
                 lines.push(self.sent_line(&one, window.0, until));
@@ -170,6 +165,10 @@ fn before_the_end(
     window: jiff::Timestamp,
 ) -> Option<jiff::Timestamp> {
     let ends = [row.sub.stop_at.take(), row.consent_until.take()];
-    let until = ends.into_iter().flatten().map(|end| end.checked_sub(SignedDuration::from_millis(1)).unwrap_or(end)).fold(until, Ord::min);
+    let until = ends
+        .into_iter()
+        .flatten()
+        .map(|end| end.checked_sub(SignedDuration::from_millis(1)).unwrap_or(end))
+        .fold(until, Ord::min);
     (until >= window).then_some(until)
 }

@@ -83,7 +83,11 @@ impl Clearing {
             }
             let waits = self.restore(&stripe, shard).await?;
             if std::env::var_os("DBGQ").is_some() {
-                eprintln!("DBG {} shard {shard} kind {kind} waits {waits} busy {:?}", self.shared.clock.machine_ms(), stripe.dbg_held(Shard(shard)));
+                eprintln!(
+                    "DBG {} shard {shard} kind {kind} waits {waits} busy {:?}",
+                    self.shared.clock.machine_ms(),
+                    stripe.dbg_held(Shard(shard))
+                );
             }
             // Held wholly: it goes on when everything that is here again is listed as unknown.
             if kind == 1 && waits == 0 && !stripe.is_busy(Shard(shard)) {

@@ -43,7 +43,11 @@ impl Holds {
             hand_in: (read.hand_in, read.from_us),
             window_from_us: read.window_from_us,
             shards: read.shards.into_iter().collect(),
-            doubted: read.doubted.into_iter().map(|(shard, until_ms, inbox)| (shard, (until_ms, inbox))).collect(),
+            doubted: read
+                .doubted
+                .into_iter()
+                .map(|(shard, until_ms, inbox)| (shard, (until_ms, inbox)))
+                .collect(),
         };
         if something {
             self.something.notify_one();

@@ -22,9 +22,6 @@ type Files = HashMap<String, String>;
 
 /// Proof that is none: only where the simulation proves that it would notice.
 fn believe_too_much(proof: &mut Proof, facts: &mut Facts<'_>) {
-    if on(Mutant::NotFoundWhileSenderLives) {
-        (facts.last_write_at, facts.may_still_write) = (facts.intent_at, false);
-    }
     if let Some(inquiry) = &mut proof.inquiry {
         if on(Mutant::EarlyNotFound) {
             (inquiry.settle_ms, facts.reply_timeout_ms) = (0, 0);
@@ -61,7 +58,8 @@ impl Resolver {
                     .get(&due.book_version)
                     .is_some_and(|same| same.contains(&carrier_no)));
         let known = self.known(same_body, lane);
-        let (mut proof, mut facts) = (lane.proof(hurry), facts::of(due, &known, self.state.files.of(&due.key)));
+        let (mut proof, mut facts) =
+            (lane.proof(hurry), facts::of(due, &known, self.state.files.of(&due.key)));
         believe_too_much(&mut proof, &mut facts);
         Some(match next_step(&proof, &Plan::STANDARD.hurried(hurry), &facts) {
             Step::Review(_) if on(Mutant::NoProofAsAbsent) => {

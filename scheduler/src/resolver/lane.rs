@@ -53,7 +53,16 @@ impl AskLane {
         let (queue, feed) = async_channel::bounded(in_flight_max as usize);
         adapter.limit_in_flight(in_flight_max);
         running.spawn(Arc::clone(&adapter).run(feed, guard, sink));
-        Self { adapter, declared, queue, clock, limiter, share: (1, 1), in_flight: 0, lent_until_ms: i64::MIN }
+        Self {
+            adapter,
+            declared,
+            queue,
+            clock,
+            limiter,
+            share: (1, 1),
+            in_flight: 0,
+            lent_until_ms: i64::MIN,
+        }
     }
 
     pub(super) fn proof(&self, hurry: i64) -> Proof {

@@ -250,7 +250,8 @@ impl MemoryConn {
             if !missing.is_empty() && doubt_until_ms.is_none() {
                 return Ok(Resumed::ListAll);
             }
-            let doubt = doubt_until_ms.filter(|_| !missing.is_empty()).map(|until_ms| (until_ms, state.inbox_last));
+            let doubt =
+                doubt_until_ms.filter(|_| !missing.is_empty()).map(|until_ms| (until_ms, state.inbox_last));
             for (_, one, how) in &mut guard.shards {
                 if *one == shard && how.is_none() {
                     *how = Some(doubt);
@@ -393,11 +394,7 @@ fn clear(state: &mut State, shard: i32) {
     }
 }
 
-fn restore(
-    state: &mut State,
-    key: AttemptKey,
-    cap: Option<CapDay>,
-) -> Result<Verdict, StoreError> {
+fn restore(state: &mut State, key: AttemptKey, cap: Option<CapDay>) -> Result<Verdict, StoreError> {
     let Some(lost) = state.guarded.lost.get_mut(&key).filter(|lost| lost.state < 2) else {
         return Ok(Verdict::NotFound);
     };

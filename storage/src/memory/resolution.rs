@@ -48,7 +48,8 @@ impl State {
             planned: planned(intent)?,
             currency: intent.currency,
             book_version: intent.book_version,
-            business_at: Timestamp::from_millisecond(intent.business_at_ms).map_err(|error| broken(&error))?,
+            business_at: Timestamp::from_millisecond(intent.business_at_ms)
+                .map_err(|error| broken(&error))?,
             digest: digest.to_be_bytes(),
             intent_at: at(intent.intent_at_us)?,
             since: at(open.since_us)?,
@@ -63,7 +64,13 @@ impl State {
             flags: sub.flags,
             asks: own
                 .map(|ask| {
-                    ask_of(ask.kind, [ask.asked_us, ask.answered_us], ask.finding, ask.reason, ask.moved_minor)
+                    ask_of(
+                        ask.kind,
+                        [ask.asked_us, ask.answered_us],
+                        ask.finding,
+                        ask.reason,
+                        ask.moved_minor,
+                    )
                 })
                 .collect::<Result<_, _>>()?,
         }))

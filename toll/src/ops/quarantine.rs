@@ -110,10 +110,14 @@ async fn decide(database: &Database, verb: &QuarantineVerb) -> anyhow::Result<Do
         QuarantineVerb::Force { id, name } => {
             let actor = who::actor(name.as_deref())?;
             if !pg::force_quarantine(&mut tx, *id, &actor.who).await? {
-                return Err(failed(format!("quarantine {id} waits for no spool: toll ops quarantine lists them")));
+                return Err(failed(format!(
+                    "quarantine {id} waits for no spool: toll ops quarantine lists them"
+                )));
             }
             pg::audit(&mut tx, &actor, "quarantine.force", &id.to_string(), "{}").await?;
-            format!("quarantine {id} waits no longer: every charge that was due is asked about before it is sent")
+            format!(
+                "quarantine {id} waits no longer: every charge that was due is asked about before it is sent"
+            )
         }
         QuarantineVerb::Adopt { name } => {
             let actor = who::actor(name.as_deref())?;
@@ -157,9 +161,11 @@ fn show(global: &Global, lines: &[QuarantineLine]) -> anyhow::Result<()> {
         eprintln!("nothing is held up by a failover");
         return Ok(());
     }
-    let mut table = Table::new(&["ID", ">AGE", ">HELD", ">SHARDS", ">LOST", ">OPEN", "WAITS UNTIL", "FOR", "WHY"]);
+    let mut table =
+        Table::new(&["ID", ">AGE", ">HELD", ">SHARDS", ">LOST", ">OPEN", "WAITS UNTIL", "FOR", "WHY"]);
     for one in shown {
-        let missing = if one.missing_spools.is_empty() { "-".to_owned() } else { one.missing_spools.join(" ") };
+        let missing =
+            if one.missing_spools.is_empty() { "-".to_owned() } else { one.missing_spools.join(" ") };
         table.row(vec![
             one.quarantine.to_string(),
             words::span_us(one.age_s.saturating_mul(1_000_000)),
