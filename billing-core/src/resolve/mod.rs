@@ -81,6 +81,8 @@ pub struct Facts<'a> {
     /// A file or a message of the carrier names the attempt, whatever it says, and however much that counts: then
     /// its absence from other files proves nothing.
     pub named_elsewhere: bool,
+    /// The subscriber has said STOP, or agrees no more: a repeat of a request that never arrived would collect now.
+    pub withdrawn: bool,
     /// The subscription is quarantined: nothing about it can be decided.
     pub quarantined: bool,
     /// What was asked so far, oldest first.
@@ -209,7 +211,7 @@ fn absent(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Option<Step> {
 /// A: while the carrier remembers the key. A duplicate says that it does, and that nothing new comes of more repeats.
 fn resend(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Option<Step> {
     let repeat = proof.repeat?;
-    if !facts.same_body || was_seen(facts) {
+    if !facts.same_body || facts.withdrawn || was_seen(facts) {
         return None;
     }
     let done = facts.asks.iter().filter(|ask| ask.kind == AskKind::Resend).count();
@@ -274,6 +276,7 @@ fn people(proof: &Proof, plan: &Plan, facts: &Facts<'_>) -> Step {
         () if proof.file_settle_ms.is_some() && facts.named_elsewhere => Rule::REVIEW_CONTRADICTION,
         () if proof.file_settle_ms.is_some() => Rule::REVIEW_FILE_MISSING,
         () if was_seen(facts) => Rule::REVIEW_DUPLICATE,
+        () if facts.withdrawn && proof.repeat.is_some() => Rule::REVIEW_WITHDRAWN,
         () if unkeyed && proof.repeat.is_none() => Rule::REVIEW_NO_KEY,
         () if *proof == Proof::default() => Rule::REVIEW_NO_PROOF,
         () => Rule::REVIEW_EXHAUSTED,

@@ -26,6 +26,7 @@ fn facts<'a>(now_ms: i64, asks: &'a [Ask]) -> Facts<'a> {
         seen_before: false,
         files: &[],
         named_elsewhere: false,
+        withdrawn: false,
         quarantined: false,
         asks,
         seed: 7,
@@ -97,6 +98,17 @@ fn a_duplicate_is_asked_about_and_never_a_refusal() {
     ];
     let step = next_step(&both, &Plan::STANDARD, &facts(late + 3 * MINUTE, &asks));
     assert_eq!(step, Step::Review(Rule::REVIEW_CONTRADICTION));
+}
+
+#[test]
+fn nothing_is_sent_again_after_a_stop() {
+    let step = |proof: &Proof, now_ms, withdrawn| {
+        next_step(proof, &Plan::STANDARD, &Facts { withdrawn, ..facts(now_ms, &[]) })
+    };
+    let both = Proof { inquiry: b().inquiry, ..a() };
+    assert!(matches!(step(&both, 6_000, false), Step::Resend { .. }));
+    assert!(matches!(step(&both, 6_000, true), Step::Inquire { .. }), "it is asked instead");
+    assert_eq!(step(&a(), 11 * MINUTE, true), Step::Review(Rule::REVIEW_WITHDRAWN), "nobody to ask");
 }
 
 #[test]

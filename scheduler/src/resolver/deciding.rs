@@ -78,6 +78,7 @@ impl Resolver {
             reply_timeout_ms: lane.reply_timeout_ms(),
             trusted_since: self.state.trusted_since,
             same_body,
+            business_ms: shared.clock.business().as_millisecond(),
         }
     }
 

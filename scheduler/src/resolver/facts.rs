@@ -1,6 +1,6 @@
 //! What is known of an unknown attempt, as the core wants it: who wrote last, and who may still write.
 
-use billing_core::outcome::{Doubt, Outcome};
+use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::resolve::{Covered, Facts, Inquiry, Proof, Repeat};
 use billing_core::subscription::FLAG_QUARANTINED;
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +21,8 @@ pub(super) struct Known {
     pub(super) trusted_since: Option<Timestamp>,
     /// A repeat would have the same body.
     pub(super) same_body: bool,
+    /// Business time, milliseconds.
+    pub(super) business_ms: i64,
 }
 
 /// The facts about an attempt as its row tells them, and what the carrier's files say of it ([`files::FilesKnown`]).
@@ -43,6 +45,9 @@ pub(super) fn of<'a>(
         seen_before: due.reason == Outcome::Duplicate.reason().0,
         files,
         named_elsewhere,
+        // What gives back or goes back is sent again all the same.
+        withdrawn: matches!(due.planned.op, Op::Charge | Op::Reserve | Op::Confirm)
+            && due.agreed_until_ms.is_some_and(|until_ms| until_ms <= known.business_ms),
         quarantined: due.flags & FLAG_QUARANTINED != 0,
         asks: &due.asks,
         seed: seed(due),
@@ -102,7 +107,6 @@ pub(super) fn proof_of(declared: &carriers::Proof, hurry: i64) -> Proof {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use billing_core::outcome::Op;
     use billing_core::period::Period;
     use billing_core::resolve::{Ask, AskKind, Finding};
     use billing_core::subscription::Planned;
@@ -125,6 +129,7 @@ mod tests {
             reply_timeout_ms: 8_000,
             trusted_since: None,
             same_body: true,
+            business_ms: 1_000,
         }
     }
 
@@ -159,6 +164,7 @@ mod tests {
             writer_fenced_at: None,
             asked: 0,
             flags: 0,
+            agreed_until_ms: None,
             asks: Vec::new(),
         }
     }

@@ -60,3 +60,6 @@ COMMENT ON TABLE carrier_file_row IS 'rows that do not merely say what is record
 COMMENT ON COLUMN carrier_file_row.state IS '1 given to the owner as evidence, 2 contradicts the attempt or what is recorded: a case, 3 orphan: our key, no attempt of ours, 4 somebody else''s key, 5 says nothing that counts, 6 of a file that proves nothing';
 CREATE INDEX carrier_file_row_attempt ON carrier_file_row (ref_seed, period, attempt_no) WHERE ref_seed IS NOT NULL;
 CREATE INDEX callback_inbox_attempt ON callback_inbox (subscription_id, period, attempt_no) WHERE subscription_id IS NOT NULL;
+
+-- Its result has one more column.
+DROP FUNCTION IF EXISTS due_asks;

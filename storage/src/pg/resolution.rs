@@ -63,6 +63,8 @@ pub struct DueAsk {
     pub asked: i16,
     /// The subscription's flags.
     pub flags: i32,
+    /// From this business instant on the subscriber agrees no more (milliseconds): STOP, or the end of consent.
+    pub agreed_until_ms: Option<i64>,
     /// What was asked and what it brought, oldest first.
     pub asks: Vec<Ask>,
 }
@@ -156,6 +158,7 @@ fn due_ask(row: &PgRow) -> Result<DueAsk, StoreError> {
         writer_fenced_at: maybe("writer_fenced_us")?,
         asked: row.try_get("asks")?,
         flags: row.try_get("flags")?,
+        agreed_until_ms: row.try_get("agreed_until_ms")?,
         asks: asks_of(row)?,
     })
 }
