@@ -77,11 +77,11 @@ impl LeaseKeeper {
         let renewed = renew_lease(conn, &self.shared.lease).await;
         let renewed = self.db.checked(renewed)?;
         if renewed {
+            self.shared.guard.renewed(started_ms, self.shared.settings.lease_ttl_ms);
+            self.shared.well();
             let conn = self.db.conn().await?;
             let touched = touch_guard(conn).await;
             self.shared.watch.touched(self.db.checked(touched)?);
-            self.shared.guard.renewed(started_ms, self.shared.settings.lease_ttl_ms);
-            self.shared.well();
         }
         Ok(renewed)
     }

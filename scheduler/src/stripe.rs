@@ -235,15 +235,6 @@ impl Stripe {
         locked(&self.held).iter().any(|id| (first..=last).contains(id))
     }
 
-    pub(crate) fn dbg_held(&self, shard: Shard) -> (Vec<i64>, usize, usize) {
-        let (first, last) = shard.id_range();
-        (
-            locked(&self.held).iter().filter(|id| (first..=last).contains(*id)).copied().collect(),
-            self.desk_len(),
-            locked(&self.flights).len(),
-        )
-    }
-
     pub(crate) fn put(&self, work: Work) {
         let filled = {
             let mut desk = locked(&self.desk);

@@ -459,6 +459,17 @@ CREATE TABLE public.charge_reversal (
 
 COMMENT ON TABLE public.charge_reversal IS 'what carriers took back; the reference is the carrier''s own. Its transfer and what it revokes have the attempt number -reversal_no';
 
+CREATE TABLE public.database_guard (
+    only_row boolean DEFAULT true NOT NULL,
+    system_identifier bigint NOT NULL,
+    counter bigint NOT NULL,
+    touched_at timestamp with time zone NOT NULL,
+    timeline integer NOT NULL,
+    CONSTRAINT database_guard_only_row_check CHECK (only_row)
+);
+
+COMMENT ON TABLE public.database_guard IS 'which server this database lived on when a worker last wrote here: a promoted standby is on another timeline than its own row says';
+
 CREATE TABLE public.day_seal (
     business_date integer NOT NULL,
     sealed_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -505,6 +516,38 @@ CREATE TABLE public.ledger_open (
 );
 
 COMMENT ON TABLE public.ledger_open IS 'the last business date (days since 2000-01-01) that takes no postings any more; they fall on the next';
+
+CREATE TABLE public.lost_attempt (
+    subscription_id bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    digest_hi bigint NOT NULL,
+    digest_lo bigint NOT NULL,
+    not_before_ms bigint NOT NULL,
+    not_after_ms bigint NOT NULL,
+    business_at_ms bigint NOT NULL,
+    incarnation bigint NOT NULL,
+    intent_at timestamp with time zone NOT NULL,
+    listed_at timestamp with time zone DEFAULT now() NOT NULL,
+    period integer NOT NULL,
+    book_version integer NOT NULL,
+    attempt_no smallint NOT NULL,
+    op smallint NOT NULL,
+    round smallint NOT NULL,
+    step smallint NOT NULL,
+    currency smallint NOT NULL,
+    rule_id smallint NOT NULL,
+    parent_no smallint NOT NULL,
+    state smallint DEFAULT 0 NOT NULL,
+    chain boolean DEFAULT false NOT NULL,
+    CONSTRAINT lost_attempt_amount_minor_check CHECK ((amount_minor > 0)),
+    CONSTRAINT lost_attempt_state_check CHECK (((state >= 0) AND (state <= 3)))
+);
+
+COMMENT ON TABLE public.lost_attempt IS 'attempts that may have been sent and whose intents a failover lost; nothing of their charges is begun meanwhile';
+
+COMMENT ON COLUMN public.lost_attempt.state IS '0 waits for the attempt before it, 1 its intent is here again, 2 the carrier knew it, so the next one is asked about too, 3 its subscription is lost: a case';
+
+COMMENT ON COLUMN public.lost_attempt.chain IS 'not listed by a spool: assumed, because a spool is missing';
 
 CREATE TABLE public.merchant (
     merchant_no integer NOT NULL,
@@ -589,6 +632,50 @@ ALTER TABLE public.plan ALTER COLUMN plan_no ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.quarantine (
+    id bigint NOT NULL,
+    found_at timestamp with time zone DEFAULT now() NOT NULL,
+    window_from timestamp with time zone NOT NULL,
+    deadline_at timestamp with time zone NOT NULL,
+    forced_at timestamp with time zone,
+    seen_counter bigint NOT NULL,
+    seen_lsn bigint NOT NULL,
+    from_system bigint NOT NULL,
+    from_timeline integer NOT NULL,
+    to_timeline integer NOT NULL,
+    why text NOT NULL,
+    forced_by text
+);
+
+COMMENT ON TABLE public.quarantine IS 'one per failover: what was begun since window_from may have been lost';
+
+COMMENT ON COLUMN public.quarantine.deadline_at IS 'spools that were not handed in by then are not waited for: every charge that was due is asked about';
+
+COMMENT ON COLUMN public.quarantine.forced_at IS 'somebody said not to wait';
+
+COMMENT ON COLUMN public.quarantine.from_system IS 'the cluster that the database was kept on before: another one only where somebody said that it was moved';
+
+ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.quarantine_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.quarantine_spool (
+    quarantine_id bigint NOT NULL,
+    handed_in_at timestamp with time zone,
+    lines bigint DEFAULT 0 NOT NULL,
+    lost bigint DEFAULT 0 NOT NULL,
+    host text NOT NULL,
+    spool text NOT NULL,
+    boot_id text NOT NULL
+);
+
+COMMENT ON TABLE public.quarantine_spool IS 'spools of the incarnations that lived in the window, and whose lines were handed in; lines: sent in the window, lost: of those without an intent here';
+
 CREATE TABLE public.shard_counter (
     shard integer NOT NULL,
     next_subscriber bigint DEFAULT 1 NOT NULL,
@@ -617,8 +704,12 @@ ALTER TABLE public.shard_inbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY 
 
 CREATE TABLE public.shard_owner (
     shard integer NOT NULL,
-    slot integer
+    slot integer,
+    held smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT shard_owner_held_check CHECK (((held >= 0) AND (held <= 2)))
 );
+
+COMMENT ON COLUMN public.shard_owner.held IS '1 quarantined: nothing is begun; 2 some of its charges are in lost_attempt: those are not begun';
 
 CREATE TABLE public.shard_progress (
     shard integer NOT NULL,
@@ -626,6 +717,22 @@ CREATE TABLE public.shard_progress (
 );
 
 COMMENT ON TABLE public.shard_progress IS 'every intent before low_water has its outcome or its attempt_open row';
+
+CREATE TABLE public.shard_quarantine (
+    quarantine_id bigint NOT NULL,
+    resumed_at timestamp with time zone,
+    doubt_until_ms bigint,
+    inbox_until bigint,
+    listed bigint DEFAULT 0 NOT NULL,
+    shard integer NOT NULL,
+    how text,
+    CONSTRAINT shard_quarantine_check CHECK (((resumed_at IS NULL) = (how IS NULL))),
+    CONSTRAINT shard_quarantine_how_check CHECK ((how = ANY (ARRAY['listed'::text, 'all'::text])))
+);
+
+COMMENT ON COLUMN public.shard_quarantine.inbox_until IS 'refunds asked for by inbox rows up to this one may have been sent too';
+
+COMMENT ON COLUMN public.shard_quarantine.how IS 'listed: every spool was handed in, so that only what they list is asked about; all: every charge that was due by doubt_until_ms (business time) is';
 
 CREATE TABLE public.subscriber (
     id bigint NOT NULL,
@@ -881,6 +988,9 @@ ALTER TABLE ONLY public.charge_reversal
 ALTER TABLE ONLY public.charge_reversal
     ADD CONSTRAINT charge_reversal_subscription_id_reference_key UNIQUE (subscription_id, reference);
 
+ALTER TABLE ONLY public.database_guard
+    ADD CONSTRAINT database_guard_pkey PRIMARY KEY (only_row);
+
 ALTER TABLE ONLY public.day_seal
     ADD CONSTRAINT day_seal_pkey PRIMARY KEY (business_date);
 
@@ -895,6 +1005,9 @@ ALTER TABLE ONLY public.key_check
 
 ALTER TABLE ONLY public.ledger_open
     ADD CONSTRAINT ledger_open_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.lost_attempt
+    ADD CONSTRAINT lost_attempt_pkey PRIMARY KEY (subscription_id, period, attempt_no);
 
 ALTER TABLE ONLY public.merchant
     ADD CONSTRAINT merchant_id_key UNIQUE (id);
@@ -920,6 +1033,12 @@ ALTER TABLE ONLY public.plan
 ALTER TABLE ONLY public.plan
     ADD CONSTRAINT plan_pkey PRIMARY KEY (plan_no);
 
+ALTER TABLE ONLY public.quarantine
+    ADD CONSTRAINT quarantine_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.quarantine_spool
+    ADD CONSTRAINT quarantine_spool_pkey PRIMARY KEY (quarantine_id, host, spool, boot_id);
+
 ALTER TABLE ONLY public.shard_counter
     ADD CONSTRAINT shard_counter_pkey PRIMARY KEY (shard);
 
@@ -931,6 +1050,9 @@ ALTER TABLE ONLY public.shard_owner
 
 ALTER TABLE ONLY public.shard_progress
     ADD CONSTRAINT shard_progress_pkey PRIMARY KEY (shard);
+
+ALTER TABLE ONLY public.shard_quarantine
+    ADD CONSTRAINT shard_quarantine_pkey PRIMARY KEY (quarantine_id, shard);
 
 ALTER TABLE ONLY public.subscriber
     ADD CONSTRAINT subscriber_pkey PRIMARY KEY (id);
@@ -992,6 +1114,8 @@ CREATE INDEX charge_reversal_reference ON public.charge_reversal USING btree (re
 
 CREATE UNIQUE INDEX decision_proposal_one ON public.decision_proposal USING btree (subscription_id, period, attempt_no) WHERE (state = 0);
 
+CREATE INDEX shard_quarantine_shard ON public.shard_quarantine USING btree (shard);
+
 CREATE INDEX subscription_subscriber ON public.subscription USING btree (subscriber_id);
 
 CREATE INDEX transfer_date ON ONLY public.transfer USING brin (business_date) WITH (pages_per_range='32', autosummarize='on');
@@ -1037,4 +1161,10 @@ ALTER TABLE ONLY public.plan
 
 ALTER TABLE ONLY public.plan
     ADD CONSTRAINT plan_merchant_no_fkey FOREIGN KEY (merchant_no) REFERENCES public.merchant(merchant_no);
+
+ALTER TABLE ONLY public.quarantine_spool
+    ADD CONSTRAINT quarantine_spool_quarantine_id_fkey FOREIGN KEY (quarantine_id) REFERENCES public.quarantine(id);
+
+ALTER TABLE ONLY public.shard_quarantine
+    ADD CONSTRAINT shard_quarantine_quarantine_id_fkey FOREIGN KEY (quarantine_id) REFERENCES public.quarantine(id);
 

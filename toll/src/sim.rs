@@ -8,7 +8,7 @@ use crate::exit;
 use crate::out;
 
 /// Lines of the event log that are shown of a single seed.
-const LINES: usize = 1_000_000;
+const LINES: usize = 200;
 
 /// What `toll sim` takes.
 #[derive(Debug, Args)]

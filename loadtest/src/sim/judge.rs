@@ -39,7 +39,15 @@ struct Books {
     intents: BTreeMap<Key, Value>,
     outcomes: BTreeMap<Key, Value>,
     open: BTreeMap<Key, Value>,
+    waiting: BTreeSet<Key>,
     ledger: Vec<Row>,
+}
+
+impl Books {
+    /// Open, or lost in a failover and waiting for its turn: known, and blocking.
+    fn listed(&self, key: &Key) -> bool {
+        self.open.contains_key(key) || self.waiting.contains(key)
+    }
 }
 
 fn int(row: &Value, name: &str) -> i64 {
@@ -66,10 +74,14 @@ pub(super) async fn judge(
     let by_key = |dump: &mut Dump, table: &'static str| -> BTreeMap<Key, Value> {
         dump.remove(table).unwrap_or_default().into_iter().map(|row| (key(&row), row)).collect()
     };
+    // Listed as lost, and waiting for the attempt before it: known, and blocking, as an open one.
+    let waiting =
+        world.db.waiting_lost().into_iter().map(|(id, period, no)| (id, i64::from(period), i64::from(no)));
     let books = Books {
         intents: by_key(&mut dump, "attempt_intent"),
         outcomes: by_key(&mut dump, "attempt_outcome"),
         open: by_key(&mut dump, "attempt_open"),
+        waiting: waiting.collect(),
         dump,
         ledger: world.carriers.iter().flat_map(|carrier| carrier.ledger()).collect(),
     };
@@ -117,7 +129,7 @@ fn lost(books: &Books, outcome: &mut Outcome) {
         let recorded = books.outcomes.get(&key);
         let approved = recorded
             .is_some_and(|r| int(r, "class") == APPROVED && int(r, "moved_minor") == row.amount_minor);
-        if !approved && (recorded.is_some() || !books.open.contains_key(&key)) {
+        if !approved && (recorded.is_some() || !books.listed(&key)) {
             let class = recorded.map(|recorded| int(recorded, "class"));
             outcome.lost.push(format!("{:?} applied, here {class:?}: {key:?}", row.op));
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use billing_core::ids::Shard;
 use billing_core::reason::Rule;
-use storage::pg::{CapDay, DueRow, LostAttempt, OpenIntent, Resumed, StoreError, Verdict};
+use storage::pg::{CapDay, DueRow, LostAttempt, OpenIntent, Resumed, StoreError, Verdict, WheelEntry};
 use storage::spool::SentLine;
 use storage::store::{hand_in_done, hand_in_lines, load, lost_attempts, restore_lost, resume_shard};
 
@@ -82,13 +82,6 @@ impl Clearing {
                 continue;
             }
             let waits = self.restore(&stripe, shard).await?;
-            if std::env::var_os("DBGQ").is_some() {
-                eprintln!(
-                    "DBG {} shard {shard} kind {kind} waits {waits} busy {:?}",
-                    self.shared.clock.machine_ms(),
-                    stripe.dbg_held(Shard(shard))
-                );
-            }
             // Held wholly: it goes on when everything that is here again is listed as unknown.
             if kind == 1 && waits == 0 && !stripe.is_busy(Shard(shard)) {
                 self.resume(&stripe, shard).await?;
@@ -154,41 +147,31 @@ impl Clearing {
         self.after.insert(shard, last.filter(|_| full).unwrap_or(first));
         // Until the pass has come round, what is before or behind this chunk counts as waiting.
         let mut waits = usize::from(full || after != first);
-        let held: Vec<LostAttempt> = chunk
-            .into_iter()
-            .filter(|lost| {
-                let free = stripe.hold(lost.subscription_id);
-                waits += usize::from(!free);
-                free
-            })
-            .collect();
-        let ids: Vec<i64> = held.iter().map(|lost| lost.subscription_id).collect();
-        let mut rest = ids.clone();
-        let done = self.restore_held(stripe, held, &mut rest, &mut waits).await;
-        if done.is_err() {
-            rest.iter().for_each(|id| stripe.release(*id));
+        if !chunk.is_empty() {
+            self.restore_chunk(stripe, chunk, &mut waits).await?;
         }
-        done.map(|()| waits)
+        Ok(waits)
     }
 
-    /// `rest`: what is held and not yet the recorder's.
-    async fn restore_held(
+    async fn restore_chunk(
         &mut self,
         stripe: &Stripe,
-        held: Vec<LostAttempt>,
-        rest: &mut Vec<i64>,
+        chunk: Vec<LostAttempt>,
         waits: &mut usize,
     ) -> Result<(), StoreError> {
-        if held.is_empty() {
-            return Ok(());
-        }
         let shared = Arc::clone(&self.shared);
+        let ids: Vec<i64> = chunk.iter().map(|lost| lost.subscription_id).collect();
         let conn = self.db.conn().await?;
-        let loaded = load(conn, rest).await;
+        let loaded = load(conn, &ids).await;
         let (rows, _) = self.db.checked(loaded)?;
         let rows: HashMap<i64, Box<DueRow>> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
-        for lost in held {
+        for lost in chunk {
             let id = lost.subscription_id;
+            // One after the other: another attempt of the subscription may be the one whose turn it is.
+            if !stripe.hold(id) {
+                *waits += 1;
+                continue;
+            }
             let key = (id, lost.planned.period.number(), lost.planned.attempt_no);
             let cap = rows.get(&id).and_then(|row| self.cap_day(row, &lost));
             // The low water must not pass an intent that is here again and has no row yet.
@@ -203,23 +186,39 @@ impl Clearing {
             let handed = match restored {
                 Ok(Verdict::Ok) => {
                     *waits += 1;
-                    rest.retain(|other| *other != id);
                     let why = if lost.assumed { Rule::FAILOVER_DOUBTED } else { Rule::FAILOVER_LISTED };
                     metrics::counter!("tollbook_lost_attempts_total", "assumed" => lost.assumed.to_string())
                         .increment(1);
                     takeover::hand_held(&shared, stripe, &mut self.db, vec![intent(lost)], why.number()).await
                 }
                 Ok(_) => {
-                    stripe.release(id);
-                    rest.retain(|other| *other != id);
+                    self.let_go(stripe, id, rows.get(&id).map(AsRef::as_ref));
                     Ok(())
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    self.let_go(stripe, id, rows.get(&id).map(AsRef::as_ref));
+                    Err(error)
+                }
             };
             stripe.close_floor(floor, 1);
             handed?;
         }
         Ok(())
+    }
+
+    /// What fired while it was held fell out of the wheel: it is looked at again.
+    fn let_go(&self, stripe: &Stripe, id: i64, row: Option<&DueRow>) {
+        stripe.release(id);
+        // Of a held shard nothing fires.
+        if self.shared.holds.is_held((id >> 32) as i32) {
+            return;
+        }
+        let at_ms = self.shared.clock.business().as_millisecond();
+        let later = |at: &jiff::Timestamp| at.as_millisecond() > at_ms;
+        if !row.and_then(|row| row.sub.progress.next_at).as_ref().is_some_and(later) {
+            stripe.wheel().keep(WheelEntry { id, at_ms });
+        }
+        stripe.asides().keep(WheelEntry { id, at_ms });
     }
 
     fn cap_day(&self, row: &DueRow, lost: &LostAttempt) -> Option<CapDay> {

@@ -17,6 +17,9 @@ pub(crate) const QUARANTINE_WAIT_MS: i64 = 600_000;
 /// server's do not claim; what is too much costs only comparing lines that have their intent.
 const MARGIN_MS: i64 = 60_000;
 
+/// After a crash the server's log may end a little before what was flushed: the beginning of a record that was never whole.
+const LSN_SLACK: i64 = 65_536;
+
 /// How this worker opens a quarantine.
 pub(crate) fn terms_of(settings: &WorkerSettings) -> QuarantineTerms {
     QuarantineTerms { margin_ms: MARGIN_MS, wait_ms: settings.quarantine_wait_ms }
@@ -77,7 +80,7 @@ impl Watch {
         let now = checked.seen;
         let same = (now.system_identifier, now.timeline) == (before.system_identifier, before.timeline)
             && now.counter >= before.counter
-            && now.lsn >= before.lsn;
+            && now.lsn.saturating_add(LSN_SLACK) >= before.lsn;
         if checked.opened.is_none() && same {
             let mut seen = self.seen();
             *seen = seen.later(now);

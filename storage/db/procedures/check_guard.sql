@@ -1,5 +1,6 @@
 -- Compares the server with what its own guard row says and with what the asking process remembers (0: nothing). Opens a
 -- quarantine, once per finding, in the same commit; `opened` is its id then. Refuses (TB005) another server's copy.
+-- After a crash the log may end before a page that was flushed with the beginning of a record: 64 KiB are no step back.
 CREATE OR REPLACE FUNCTION check_guard(
     p_system bigint, p_timeline int, p_counter bigint, p_lsn bigint, p_margin_ms bigint, p_wait_ms bigint,
     OUT system_identifier bigint, OUT timeline int, OUT counter bigint, OUT lsn bigint, OUT opened bigint
@@ -27,7 +28,7 @@ BEGIN
     IF g.timeline = check_guard.timeline
        AND (p_system <> check_guard.system_identifier
             OR NOT (p_timeline > check_guard.timeline
-                OR p_timeline = check_guard.timeline AND (p_counter > g.counter OR p_lsn > check_guard.lsn))) THEN
+                OR p_timeline = check_guard.timeline AND (p_counter > g.counter OR p_lsn > check_guard.lsn + 65536))) THEN
         RETURN;
     END IF;
     -- One finding at a time; whoever waited here sees what the first one wrote.

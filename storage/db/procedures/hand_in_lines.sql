@@ -12,9 +12,7 @@ DECLARE
 BEGIN
     -- An incarnation that only its spool knows: its registration was lost too. It is dead, since this is its spool.
     INSERT INTO worker_incarnation (incarnation, slot, epoch, host, boot_id, spool, endpoint, fenced_at)
-    SELECT n.incarnation, 0,
-           (SELECT coalesce(max(w.epoch), 0) FROM worker_incarnation w WHERE w.slot = 0) + (row_number() OVER (ORDER BY n.incarnation))::int,
-           p_host, p_boot_id, p_spool, '', now()
+    SELECT n.incarnation, 0, hashint8(n.incarnation) & 2147483647, p_host, p_boot_id, p_spool, '', now()
       FROM (SELECT DISTINCT incarnation FROM unnest(p_incarnations) AS u (incarnation)) AS n
      WHERE NOT EXISTS (SELECT FROM worker_incarnation w WHERE w.incarnation = n.incarnation)
         ON CONFLICT DO NOTHING;

@@ -46,7 +46,8 @@ BEGIN
          WHERE i.subscription_id = p_id AND i.period = p_period AND o.class = 5 AND i.op IN (1, 3, 6);
         SELECT * INTO x FROM charge_aside WHERE subscription_id = p_id AND period = p_period FOR UPDATE;
         IF FOUND THEN
-            IF x.open <> 0 OR x.attempt_no + 1 <> p_attempt_no THEN
+            -- A refund whose wish was lost is not made again: the one after it does not wait for it.
+            IF x.open <> 0 OR x.attempt_no + 1 > p_attempt_no OR l.op <> 5 AND x.attempt_no + 1 < p_attempt_no THEN
                 RETURN 3;
             END IF;
         ELSIF p_period > s.period AND s.next_at_ms IS NOT NULL THEN

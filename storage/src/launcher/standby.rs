@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 use super::{LauncherError, LauncherOptions, PrivatePostgres, SUPERUSER, connection, directory, process};
 
@@ -61,7 +61,7 @@ impl PrivatePostgres {
 
     fn tell(&self, statement: &'static str) -> Result<(), LauncherError> {
         self.ask(async |conn| {
-            sqlx::raw_sql(AssertSqlSafe(statement)).execute(conn).await?;
+            sqlx::query(statement).execute(conn).await?;
             Ok(true)
         })
         .map(|_| ())

@@ -55,6 +55,11 @@ impl Guarded {
         Self { timeline: 1, touched_us: now_us, ..Self::default() }
     }
 
+    /// Keys that wait for an attempt before them.
+    pub(super) fn waiting(&self) -> Vec<AttemptKey> {
+        self.lost.iter().filter(|(_, lost)| lost.state == 0).map(|(key, _)| *key).collect()
+    }
+
     pub(super) fn held(&self, shard: i32) -> i16 {
         self.held.get(&shard).copied().unwrap_or(0)
     }
@@ -414,7 +419,8 @@ fn restore(state: &mut State, key: AttemptKey, cap: Option<CapDay>) -> Result<Ve
             return Ok(Verdict::StaleRev);
         }
     } else if let Some(own) = state.asides.get(&(key.0, key.1)) {
-        if own.open != 0 || own.attempt_no + 1 != key.2 {
+        let gap = own.attempt_no + 1 < key.2;
+        if own.open != 0 || own.attempt_no + 1 > key.2 || gap && !refund {
             return Ok(Verdict::StaleRev);
         }
     } else if key.1 > sub.period && sub.next_at_ms.is_some() {

@@ -146,6 +146,12 @@ impl MemoryDb {
         self.timeline() - 1
     }
 
+    /// Attempts whose intents a failover lost and that wait until the one before them is settled: subscription, period, number.
+    #[must_use]
+    pub fn waiting_lost(&self) -> Vec<(i64, i32, i16)> {
+        self.state().guarded.waiting()
+    }
+
     fn timeline(&self) -> i32 {
         self.server.timeline.load(Ordering::SeqCst)
     }

@@ -51,11 +51,11 @@ impl State {
     pub(super) fn count_usage(&mut self, subscriber_id: i64, currency: i16, days: [i32; 3], amount: i64) {
         let fresh = Counters { subscriber_id, currency, days, minors: [0; 3], requests: [0; 3] };
         let kept = self.usage.entry((subscriber_id, currency)).or_insert(fresh);
-        for span in 0..3 {
-            let counts = kept.days[span] >= days[span];
+        for (span, day) in days.into_iter().enumerate() {
+            let counts = kept.days[span] >= day;
             kept.minors[span] = amount + if counts { kept.minors[span] } else { 0 };
             kept.requests[span] = 1 + if counts { kept.requests[span] } else { 0 };
-            kept.days[span] = kept.days[span].max(days[span]);
+            kept.days[span] = kept.days[span].max(day);
         }
     }
 
