@@ -39,6 +39,7 @@ fn every_kind_of_fault_and_every_book_agrees() {
     };
     let report = run(&settings, &mut |line| eprintln!("{line}")).unwrap();
     let text = report.text();
+    eprintln!("{text}");
     assert!(report.holds(), "promises were broken, everything is kept in {}:\n{text}", dir.display());
     for fault in settings.faults() {
         assert!(report.faults.contains_key(&fault.name()), "{} did not happen:\n{text}", fault.name());

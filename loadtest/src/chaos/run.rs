@@ -11,13 +11,13 @@ use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use rustix::process::Signal;
 
+use super::Settings;
 use super::disk::Disk;
 use super::fault::{Crash, Fault, Plan};
 use super::process::{Engine, free_address};
 use super::report::Report;
 use super::seat::Seat;
 use super::world::{LEASE_MS, World};
-use super::{Report as Told, Settings};
 use crate::sim::dice::Dice;
 
 const TICK: Duration = Duration::from_millis(20);
@@ -100,7 +100,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    pub(super) fn to_its_end(mut self) -> anyhow::Result<Told> {
+    pub(super) fn finish(mut self) -> anyhow::Result<Report> {
         for seat in 0..self.seats.len() {
             self.start_engine(seat, None)?;
         }
