@@ -7,14 +7,14 @@ use rustix::process::Signal;
 
 use super::fault::{Crash, Fault};
 use super::proxy::Mode;
-use super::run::{LONG, Run, slowness};
+use super::run::{LONG, RANDOM, Run, slowness};
 use super::world::{CALM, LEASE_MS};
 
 /// By how many hours a wall clock is wrong.
 const HOURS: [i32; 4] = [1, -1, 24, -24];
 /// What libfaketime needs to notice, and the engine to ask the database again.
 const CLOCK_NOTICED: Duration = Duration::from_secs(1);
-/// Who did not reach its crash point within this is killed where it is.
+/// Who works and did not reach its crash point within this is killed where it is.
 const REACHED_WITHIN: Duration = Duration::from_secs(8);
 /// What is promised of a drain.
 const DRAIN_MAX_MS: u64 = 10_000;
@@ -62,18 +62,22 @@ impl Run<'_> {
 
     /// Engines die where they were told to, or where they are, and are started again at once.
     fn kills(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + self.settings.kills_for;
+        let began = Instant::now();
+        let before = self.at_points();
         for seat in 0..self.seats.len() {
             self.kill(seat);
             self.start_armed(seat)?;
         }
-        while Instant::now() < until {
+        // A machine that needs long to start an engine is given longer.
+        while began.elapsed() < self.settings.kills_for
+            || self.at_points() == before && began.elapsed() < 4 * self.settings.kills_for
+        {
             self.tick()?;
             for seat in 0..self.seats.len() {
                 let Some(place) = self.seats.get_mut(seat) else { continue };
                 if place.engine.is_none() {
                     self.start_armed(seat)?;
-                } else if place.since.elapsed() > REACHED_WITHIN {
+                } else if place.at_work() > REACHED_WITHIN {
                     if let Some(crash) = place.crash.take() {
                         self.plan.again(crash);
                     }
@@ -90,6 +94,11 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Kills at crash points so far.
+    fn at_points(&self) -> u64 {
+        self.report.kills_by_point.iter().filter(|(point, _)| *point != RANDOM).map(|(_, kills)| kills).sum()
     }
 
     fn start_armed(&mut self, seat: usize) -> anyhow::Result<()> {
