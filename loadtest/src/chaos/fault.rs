@@ -143,7 +143,7 @@ impl Plan {
     pub(super) fn next(&mut self, dice: &Dice) -> Fault {
         let round = self.rounds;
         self.rounds += 1;
-        if round % (self.kills_every + 1) == 0 && self.all.contains(&Fault::Kills) {
+        if round.is_multiple_of(self.kills_every + 1) && self.all.contains(&Fault::Kills) {
             return Fault::Kills;
         }
         if self.left.is_empty() {

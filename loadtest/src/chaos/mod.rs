@@ -81,5 +81,5 @@ impl Settings {
 /// # Errors
 /// When the world cannot be built or breaks down. A broken promise is no error: it stands in the report.
 pub fn run(settings: &Settings, say: &mut dyn FnMut(&str)) -> anyhow::Result<Report> {
-    run::Run::start(settings, say)?.to_its_end()
+    run::Run::start(settings, say)?.finish()
 }

@@ -11,13 +11,13 @@ use anyhow::{Context, ensure};
 use jiff::Timestamp;
 use rustix::process::Signal;
 
+use super::Settings;
 use super::disk::Disk;
 use super::fault::{Crash, Fault, Plan};
 use super::process::{Engine, free_address};
 use super::report::Report;
 use super::seat::Seat;
 use super::world::{LEASE_MS, World};
-use super::{Report as Told, Settings};
 use crate::sim::dice::Dice;
 
 const TICK: Duration = Duration::from_millis(20);
@@ -26,6 +26,8 @@ const WEIGHED_EVERY: Duration = Duration::from_millis(500);
 pub(super) const LONG: Duration = Duration::from_secs(90);
 /// What is promised: the first new charge on a dead worker's shards, after its lease.
 const RECOVERY_AFTER_LEASE_MS: u64 = 5_000;
+/// The name of a kill that no crash point armed.
+pub(super) const RANDOM: &str = "random";
 /// Refunds are asked for so often.
 const REFUND_EVERY: Duration = Duration::from_millis(1_500);
 
@@ -100,7 +102,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    pub(super) fn to_its_end(mut self) -> anyhow::Result<Told> {
+    pub(super) fn finish(mut self) -> anyhow::Result<Report> {
         for seat in 0..self.seats.len() {
             self.start_engine(seat, None)?;
         }
@@ -180,7 +182,7 @@ impl<'a> Run<'a> {
         deadline: Duration,
         mut holds: impl FnMut(&mut Self) -> bool,
     ) -> anyhow::Result<bool> {
-        let until = Instant::now() + deadline;
+        let until = Instant::now() + deadline.mul_f64(slowness());
         while !holds(self) {
             if Instant::now() >= until {
                 self.broken(format!("waited {} s in vain: {what}", deadline.as_secs()));
@@ -229,14 +231,19 @@ impl<'a> Run<'a> {
         place.crash = None;
         let Some(engine) = place.engine.take() else { return };
         drop(engine); // kills, and waits for the end
-        self.killed(seat, "random");
+        self.killed(seat, RANDOM);
     }
 
     fn killed(&mut self, seat: usize, point: &str) {
         self.report.kills += 1;
         *self.report.kills_by_point.entry(point.to_owned()).or_default() += 1;
-        // Whoever should take over may be the one that died: not measured.
+        self.tell(&format!("  engine {seat} · kill -9 · {point}"));
+        // Whoever should take over may be the one that died: not measured. Nor where the others are to die, too.
         self.pending.clear();
+        let works = |place: &Seat| place.engine.is_some() && place.crash.is_none();
+        if !self.seats.iter().enumerate().all(|(other, place)| other == seat || works(place)) {
+            return;
+        }
         let Some(place) = self.seats.get(seat) else { return };
         let endpoint = format!("http://{}", place.api);
         let at_us = Timestamp::now().as_microsecond();
@@ -258,7 +265,6 @@ impl<'a> Run<'a> {
             let what = point.to_owned();
             self.pending.push(Recovery { seat, what, at: Instant::now(), at_us, incarnation, shards });
         }
-        self.tell(&format!("  engine {seat} · kill -9 · {point}"));
     }
 
     /// The database or the carriers are away for a while: what is measured then says nothing.
@@ -306,7 +312,7 @@ impl<'a> Run<'a> {
                         ));
                     }
                 }
-                _ if recovery.at.elapsed() > LONG => {
+                _ if recovery.at.elapsed() > LONG.mul_f64(slowness()) => {
                     let (seat, what) = (recovery.seat, &recovery.what);
                     self.broken(format!("after a kill ({what}) nobody charged the shards of engine {seat}"));
                 }

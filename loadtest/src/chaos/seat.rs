@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use storage::fail_point;
@@ -30,8 +30,8 @@ pub(super) struct Seat {
     pub(super) engine: Option<Engine>,
     /// Where it is to die.
     pub(super) crash: Option<Crash>,
-    /// When it was started.
-    pub(super) since: Instant,
+    /// When it was first seen to be ready.
+    pub(super) ready_since: Option<Instant>,
     /// Held memory at most, in bytes.
     pub(super) peak_bytes: u64,
 }
@@ -62,7 +62,7 @@ impl Seat {
             faketime: world.dir.join(format!("engine-{number}.faketime")),
             engine: None,
             crash: None,
-            since: Instant::now(),
+            ready_since: None,
             peak_bytes: 0,
         })
     }
@@ -100,7 +100,7 @@ impl Seat {
         }
         self.engine = Some(engine);
         self.crash = crash.map(|(crash, _)| crash);
-        self.since = Instant::now();
+        self.ready_since = None;
         Ok(())
     }
 
@@ -117,6 +117,14 @@ impl Seat {
 
     pub(super) fn ready(&self) -> bool {
         http(&self.api, "GET", "/readyz", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// For how long it has been ready.
+    pub(super) fn at_work(&mut self) -> Duration {
+        if self.ready_since.is_none() && self.ready() {
+            self.ready_since = Some(Instant::now());
+        }
+        self.ready_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub(super) fn status(&self) -> Option<serde_json::Value> {

@@ -146,7 +146,8 @@ impl World {
                 .to_vec();
         let postgres = PrivatePostgres::start(launcher)?;
         // A day before the clocks of Madrid change: the overlap of autumn, the gap of spring.
-        let start = if settings.seed % 2 == 0 { "2026-10-24T00:30:00Z" } else { "2027-03-27T00:30:00Z" };
+        let start =
+            if settings.seed.is_multiple_of(2) { "2026-10-24T00:30:00Z" } else { "2027-03-27T00:30:00Z" };
         let list = dir.join("subscribers.csv");
         let mut world = Self {
             book,

@@ -20,7 +20,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (9, "consent", include_str!("../../db/migrations/0009_consent.sql")),
     (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
     (11, "failover", include_str!("../../db/migrations/0011_failover.sql")),
-    (13, "files", include_str!("../../db/migrations/0013_files.sql")),
+    (12, "files", include_str!("../../db/migrations/0012_files.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
