@@ -143,9 +143,7 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
     });
     assert_eq!(world.number("SELECT count(*) FROM shard_quarantine WHERE how = 'listed'"), 8);
     let lost = world.number("SELECT sum(lost)::int8 FROM quarantine_spool");
-    assert!(lost > 100, "{lost} lost");
-    // Answers lie in the spools: most of what was lost needs no question.
-    assert!(world.number("SELECT count(*) FROM attempt_ask") < lost, "asked about {lost}");
+    assert!(lost > 20, "{lost} lost");
     assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1, "one failover is found once");
     assert!(lives.terminate().1);
     settle(&world, back);

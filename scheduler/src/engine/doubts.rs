@@ -91,8 +91,8 @@ impl Engine {
         Ok(listed)
     }
 
-    /// The first instant whose commits may be lost: the wall's and the business clock's.
-    fn window(&self) -> (jiff::Timestamp, jiff::Timestamp) {
+    /// The first business instant whose commits may be lost.
+    fn window(&self) -> jiff::Timestamp {
         let clock = &self.shared.clock;
         let (wall, business) = (clock.wall(), clock.business());
         let from_us = self.shared.holds.window_from_us();
@@ -100,7 +100,16 @@ impl Engine {
         let passed_ms = wall.as_millisecond().saturating_sub(from.as_millisecond());
         let passed_ms = passed_ms.saturating_mul(i64::from(clock.scale()));
         let business_ms = business.as_millisecond().saturating_sub(passed_ms);
-        (from, jiff::Timestamp::from_millisecond(business_ms).unwrap_or(business))
+        jiff::Timestamp::from_millisecond(business_ms).unwrap_or(business)
+    }
+
+    /// The machine's time at a business instant of this window.
+    fn wall_at(&self, business: jiff::Timestamp) -> jiff::Timestamp {
+        let clock = &self.shared.clock;
+        let (wall, now) = (clock.wall(), clock.business());
+        let ago_ms = now.as_millisecond().saturating_sub(business.as_millisecond()).max(0);
+        let ago_ms = ago_ms / i64::from(clock.scale().max(1));
+        jiff::Timestamp::from_millisecond(wall.as_millisecond().saturating_sub(ago_ms)).unwrap_or(wall)
     }
 
     /// What would have been sent of a row in the window: a stop, the end of consent or of a window that came after its begin
@@ -109,19 +118,19 @@ impl Engine {
         &self,
         mut row: Box<DueRow>,
         until: jiff::Timestamp,
-        window: (jiff::Timestamp, jiff::Timestamp),
+        window: jiff::Timestamp,
     ) -> Option<SentLine> {
         let fired = row.sub.progress.next_at?;
-        let until = before_the_end(&mut row, until, window.1)?;
+        let until = before_the_end(&mut row, until, window)?;
         let catalog = self.shared.books.of(&row, &self.shared.books.current())?;
         crate::pricing::price_new_charge(&catalog, &mut row);
         let known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
-        for at in [until, fired.max(window.1).min(until), fired] {
+        for at in [until, fired.max(window).min(until), fired] {
             let Ok((Triage::Send { planned, rule }, plan)) = decide_row(&catalog, &row, at, &known) else {
                 continue;
             };
             let ready = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan).ok()?;
-            return Some(self.sent_line(&ready, window.0, at));
+            return Some(self.sent_line(&ready, self.wall_at(at), at));
         }
         None
     }
@@ -130,7 +139,7 @@ impl Engine {
         &mut self,
         ids: &[i64],
         until: jiff::Timestamp,
-        window: (jiff::Timestamp, jiff::Timestamp),
+        window: jiff::Timestamp,
     ) -> Result<Vec<SentLine>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -143,14 +152,14 @@ impl Engine {
         for kept in own {
             let Some(row) = rows.iter().find(|row| row.sub.id.0 == kept.subscription_id) else { continue };
             let (Ok(aside), mut row) = (kept.aside(), row.clone()) else { continue };
-            let Some(until) = before_the_end(&mut row, until, window.1) else { continue };
+            let Some(until) = before_the_end(&mut row, until, window) else { continue };
             let Some(catalog) = self.shared.books.of(&row, &self.shared.books.current()) else { continue };
             let in_book = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
             let Some((plan, zone)) = in_book else { continue };
             let decided = triage_aside(&row.sub, &aside, &plan.rules, zone, until, &Conditions::default());
             let Ok(AsideTriage::Send { planned, rule }) = decided else { continue };
             if let Ok(one) = self.prepare(row, Arc::clone(&catalog), planned, rule.number(), plan) {
-                lines.push(self.sent_line(&one, window.0, until));
+                lines.push(self.sent_line(&one, self.wall_at(until), until));
             }
         }
         Ok(lines)

@@ -216,9 +216,9 @@ impl Clearing {
         let at_ms = self.shared.clock.business().as_millisecond();
         let later = |at: &jiff::Timestamp| at.as_millisecond() > at_ms;
         if !row.and_then(|row| row.sub.progress.next_at).as_ref().is_some_and(later) {
-            stripe.wheel().keep(WheelEntry { id, at_ms });
+            stripe.wheel().keep(WheelEntry::again(id, at_ms));
         }
-        stripe.asides().keep(WheelEntry { id, at_ms });
+        stripe.asides().keep(WheelEntry::again(id, at_ms));
     }
 
     fn cap_day(&self, row: &DueRow, lost: &LostAttempt) -> Option<CapDay> {
