@@ -267,7 +267,7 @@ rules! {
     /// People settle it.
     REVIEW_ADOPT = 142, "review.adopt" v 1: "evidence of money stands against what is recorded, so two people settle it";
     /// A repeat might collect after STOP.
-    REVIEW_WITHDRAWN = 143, "review.withdrawn" v 1: "the subscriber has said STOP or agrees no more, so the request is not sent again, and the carrier cannot be asked otherwise; people settle it";
+    REVIEW_WITHDRAWN = 143, "review.withdrawn" v 1: "the subscriber has said STOP or agrees no more, or nobody knows whether it was ever sent within the caps, so the request is not sent again, and the carrier cannot be asked otherwise; people settle it";
 }
 
 /// What a rule looked at. The number is what the history keeps.

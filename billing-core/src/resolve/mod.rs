@@ -81,7 +81,8 @@ pub struct Facts<'a> {
     /// A file or a message of the carrier names the attempt, whatever it says, and however much that counts: then
     /// its absence from other files proves nothing.
     pub named_elsewhere: bool,
-    /// The subscriber has said STOP, or agrees no more: a repeat of a request that never arrived would collect now.
+    /// A repeat of a request that never arrived would collect what may not be collected now: the subscriber has said STOP
+    /// or agrees no more, or nobody checked the caps.
     pub withdrawn: bool,
     /// The subscription is quarantined: nothing about it can be decided.
     pub quarantined: bool,

@@ -40,6 +40,9 @@ struct Books {
     outcomes: BTreeMap<Key, Value>,
     open: BTreeMap<Key, Value>,
     waiting: BTreeSet<Key>,
+    /// Subscriptions that people look at because a failover left rows behind which do not fit: nothing is sent for them, and
+    /// their cases say why.
+    misfits: BTreeSet<i64>,
     ledger: Vec<Row>,
 }
 
@@ -77,11 +80,16 @@ pub(super) async fn judge(
     // Listed as lost, and waiting for the attempt before it: known, and blocking, as an open one.
     let waiting =
         world.db.waiting_lost().into_iter().map(|(id, period, no)| (id, i64::from(period), i64::from(no)));
+    let quarantined =
+        |row: &&Value| world.db.failovers() > 0 && row.get("kind").is_some_and(|kind| kind == "quarantine");
+    let cases = dump.get("case_file").into_iter().flatten();
+    let misfits = cases.filter(quarantined).map(|row| int(row, "subscription_id")).collect();
     let books = Books {
         intents: by_key(&mut dump, "attempt_intent"),
         outcomes: by_key(&mut dump, "attempt_outcome"),
         open: by_key(&mut dump, "attempt_open"),
         waiting: waiting.collect(),
+        misfits,
         dump,
         ledger: world.carriers.iter().flat_map(|carrier| carrier.ledger()).collect(),
     };
@@ -176,6 +184,9 @@ fn undecided(world: &World, books: &Books, outcome: &mut Outcome) {
         let carrier = world.carriers.iter().find(|carrier| i64::from(carrier.no) == key.0 >> 44);
         let ways = carrier.map(|carrier| carrier.ways);
         let (kind, rule) = (int(row, "kind"), int(row, "rule_id"));
+        if books.misfits.contains(&key.0) {
+            continue;
+        }
         if kind != 3 {
             outcome
                 .other
@@ -193,6 +204,9 @@ fn undecided(world: &World, books: &Books, outcome: &mut Outcome) {
     }
     for row in books.dump.get("case_file").into_iter().flatten() {
         let kind = row.get("kind").and_then(Value::as_str).unwrap_or_default();
+        if books.misfits.contains(&int(row, "subscription_id")) {
+            continue;
+        }
         if matches!(kind, "quarantine" | "intent_differs" | "conflict") {
             outcome.other.push(format!("a case that no fault explains: {row}"));
         }

@@ -121,7 +121,8 @@ impl Engine {
         window: jiff::Timestamp,
     ) -> Option<SentLine> {
         let fired = row.sub.progress.next_at?;
-        let until = before_the_end(&mut row, until, window)?;
+        // What fell due after a stop was refused then, as it is now.
+        let until = before_the_end(&mut row, until, window).filter(|until| fired <= *until)?;
         let catalog = self.shared.books.of(&row, &self.shared.books.current())?;
         crate::pricing::price_new_charge(&catalog, &mut row);
         let known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
@@ -152,7 +153,10 @@ impl Engine {
         for kept in own {
             let Some(row) = rows.iter().find(|row| row.sub.id.0 == kept.subscription_id) else { continue };
             let (Ok(aside), mut row) = (kept.aside(), row.clone()) else { continue };
-            let Some(until) = before_the_end(&mut row, until, window) else { continue };
+            let until = before_the_end(&mut row, until, window);
+            let Some(until) = until.filter(|until| aside.next_at.is_some_and(|fired| fired <= *until)) else {
+                continue;
+            };
             let Some(catalog) = self.shared.books.of(&row, &self.shared.books.current()) else { continue };
             let in_book = catalog.plan(row.sub.plan_no).zip(catalog.zone(row.zone_no));
             let Some((plan, zone)) = in_book else { continue };

@@ -55,6 +55,11 @@ impl Guarded {
         Self { timeline: 1, touched_us: now_us, ..Self::default() }
     }
 
+    /// Whether nobody knows if an attempt was ever sent.
+    pub(super) fn is_assumed(&self, key: AttemptKey) -> bool {
+        self.lost.get(&key).is_some_and(|lost| lost.chain)
+    }
+
     /// Keys that wait for an attempt before them.
     pub(super) fn waiting(&self) -> Vec<AttemptKey> {
         self.lost.iter().filter(|(_, lost)| lost.state == 0).map(|(key, _)| *key).collect()

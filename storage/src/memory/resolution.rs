@@ -62,6 +62,7 @@ impl State {
             writer_fenced_at: open.last_writer.and_then(fenced).map(at).transpose()?,
             asked: open.asks,
             flags: sub.flags,
+            assumed_capped: intent.cap_day != 0 && self.guarded.is_assumed(key),
             agreed_until_ms: [sub.stop_at_ms, sub.consent_until_ms].into_iter().flatten().min(),
             asks: own
                 .map(|ask| {

@@ -65,6 +65,9 @@ pub struct DueAsk {
     pub flags: i32,
     /// From this business instant on the subscriber agrees no more (milliseconds): STOP, or the end of consent.
     pub agreed_until_ms: Option<i64>,
+    /// Nobody knows whether it was ever sent (a failover may have lost it), and it counts against caps: a repeat may be
+    /// its first sending, and pass them.
+    pub assumed_capped: bool,
     /// What was asked and what it brought, oldest first.
     pub asks: Vec<Ask>,
 }
@@ -159,6 +162,7 @@ fn due_ask(row: &PgRow) -> Result<DueAsk, StoreError> {
         asked: row.try_get("asks")?,
         flags: row.try_get("flags")?,
         agreed_until_ms: row.try_get("agreed_until_ms")?,
+        assumed_capped: row.try_get("assumed_capped")?,
         asks: asks_of(row)?,
     })
 }
