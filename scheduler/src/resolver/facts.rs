@@ -47,8 +47,7 @@ pub(super) fn of<'a>(
         named_elsewhere,
         // What gives back or goes back is sent again all the same.
         withdrawn: matches!(due.planned.op, Op::Charge | Op::Reserve | Op::Confirm)
-            && (due.assumed_capped
-                || due.agreed_until_ms.is_some_and(|until_ms| until_ms <= known.business_ms)),
+            && (due.no_repeat || due.agreed_until_ms.is_some_and(|until_ms| until_ms <= known.business_ms)),
         quarantined: due.flags & FLAG_QUARANTINED != 0,
         asks: &due.asks,
         seed: seed(due),
@@ -166,7 +165,7 @@ mod tests {
             asked: 0,
             flags: 0,
             agreed_until_ms: None,
-            assumed_capped: false,
+            no_repeat: false,
             asks: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION due_asks(p_shards int[], p_carriers int[], p_limits i
     currency int2, round int2, step int2, not_before_ms bigint, not_after_ms bigint, book_version int,
     business_at_ms bigint, digest_hi bigint, digest_lo bigint, intent_us bigint, since_us bigint, reason int2,
     carrier_txn_id text, sender bigint, sender_fenced_us bigint, last_write_us bigint, last_writer bigint,
-    writer_fenced_us bigint, asks int2, flags int, agreed_until_ms bigint, assumed_capped bool, ask_kinds int2[], asked_us bigint[], answered_us bigint[],
+    writer_fenced_us bigint, asks int2, flags int, agreed_until_ms bigint, no_repeat bool, ask_kinds int2[], asked_us bigint[], answered_us bigint[],
     findings int2[], reasons int2[], moveds bigint[]
 )
 LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
@@ -14,9 +14,11 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
            i.business_at_ms, i.digest_hi, i.digest_lo, us(i.intent_at), us(o.since), o.reason,
            o.carrier_txn_id, i.incarnation, us(sender.fenced_at), us(o.last_write_at), o.last_writer,
            us(writer.fenced_at), o.asks, s.flags, least(s.stop_at_ms, s.consent_until_ms),
-           i.cap_day <> 0 AND EXISTS (SELECT FROM lost_attempt l
-                                       WHERE l.subscription_id = o.subscription_id AND l.period = o.period
-                                         AND l.attempt_no = o.attempt_no AND l.chain), a.kinds, a.asked, a.answered, a.findings, a.reasons, a.moveds
+           -- Nobody knows whether it was sent, or held against the caps; or a later attempt of the charge was, so that this
+           -- one was settled once.
+           EXISTS (SELECT FROM lost_attempt l
+                    WHERE l.subscription_id = o.subscription_id AND l.period = o.period
+                      AND (l.attempt_no > o.attempt_no OR l.attempt_no = o.attempt_no AND l.chain AND i.cap_day <> 0)), a.kinds, a.asked, a.answered, a.findings, a.reasons, a.moveds
       FROM unnest(p_carriers, p_limits) AS room (carrier_no, places)
      CROSS JOIN LATERAL (SELECT x.* FROM attempt_open x
                           WHERE x.kind = 2 AND x.subscription_id >> 44 = room.carrier_no AND x.next_ask_at <= now()

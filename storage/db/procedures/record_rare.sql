@@ -19,7 +19,10 @@ BEGIN
         ON i.subscription_id = a.id AND i.period = a.period AND i.attempt_no = a.attempt_no
      WHERE a.kind = 2 AND (verdicts IS NULL OR verdicts[a.place] = 0)
         ON CONFLICT (subscription_id, period, attempt_no) DO UPDATE
-       SET kind = EXCLUDED.kind, reason = EXCLUDED.reason, rule_id = EXCLUDED.rule_id, deadline_at_ms = NULL;
+       SET kind = EXCLUDED.kind, deadline_at_ms = NULL,
+           -- With people it stays for the reason that brought it there.
+           reason = CASE WHEN o.kind = 3 THEN o.reason ELSE EXCLUDED.reason END,
+           rule_id = CASE WHEN o.kind = 3 THEN o.rule_id ELSE EXCLUDED.rule_id END;
 
     INSERT INTO charge_note (subscription_id, until_ms, business_at_ms, period, rev, kind, charge_state, rule_id)
     SELECT a.id, a.until_ms, p_business_at_ms, a.period, a.rev, a.note, a.charge_state, a.rule

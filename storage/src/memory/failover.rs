@@ -28,6 +28,8 @@ pub(super) struct Guarded {
     shards: Vec<(i64, i32, Option<Option<(i64, i64)>>)>,
     held: std::collections::BTreeMap<i32, i16>,
     lost: std::collections::BTreeMap<AttemptKey, Lost>,
+    /// Every attempt whose intent was made again.
+    pub(super) restored: std::collections::BTreeSet<AttemptKey>,
 }
 
 #[derive(Clone)]
@@ -58,6 +60,11 @@ impl Guarded {
     /// Whether nobody knows if an attempt was ever sent.
     pub(super) fn is_assumed(&self, key: AttemptKey) -> bool {
         self.lost.get(&key).is_some_and(|lost| lost.chain)
+    }
+
+    /// Whether a later attempt of its charge is listed.
+    pub(super) fn has_later(&self, (id, period, attempt_no): AttemptKey) -> bool {
+        self.of_charge(id, period).any(|(key, _)| key.2 > attempt_no)
     }
 
     /// Keys that wait for an attempt before them.
@@ -463,6 +470,7 @@ fn restore(state: &mut State, key: AttemptKey, cap: Option<CapDay>) -> Result<Ve
     }
     let digest = u128::from_be_bytes(line.digest);
     state.bare.insert(key);
+    state.guarded.restored.insert(key);
     state.intents.insert(
         key,
         Intent {

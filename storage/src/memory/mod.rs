@@ -152,6 +152,12 @@ impl MemoryDb {
         self.state().guarded.waiting()
     }
 
+    /// Attempts whose intents a failover lost or may have lost, and that were made again: subscription, period, number.
+    #[must_use]
+    pub fn restored(&self) -> Vec<(i64, i32, i16)> {
+        self.state().guarded.restored.iter().copied().collect()
+    }
+
     fn timeline(&self) -> i32 {
         self.server.timeline.load(Ordering::SeqCst)
     }

@@ -348,7 +348,11 @@ impl State {
         self.opens
             .entry(key)
             .and_modify(|kept| {
-                (kept.kind, kept.reason, kept.rule_id) = (fresh.kind, fresh.reason, fresh.rule_id);
+                // With people it stays for the reason that brought it there.
+                if kept.kind != 3 {
+                    (kept.reason, kept.rule_id) = (fresh.reason, fresh.rule_id);
+                }
+                kept.kind = fresh.kind;
                 kept.deadline_at_ms = None;
             })
             .or_insert(fresh);

@@ -62,7 +62,7 @@ impl State {
             writer_fenced_at: open.last_writer.and_then(fenced).map(at).transpose()?,
             asked: open.asks,
             flags: sub.flags,
-            assumed_capped: intent.cap_day != 0 && self.guarded.is_assumed(key),
+            no_repeat: intent.cap_day != 0 && self.guarded.is_assumed(key) || self.guarded.has_later(key),
             agreed_until_ms: [sub.stop_at_ms, sub.consent_until_ms].into_iter().flatten().min(),
             asks: own
                 .map(|ask| {
@@ -133,6 +133,10 @@ impl MemoryConn {
         let lease = *lease;
         self.call("begin_resend", move |state, arrival| {
             state.check_fence(&lease)?;
+            let shard = (key.subscription_id >> 32) as i32;
+            if state.guarded.held(shard) == 1 || state.guarded.has_later(place(key)) {
+                return Ok(false);
+            }
             let open = state.unknown_of(lease.slot, place(key)).filter(|open| open.asks == asked);
             let Some(open) = open else { return Ok(false) };
             (open.last_write_us, open.last_writer) = (Some(arrival.now_us), Some(lease.incarnation));

@@ -65,9 +65,9 @@ pub struct DueAsk {
     pub flags: i32,
     /// From this business instant on the subscriber agrees no more (milliseconds): STOP, or the end of consent.
     pub agreed_until_ms: Option<i64>,
-    /// Nobody knows whether it was ever sent (a failover may have lost it), and it counts against caps: a repeat may be
-    /// its first sending, and pass them.
-    pub assumed_capped: bool,
+    /// After a failover a repeat may be a first sending: nobody knows whether it was ever sent and held against the caps, or a
+    /// later attempt of the charge was sent, so that this one was settled once.
+    pub no_repeat: bool,
     /// What was asked and what it brought, oldest first.
     pub asks: Vec<Ask>,
 }
@@ -162,7 +162,7 @@ fn due_ask(row: &PgRow) -> Result<DueAsk, StoreError> {
         asked: row.try_get("asks")?,
         flags: row.try_get("flags")?,
         agreed_until_ms: row.try_get("agreed_until_ms")?,
-        assumed_capped: row.try_get("assumed_capped")?,
+        no_repeat: row.try_get("no_repeat")?,
         asks: asks_of(row)?,
     })
 }
