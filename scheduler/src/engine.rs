@@ -448,29 +448,6 @@ impl Engine {
         (attempt, flight)
     }
 
-    fn sent_line(&self, row: &Ready, intent_at: jiff::Timestamp, now: jiff::Timestamp) -> SentLine {
-        SentLine {
-            subscription_id: row.row.sub.id.0,
-            period: row.planned.period.number(),
-            attempt_no: row.planned.attempt_no,
-            op: row.planned.op as u8,
-            carrier_no: row.row.sub.id.shard().carrier_no(),
-            amount_minor: row.planned.amount_minor,
-            currency: row.row.currency,
-            digest: row.digest,
-            incarnation: self.shared.lease.incarnation,
-            intent_at_us: intent_at.as_microsecond(),
-            business_at_ms: now.as_millisecond(),
-            not_before_ms: row.planned.not_before.as_millisecond(),
-            not_after_ms: row.planned.not_after.as_millisecond(),
-            book_version: row.catalog.names.book_version,
-            round: row.planned.round,
-            step: row.planned.step,
-            parent_no: row.planned.parent_no,
-            rule: row.rule,
-        }
-    }
-
     /// One reaction per verdict (the table in ARCHITECTURE.md).
     async fn not_begun(&mut self, row: &Ready, verdict: Verdict, now_ms: i64) {
         metrics::counter!("tollbook_begin_verdicts_total", "verdict" => format!("{verdict:?}")).increment(1);

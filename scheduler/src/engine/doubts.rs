@@ -60,6 +60,35 @@ impl Engine {
         self.db.checked(listed)
     }
 
+    /// What a spool keeps of a request.
+    pub(super) fn sent_line(
+        &self,
+        row: &Ready,
+        intent_at: jiff::Timestamp,
+        now: jiff::Timestamp,
+    ) -> SentLine {
+        SentLine {
+            subscription_id: row.row.sub.id.0,
+            period: row.planned.period.number(),
+            attempt_no: row.planned.attempt_no,
+            op: row.planned.op as u8,
+            carrier_no: row.row.sub.id.shard().carrier_no(),
+            amount_minor: row.planned.amount_minor,
+            currency: row.row.currency,
+            digest: row.digest,
+            incarnation: self.shared.lease.incarnation,
+            intent_at_us: intent_at.as_microsecond(),
+            business_at_ms: now.as_millisecond(),
+            not_before_ms: row.planned.not_before.as_millisecond(),
+            not_after_ms: row.planned.not_after.as_millisecond(),
+            book_version: row.catalog.names.book_version,
+            round: row.planned.round,
+            step: row.planned.step,
+            parent_no: row.planned.parent_no,
+            rule: row.rule,
+        }
+    }
+
     /// Lists everything of a shard that fired until a business instant and that would be, or would have been, sent.
     pub(crate) async fn list_due(&mut self, shard: Shard, until_ms: i64) -> Result<usize, StoreError> {
         let until = jiff::Timestamp::from_millisecond(until_ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
