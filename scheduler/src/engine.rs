@@ -18,7 +18,6 @@ use storage::fail_point::{Point, reached};
 use storage::history::Room;
 use storage::mutants::{Mutant, on};
 use storage::pg::{BeginBatch, BeginRow, DueRow, StoreError, Verdict, WheelEntry};
-use storage::spool::SentLine;
 use storage::store::{self, load};
 use storage::vault::SubscriberKey;
 
