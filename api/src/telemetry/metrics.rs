@@ -70,6 +70,7 @@ const DESCRIBED: &[(&str, Kind, Unit, &str)] = &[
     ("tollbook_callback_copies_total", Kind::Counter, Unit::Count, "Acknowledged messages that were kept before."),
     ("tollbook_callbacks_matched_total", Kind::Counter, Unit::Count, "Kept messages that this process looked at, by what they came to."),
     ("tollbook_shards", Kind::Gauge, Unit::Count, "Shards owned by this process."),
+    ("tollbook_quarantined_shards", Kind::Gauge, Unit::Count, "Shards of this process that do not charge, because a failover is being cleared up."),
     ("tollbook_wheel_entries", Kind::Gauge, Unit::Count, "Subscriptions waiting in memory to become due."),
     ("tollbook_due_entries", Kind::Gauge, Unit::Count, "Of these, those whose time has come and that wait for their turn."),
     ("tollbook_wheel_bytes", Kind::Gauge, Unit::Bytes, "Memory that the entries waiting in memory take, with what is reserved for more."),

@@ -437,32 +437,32 @@ fn wrong_definitions_are_refused_with_their_place() {
     }
     for (tariffs, at, what) in [
         (
-            "price = \"0.05\"\ntax_percent = \"19\"",
-            "\"0.05\"\ntax",
-            "`price` is \"0.05\"; write a price from `limits.min` to `limits.max`",
+            "price = \"60.00\"\ntax_percent = \"19\"",
+            "\"60.00\"\ntax",
+            "`price` is \"60.00\"; write a price from `limits.min` to `limits.max`",
         ),
         (
-            "price = \"0.50\"",
-            "\"0.50\"\n\n[link",
+            "price = \"5.00\"",
+            "\"5.00\"\n\n[link",
             "a tariff without tax and fee; write `tax_percent`, `carrier_fee` or `carrier_fee_percent`",
         ),
         (
-            "price = \"0.50\"\ncarrier_fee = \"0.10\"\n[[tariffs]]\nprice = \"0.50\"\ncarrier_fee = \"0.10\"",
-            "\"0.50\"\ncarrier_fee = \"0.10\"\n\n[link",
-            "`price` is \"0.50\"; write tariffs ascending by price, each price once",
+            "price = \"5.00\"\ncarrier_fee = \"0.10\"\n[[tariffs]]\nprice = \"5.00\"\ncarrier_fee = \"0.10\"",
+            "\"5.00\"\ncarrier_fee = \"0.10\"\n\n[link",
+            "`price` is \"5.00\"; write tariffs ascending by price, each price once",
         ),
         (
-            "price = \"1.19\"\ntax_percent = \"19\"\ncarrier_fee = \"1.01\"",
-            "\"1.01\"",
-            "`carrier_fee` is \"1.01\"; from 0 to what is left of the price after tax, with at most 2 decimals, in quotes",
+            "price = \"11.90\"\ntax_percent = \"19\"\ncarrier_fee = \"10.01\"",
+            "\"10.01\"",
+            "`carrier_fee` is \"10.01\"; from 0 to what is left of the price after tax, with at most 2 decimals, in quotes",
         ),
         (
-            "price = \"1.19\"\ncarrier_fee_percent = \"7\"\ncarrier_fee = \"1.01\"",
-            "\"1.01\"",
+            "price = \"11.90\"\ncarrier_fee_percent = \"7\"\ncarrier_fee = \"10.01\"",
+            "\"10.01\"",
             "`carrier_fee` beside `carrier_fee_percent`; keep one: an amount, or percent of what is left after tax",
         ),
         (
-            "price = \"1.19\"\ntax_percent = \"101\"",
+            "price = \"11.90\"\ntax_percent = \"101\"",
             "\"101\"",
             "`tax_percent` is \"101\"; write percent from \"0\" to \"100\" with at most 4 decimals, such as \"19\" or \"7.7\"",
         ),
@@ -541,11 +541,11 @@ fn a_request_without_our_key_is_refused() {
 #[test]
 fn a_body_that_is_not_json_is_refused() {
     let problems = read("alfa", &ALFA.replace("\"${text}\"}}}}", "\"${text}\"}}}")).unwrap_err();
-    assert!(problems.contains("alfa.toml:52:8: the body of the request is not JSON"), "{problems}");
+    assert!(problems.contains("alfa.toml:59:8: the body of the request is not JSON"), "{problems}");
     let problems = read("alfa", &ALFA.replace("${amount:decimal(2)}", "${amount:decimal(0)}")).unwrap_err();
     assert!(
         problems.contains(
-            "alfa.toml:52:8: no request can be made for 0.10 EUR: the amount does not fit the carrier's form"
+            "alfa.toml:59:8: no request can be made for 0.10 EUR: the amount does not fit the carrier's form"
         ),
         "{problems}"
     );
