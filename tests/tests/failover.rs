@@ -70,9 +70,13 @@ fn outcomes(world: &World) -> i64 {
     world.number("SELECT count(*) FROM attempt_outcome")
 }
 
-/// How many of the carrier's rows were applied after the standby was cut off.
-fn sent_into_the_void(world: &World, before: u64, count: u64) {
-    wait_until("charges that the standby does not have", LONG, || world.mock.applied() > before + count);
+/// Requests whose intents the standby does not have: begun after it was cut off, and applied.
+fn sent_into_the_void(world: &World, count: i64) {
+    let intents = || world.number("SELECT count(*) FROM attempt_intent");
+    let begun = intents();
+    wait_until("intents that the standby does not have", LONG, || intents() > begun + count);
+    let applied = world.mock.applied();
+    wait_until("answers to them", LONG, || world.mock.applied() > applied + 50);
 }
 
 fn held(world: &World) -> i64 {
@@ -114,7 +118,7 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
             && world.number("SELECT count(DISTINCT slot) FROM shard_owner WHERE slot IS NOT NULL") == 2
     });
     let standby = world.standby_that_lags();
-    sent_into_the_void(&world, world.mock.applied(), 300);
+    sent_into_the_void(&world, 300);
     dies.kill9();
     world.fail_over(standby);
     wait_until("the living one notices at its reconnect", LONG, || {
@@ -168,7 +172,7 @@ fn without_the_spool_of_one_that_died_everything_that_was_due_is_asked_about_fir
         named
     });
     let standby = world.standby_that_lags();
-    sent_into_the_void(&world, world.mock.applied(), 100);
+    sent_into_the_void(&world, 100);
     dies.kill9();
     std::fs::remove_dir_all(spool).unwrap();
     world.fail_over(standby);

@@ -155,7 +155,8 @@ impl Engine {
         let catalog = self.shared.books.of(&row, &self.shared.books.current())?;
         crate::pricing::price_new_charge(&catalog, &mut row);
         let known = Conditions { held: row.held, merged: row.merged, ..Conditions::default() };
-        for at in [until, fired.max(window).min(until), fired] {
+        // As early as it may have left: whoever sent it did so after that.
+        for at in [fired.max(window).min(until), until, fired] {
             let Ok((Triage::Send { planned, rule }, plan)) = decide_row(&catalog, &row, at, &known) else {
                 continue;
             };

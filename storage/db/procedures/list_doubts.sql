@@ -29,7 +29,10 @@ BEGIN
         INSERT INTO lost_attempt (subscription_id, amount_minor, digest_hi, digest_lo, not_before_ms, not_after_ms,
             business_at_ms, incarnation, intent_at, period, book_version, attempt_no, op, round, step, currency, rule_id,
             parent_no, chain)
-        SELECT w.id, w.amount, w.digest_hi, w.digest_lo, w.not_before, w.not_after, w.business_ms, w.incarnation,
+        SELECT w.id, w.amount, w.digest_hi, w.digest_lo, w.not_before, w.not_after, w.business_ms,
+               -- Whoever has not handed in its spool may have sent it.
+               coalesce((SELECT i.incarnation FROM quarantine_spool p JOIN worker_incarnation i USING (host, spool, boot_id)
+                          WHERE p.handed_in_at IS NULL AND NOT p_chain ORDER BY i.started_at DESC LIMIT 1), w.incarnation),
                timestamptz 'epoch' + w.intent_us * interval '1 microsecond', w.period, w.book_version, w.attempt_no, w.op,
                w.round, w.step, w.currency, w.rule, w.parent, true
           FROM wanted w
