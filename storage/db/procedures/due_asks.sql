@@ -14,11 +14,11 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
            i.business_at_ms, i.digest_hi, i.digest_lo, us(i.intent_at), us(o.since), o.reason,
            o.carrier_txn_id, i.incarnation, us(sender.fenced_at), us(o.last_write_at), o.last_writer,
            us(writer.fenced_at), o.asks, s.flags, least(s.stop_at_ms, s.consent_until_ms),
-           -- Nobody knows whether it was sent, or held against the caps; or a later attempt of the charge was, so that this
-           -- one was settled once.
+           -- Nobody knows whether it was sent, held against the caps, or settled and followed by another; or a later attempt of
+           -- the charge is listed, so that this one was settled once.
            EXISTS (SELECT FROM lost_attempt l
                     WHERE l.subscription_id = o.subscription_id AND l.period = o.period
-                      AND (l.attempt_no > o.attempt_no OR l.attempt_no = o.attempt_no AND l.chain AND i.cap_day <> 0)), a.kinds, a.asked, a.answered, a.findings, a.reasons, a.moveds
+                      AND (l.attempt_no > o.attempt_no OR l.attempt_no = o.attempt_no AND l.chain)), a.kinds, a.asked, a.answered, a.findings, a.reasons, a.moveds
       FROM unnest(p_carriers, p_limits) AS room (carrier_no, places)
      CROSS JOIN LATERAL (SELECT x.* FROM attempt_open x
                           WHERE x.kind = 2 AND x.subscription_id >> 44 = room.carrier_no AND x.next_ask_at <= now()

@@ -57,8 +57,8 @@ impl Guarded {
         Self { timeline: 1, touched_us: now_us, ..Self::default() }
     }
 
-    /// Whether nobody knows if an attempt was ever sent.
-    pub(super) fn is_assumed(&self, key: AttemptKey) -> bool {
+    /// Whether nobody knows if an attempt was ever sent, or whether it was settled and followed by another.
+    pub(super) fn may_not_repeat(&self, key: AttemptKey) -> bool {
         self.lost.get(&key).is_some_and(|lost| lost.chain)
     }
 
@@ -274,6 +274,10 @@ impl MemoryConn {
                     *how = Some(doubt);
                 }
             }
+            if !missing.is_empty() {
+                mark_open(state, shard, &missing);
+            }
+            let guard = &mut state.guarded;
             let held = if guard.has_lost(shard) { 2 } else { 0 };
             guard.held.insert(shard, held);
             Ok(Resumed::Yes)
@@ -387,6 +391,54 @@ fn open(
     // Ids that were handed out may be known elsewhere.
     state.inbox_last += 1_000_000;
     id
+}
+
+/// What is open since the window may have been settled and followed by the next attempt, which only a missing spool knows.
+fn mark_open(state: &mut State, shard: i32, missing: &[i64]) {
+    let windows = state.guarded.quarantines.iter().filter(|q| missing.contains(&q.id));
+    let Some(from_us) = windows.map(|q| q.window_from_us).min() else { return };
+    let open: Vec<(AttemptKey, SentLine)> = state
+        .intents
+        .iter()
+        .filter(|(key, intent)| {
+            (key.0 >> 32) as i32 == shard
+                && intent.intent_at_us >= from_us
+                && intent.amount_minor > 0
+                && !state.outcomes.contains_key(*key)
+        })
+        .map(|(key, intent)| (*key, line_of(intent)))
+        .collect();
+    for (key, line) in open {
+        let mark = Lost { line, state: 2, chain: true };
+        let kept = state.guarded.lost.entry(key).or_insert_with(|| mark.clone());
+        if kept.state == 1 {
+            *kept = mark;
+        }
+    }
+}
+
+fn line_of(intent: &Intent) -> SentLine {
+    let digest = u128::from(intent.digest_hi as u64) << 64 | u128::from(intent.digest_lo as u64);
+    SentLine {
+        subscription_id: intent.subscription_id,
+        period: intent.period,
+        attempt_no: intent.attempt_no,
+        op: intent.op as u8,
+        carrier_no: (intent.subscription_id >> 44) as i32,
+        amount_minor: intent.amount_minor,
+        currency: intent.currency,
+        digest: digest.to_be_bytes(),
+        incarnation: intent.incarnation,
+        intent_at_us: intent.intent_at_us,
+        business_at_ms: intent.business_at_ms,
+        not_before_ms: intent.not_before_ms,
+        not_after_ms: intent.not_after_ms,
+        book_version: intent.book_version,
+        round: intent.round,
+        step: intent.step,
+        parent_no: intent.parent_no,
+        rule: intent.rule_id,
+    }
 }
 
 /// What `lost_attempts.sql` drops first.

@@ -62,7 +62,7 @@ impl State {
             writer_fenced_at: open.last_writer.and_then(fenced).map(at).transpose()?,
             asked: open.asks,
             flags: sub.flags,
-            no_repeat: intent.cap_day != 0 && self.guarded.is_assumed(key) || self.guarded.has_later(key),
+            no_repeat: self.guarded.may_not_repeat(key) || self.guarded.has_later(key),
             agreed_until_ms: [sub.stop_at_ms, sub.consent_until_ms].into_iter().flatten().min(),
             asks: own
                 .map(|ask| {
