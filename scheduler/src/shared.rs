@@ -132,7 +132,7 @@ impl Shared {
         } else if self.clock.machine_ms() - self.last_well_ms.load(Ordering::SeqCst) > READY_WITHIN_MS {
             Some("the database does not answer")
         } else if self.holds.all_of(&self.stripes) {
-            Some("quarantined after a failover: spools are waited for, see toll ops quarantine list")
+            Some("quarantined after a failover: spools are waited for, see toll ops quarantine")
         } else {
             None
         }

@@ -4,8 +4,10 @@
 
 mod checked;
 mod process;
+mod texts;
 mod world;
 
 pub use checked::told;
 pub use process::{Engine, Mock, http_with, program};
+pub use texts::{HURRIED, INQUIRY};
 pub use world::{Book, Played, SECRET, World, WorldOptions, wait_until};

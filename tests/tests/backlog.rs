@@ -7,12 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tests::{World, WorldOptions, wait_until};
+use tests::{HURRIED, INQUIRY, World, WorldOptions, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 const DRAINED_WITHIN: Duration = Duration::from_secs(240);
-/// By this every interval of the resolution is divided: ten minutes become two seconds.
-const HURRIED: &str = "[resolution]\ntime_scale = 300\n";
 const RATE: usize = 100;
 /// Of the carrier: what a lane holds at most at this rate.
 const IN_FLIGHT_MAX: usize = 32;
@@ -21,36 +19,6 @@ const GRAIN: usize = 2 * IN_FLIGHT_MAX;
 /// Charges that close together may be apart by so much: a minute on the wall, at a scale of 2.
 const SLACK_MS: i64 = 120_000;
 const SCALE: i32 = 2;
-
-const INQUIRY: &str = r#"
-[proof.inquiry]
-by = "our_ref"
-settle = "10m"
-agree = 2
-spacing = "60s"
-
-[inquiry]
-request = "GET /v1/charge/status/${our_ref}"
-keys = { carrier_txn_id = "/id", carrier_code = "/reason" }
-echo = { our_ref = "/key", amount = "/amount", amount_as = "minor", currency = "/currency" }
-rules = [
-  { status = 200, at = "/state", is = "CHARGED", then = "charged" },
-  { status = 200, at = "/state", is = "NOT_FOUND", then = "not_found" },
-]
-else = "unknown"
-
-[[example]]
-for = "inquiry"
-status = 200
-body = '{"state":"CHARGED","id":"f-000000000001","key":"${our_ref}","amount":${amount:minor},"currency":"TND"}'
-expect = "charged"
-
-[[example]]
-for = "inquiry"
-status = 200
-body = '{"state":"NOT_FOUND","key":"${our_ref}"}'
-expect = "not_found"
-"#;
 
 /// Plans: id, schedule, policy, and how many lines are on them in each zone.
 const PLANS: [(&str, &str, &str, u32); 6] = [

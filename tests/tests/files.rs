@@ -8,11 +8,9 @@ use std::time::Duration;
 use billing_core::ids::{ChargeId, OurRef, RefSeed, SubscriptionId};
 use billing_core::period::Period;
 use sqlx::Row;
-use tests::{Engine, World, WorldOptions, http_with, told, wait_until};
+use tests::{Engine, HURRIED, World, WorldOptions, http_with, told, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
-/// Ten minutes become two seconds, three days a quarter of an hour.
-const HURRIED: &str = "[resolution]\ntime_scale = 300\n";
 /// How the mock carrier writes its files, in Tunis. Alone: no questions, no repeats, no messages.
 const FILE: &str = r#"
 [proof.file]

@@ -45,9 +45,10 @@ pub(super) fn of<'a>(
         seen_before: due.reason == Outcome::Duplicate.reason().0,
         files,
         named_elsewhere,
-        // What gives back or goes back is sent again all the same.
-        withdrawn: matches!(due.planned.op, Op::Charge | Op::Reserve | Op::Confirm)
-            && (due.no_repeat || due.agreed_until_ms.is_some_and(|until_ms| until_ms <= known.business_ms)),
+        // After a stop, what gives back or goes back is sent again all the same.
+        withdrawn: due.no_repeat
+            || matches!(due.planned.op, Op::Charge | Op::Reserve | Op::Confirm)
+                && due.agreed_until_ms.is_some_and(|until_ms| until_ms <= known.business_ms),
         quarantined: due.flags & FLAG_QUARANTINED != 0,
         asks: &due.asks,
         seed: seed(due),
@@ -167,6 +168,24 @@ mod tests {
             agreed_until_ms: None,
             no_repeat: false,
             asks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_collects_after_a_stop_and_nothing_assumed_is_repeated() {
+        let withdrawn = |op, agreed_until_ms, no_repeat| {
+            let mut due = due(Outcome::Unknown(Doubt::NoReply), US);
+            due.planned.op = op;
+            (due.agreed_until_ms, due.no_repeat) = (agreed_until_ms, no_repeat);
+            of(&due, &known(), (&[], false)).withdrawn
+        };
+        assert!(!withdrawn(Op::Charge, None, false) && !withdrawn(Op::Charge, Some(1_001), false));
+        for op in [Op::Charge, Op::Reserve, Op::Confirm] {
+            assert!(withdrawn(op, Some(1_000), false), "{op:?}");
+        }
+        for op in [Op::Refund, Op::Cancel] {
+            assert!(!withdrawn(op, Some(0), false), "money goes back after a stop: {op:?}");
+            assert!(withdrawn(op, None, true), "whatever it is: {op:?}");
         }
     }
 

@@ -9,7 +9,10 @@ BEGIN
     UPDATE attempt_open SET last_write_at = now(), last_writer = p_incarnation, asks = asks + 1
      WHERE subscription_id = p_id AND period = p_period AND attempt_no = p_attempt_no AND kind = 2 AND asks = p_asks
        AND EXISTS (SELECT FROM shard_owner WHERE shard = (p_id >> 32)::int AND slot = p_slot AND held <> 1)
-       -- A later attempt of the charge may have been sent, so this one was settled once: it is asked about, not repeated.
-       AND NOT EXISTS (SELECT FROM lost_attempt WHERE subscription_id = p_id AND period = p_period AND attempt_no > p_attempt_no);
+       -- After a failover: a later attempt of the charge may have been sent, so this one was settled once; or nobody knows
+       -- whether it was sent at all. It is asked about, not repeated.
+       AND NOT EXISTS (SELECT FROM lost_attempt
+                        WHERE subscription_id = p_id AND period = p_period
+                          AND (attempt_no > p_attempt_no OR attempt_no = p_attempt_no AND chain));
     RETURN FOUND;
 END $$;

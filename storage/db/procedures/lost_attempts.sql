@@ -25,7 +25,10 @@ BEGIN
                  OR NOT l.chain AND EXISTS (SELECT FROM attempt_open o
                           WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no))
             -- Nothing more is tried for the charge, or it was asked about long ago.
+            -- While it is open the mark says that it is not repeated.
             OR l.state = 2
+            AND NOT EXISTS (SELECT FROM attempt_open o
+                             WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no)
             AND (l.listed_at < now() - interval '1 day'
                  OR NOT EXISTS (SELECT FROM subscription s WHERE s.id = l.subscription_id AND s.period = l.period)
                     AND NOT EXISTS (SELECT FROM charge_aside c

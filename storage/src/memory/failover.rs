@@ -57,14 +57,9 @@ impl Guarded {
         Self { timeline: 1, touched_us: now_us, ..Self::default() }
     }
 
-    /// Whether nobody knows if an attempt was ever sent, or whether it was settled and followed by another.
-    pub(super) fn may_not_repeat(&self, key: AttemptKey) -> bool {
-        self.lost.get(&key).is_some_and(|lost| lost.chain)
-    }
-
-    /// Whether a later attempt of its charge is listed.
-    pub(super) fn has_later(&self, (id, period, attempt_no): AttemptKey) -> bool {
-        self.of_charge(id, period).any(|(key, _)| key.2 > attempt_no)
+    /// Whether nobody knows if an attempt was ever sent, or a later one of its charge is listed, so that it was settled once.
+    pub(super) fn may_not_repeat(&self, (id, period, attempt_no): AttemptKey) -> bool {
+        self.of_charge(id, period).any(|(key, lost)| key.2 > attempt_no || key.2 == attempt_no && lost.chain)
     }
 
     /// Keys that wait for an attempt before them.
@@ -454,7 +449,8 @@ fn clear(state: &mut State, shard: i32) {
             lost.state = 2;
         }
         let settled = lost.state == 1 && (class.is_some() || !lost.chain && open);
-        if settled || lost.state == 2 && !goes_on {
+        // While it is open the mark says that it is not repeated.
+        if settled || lost.state == 2 && !goes_on && !open {
             state.guarded.lost.remove(&key);
         }
     }

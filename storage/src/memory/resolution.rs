@@ -62,7 +62,7 @@ impl State {
             writer_fenced_at: open.last_writer.and_then(fenced).map(at).transpose()?,
             asked: open.asks,
             flags: sub.flags,
-            no_repeat: self.guarded.may_not_repeat(key) || self.guarded.has_later(key),
+            no_repeat: self.guarded.may_not_repeat(key),
             agreed_until_ms: [sub.stop_at_ms, sub.consent_until_ms].into_iter().flatten().min(),
             asks: own
                 .map(|ask| {
@@ -134,7 +134,7 @@ impl MemoryConn {
         self.call("begin_resend", move |state, arrival| {
             state.check_fence(&lease)?;
             let shard = (key.subscription_id >> 32) as i32;
-            if state.guarded.held(shard) == 1 || state.guarded.has_later(place(key)) {
+            if state.guarded.held(shard) == 1 || state.guarded.may_not_repeat(place(key)) {
                 return Ok(false);
             }
             let open = state.unknown_of(lease.slot, place(key)).filter(|open| open.asks == asked);
