@@ -6,34 +6,34 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing_core::outcome::{Doubt, Outcome};
+use billing_core::outcome::Outcome;
 use billing_core::reason::Rule;
-use billing_core::resolve::{Ask, AskKind, Finding, Heard, Step, Told, read_finding};
-use carriers::{Inquired, Reply};
-use jiff::{SignedDuration, Timestamp};
+use billing_core::resolve::{AskKind, Step};
+use carriers::Reply;
+use jiff::Timestamp;
 use storage::fail_point::{Point, reached};
-use storage::history::HistoryError;
 use storage::history::seal::Sealer;
-use storage::mutants::{Mutant, on};
-use storage::pg::{AttemptKey, DueAsk, DueRow, NewAsk, StoreError, WheelEntry};
+use storage::pg::{AttemptKey, DueAsk, DueRow, StoreError, WheelEntry};
 use storage::store::{
-    begin_resend, carrier_txn_id, due_asks, load, open_case, post_evidence, postpone_asks, record_ask,
-    review_attempt, unknown_counts,
+    begin_resends, carrier_txn_id, due_asks, load, post_evidence, postpone_asks, review_attempts,
+    unknown_counts,
 };
 use storage::story::StoryOutcome;
 
 use crate::guard::stripe_of;
-use crate::link::{DbLink, RETRY_PAUSE};
+use crate::link::DbLink;
 use crate::shared::Shared;
 use crate::takeover::Evidence;
 use crate::worker::WorkerEnd;
 
+mod answers;
 mod deciding;
 mod facts;
 mod files;
 mod lane;
 mod request;
 
+use answers::resolved;
 pub(crate) use lane::{AskGuard, AskLane, AskSink};
 use request::Asking;
 
@@ -46,6 +46,8 @@ const ROWS_MAX: i32 = 200;
 const HELD_AGAIN_MS: i64 = 1_000;
 /// Evidence that was posted and not applied is looked at again after this.
 const SETTLED_AGAIN_MS: i64 = 60_000;
+/// Answers that are kept in one commit.
+const ANSWERS_MAX: usize = 256;
 /// How often the open ones are counted.
 const COUNT_EVERY_MS: i64 = 10_000;
 
@@ -67,6 +69,8 @@ pub(crate) struct Resolver {
 struct Pass {
     /// Held, to be asked now.
     wanted: Vec<(DueAsk, AskKind)>,
+    /// Held, for the people, with the rule that says why.
+    review: Vec<(DueAsk, Rule)>,
     /// When others are looked at next, milliseconds from now on.
     later: Vec<(AttemptKey, i64)>,
     /// Carriers without room for more.
@@ -100,7 +104,7 @@ impl Resolver {
             let looked = tokio::select! {
                 biased;
                 reply = replies.recv() => match reply {
-                    Ok(reply) => self.answered(reply).await.map(|()| wait),
+                    Ok(reply) => self.answered(and_more(reply, &replies)).await.map(|()| wait),
                     Err(_) => return Ok(()),
                 },
                 () = tokio::time::sleep(wait) => match stopping {
@@ -151,15 +155,16 @@ impl Resolver {
         self.look_at_files(&due).await?;
         let mut plan = Pass::default();
         let looked = self.look(due, &mut plan, now_ms).await;
-        let ids: Vec<i64> = plan.wanted.iter().map(|(row, _)| row.key.subscription_id).collect();
-        let asked = match looked {
-            Ok(()) => self.ask(std::mem::take(&mut plan.wanted), now_ms).await,
+        let wanted = plan.wanted.iter().map(|(row, _)| row.key.subscription_id);
+        let held: Vec<i64> =
+            wanted.chain(plan.review.iter().map(|(row, _)| row.key.subscription_id)).collect();
+        let done = match looked {
+            Ok(()) => self.carry_out(&mut plan, now_ms).await,
             Err(error) => Err(error),
         };
-        if asked.is_err() {
-            ids.iter().filter(|id| !self.state.asking.contains_key(id)).for_each(|id| self.let_go(*id));
-        }
-        asked?;
+        // What is on its way is held until its answer is kept.
+        held.iter().filter(|id| !self.state.asking.contains_key(id)).for_each(|id| self.let_go(*id));
+        done?;
         if !plan.later.is_empty() {
             let conn = self.db.conn().await?;
             let postponed = postpone_asks(conn, &shared.lease, &plan.later).await;
@@ -196,9 +201,10 @@ impl Resolver {
                     continue;
                 }
                 Some(Step::Review(rule)) => {
-                    let moved = self.review(&row, rule).await;
-                    if !self.alone(moved)?.unwrap_or(false) {
-                        plan.later.push((row.key, HELD_AGAIN_MS));
+                    let known = plan.review.iter().any(|(other, _)| other.key.subscription_id == id);
+                    match stripe_of(&shared.stripes, id).filter(|stripe| !known && stripe.hold(id)) {
+                        Some(_) => plan.review.push((row, rule)),
+                        None => plan.later.push((row.key, HELD_AGAIN_MS)),
                     }
                     continue;
                 }
@@ -241,8 +247,15 @@ impl Resolver {
         }
     }
 
-    /// Sends what is held and has room.
-    async fn ask(&mut self, wanted: Vec<(DueAsk, AskKind)>, now_ms: i64) -> Result<(), StoreError> {
+    /// What was found to do, each kind in one commit.
+    async fn carry_out(&mut self, plan: &mut Pass, now_ms: i64) -> Result<(), StoreError> {
+        self.ask(plan, now_ms).await?;
+        self.review(std::mem::take(&mut plan.review)).await
+    }
+
+    /// Sends what is held and has room: first it is durable that the same requests go out again.
+    async fn ask(&mut self, plan: &mut Pass, now_ms: i64) -> Result<(), StoreError> {
+        let wanted = std::mem::take(&mut plan.wanted);
         if wanted.is_empty() {
             return Ok(());
         }
@@ -252,6 +265,7 @@ impl Resolver {
         let loaded = load(conn, &ids).await;
         let (rows, _) = self.db.checked(loaded)?;
         let mut rows: HashMap<i64, Box<DueRow>> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
+        let mut made = Vec::new();
         for (due, kind) in wanted {
             let id = due.key.subscription_id;
             let parent_txn_id = match due.planned.parent_no {
@@ -262,177 +276,74 @@ impl Resolver {
                     self.db.checked(named)?
                 }
             };
-            let Some(row) = rows.remove(&id) else {
-                self.let_go(id);
-                continue;
-            };
+            let Some(row) = rows.remove(&id) else { continue };
             let catalog = shared.books.for_answer(due.book_version);
-            let made = request::again(&due, &row, kind, &catalog, &shared.vault, parent_txn_id);
-            let (attempt, our_ref, key) = match made {
-                Ok(made) => made,
+            match request::again(&due, &row, kind, &catalog, &shared.vault, parent_txn_id) {
+                Ok((attempt, our_ref, key)) => {
+                    let asking = Asking {
+                        ask_no: due.asked.saturating_add(1),
+                        due,
+                        row,
+                        kind,
+                        our_ref,
+                        key,
+                        begun_ms: now_ms,
+                        business_at_ms: shared.clock.business().as_millisecond(),
+                    };
+                    made.push((asking, attempt));
+                }
                 Err(why) => {
-                    self.let_go(id);
                     tracing::error!(subscription = %row.sub.id, why, "an unknown attempt cannot be asked about");
-                    let moved = self.review(&due, Rule::REVIEW_CONTRADICTION).await;
-                    self.alone(moved)?;
-                    continue;
-                }
-            };
-            if kind == AskKind::Resend {
-                let conn = self.db.conn().await?;
-                let begun = begin_resend(conn, &shared.lease, due.key, due.asked).await;
-                let begun = self.db.checked(begun);
-                if !self.alone(begun)?.unwrap_or(false) {
-                    self.let_go(id);
-                    continue;
+                    plan.review.push((due, Rule::REVIEW_CONTRADICTION));
                 }
             }
-            let begun_ms = now_ms;
-            let asking = Asking {
-                ask_no: due.asked.saturating_add(1),
-                due,
-                row,
-                kind,
-                our_ref,
-                key,
-                begun_ms,
-                business_at_ms: shared.clock.business().as_millisecond(),
-            };
-            self.guard.begin(id as u64, begun_ms);
-            self.state.asking.insert(id, asking);
-            let lane = self.lanes.get_mut(&((id >> 44) as i32));
-            if !lane.is_some_and(|lane| lane.push(attempt)) {
-                self.guard.end(id as u64);
-                self.state.asking.remove(&id);
-                self.let_go(id);
+        }
+        let repeats = made.iter().filter(|(asking, _)| asking.kind == AskKind::Resend);
+        let repeats: Vec<_> = repeats.map(|(asking, _)| (asking.due.key, asking.due.asked)).collect();
+        let begun = self.begin(&repeats).await?;
+        for (asking, attempt) in made {
+            if asking.kind == AskKind::Inquiry || begun.contains(&asking.due.key) {
+                self.send(asking, attempt);
             }
         }
         Ok(())
     }
 
-    /// An answer: into the history, then what it proves into the database, with the evidence where it settles.
-    async fn answered(&mut self, reply: Reply) -> Result<(), StoreError> {
-        let id = reply.ticket as i64;
-        let carrier_no = (id >> 44) as i32;
-        self.guard.end(reply.ticket);
-        if let Some(lane) = self.lanes.get_mut(&carrier_no) {
-            lane.answered();
+    fn send(&mut self, asking: Asking, attempt: carriers::Attempt) {
+        let id = asking.due.key.subscription_id;
+        self.guard.begin(id as u64, asking.begun_ms);
+        self.state.asking.insert(id, asking);
+        let lane = self.lanes.get_mut(&((id >> 44) as i32));
+        if !lane.is_some_and(|lane| lane.push(attempt)) {
+            self.guard.end(id as u64);
+            self.state.asking.remove(&id);
         }
-        let Some(asking) = self.state.asking.remove(&id) else { return Ok(()) };
-        let finding = finding_of(&asking, &reply);
-        let carrier = self.shared.carrier_name(carrier_no);
-        metrics::counter!("tollbook_asks_total", "carrier" => carrier.clone(), "kind" => asking.kind.name(),
-            "finding" => finding.name())
-        .increment(1);
-        if let Some(alert) = reply.alert {
-            metrics::counter!("tollbook_alerts_total", "alert" => alert.name()).increment(1);
-        }
-        self.keep(&asking, &reply, finding).await;
-        let kept = self.record(&asking, &reply, finding, &carrier).await;
-        self.let_go(id);
-        kept
     }
 
-    async fn record(
-        &mut self,
-        asking: &Asking,
-        reply: &Reply,
-        finding: Finding,
-        carrier: &str,
-    ) -> Result<(), StoreError> {
-        let due = &asking.due;
-        let passed_ms = self.shared.clock.machine_ms().saturating_sub(asking.begun_ms);
-        let now = due.now.checked_add(SignedDuration::from_millis(passed_ms)).unwrap_or(due.now);
-        let mut after = due.clone();
-        after.now = now;
-        after.asked = asking.ask_no;
-        after.asks.push(Ask { kind: asking.kind, asked_at: due.now, answered_at: now, finding });
-        if asking.kind == AskKind::Resend {
-            after.last_write_at = Some(now);
+    /// Those of these repeats that may be sent.
+    async fn begin(&mut self, repeats: &[(AttemptKey, i16)]) -> Result<HashSet<AttemptKey>, StoreError> {
+        let mut begun = HashSet::new();
+        if repeats.is_empty() {
+            return Ok(begun);
         }
-        if let Some(txn_id) = &reply.carrier_txn_id {
-            after.carrier_txn_id.get_or_insert_with(|| txn_id.to_string());
-        }
-        let step = self.step(&after);
-        let until_ms = |at: Timestamp| at.as_millisecond().saturating_sub(now.as_millisecond()).max(1);
-        let (settled, next_ms) = match step {
-            Some(Step::Settle { outcome, rule }) => (Some((outcome, rule)), SETTLED_AGAIN_MS),
-            Some(Step::Resend { at } | Step::Inquire { at } | Step::WaitUntil(at)) => (None, until_ms(at)),
-            Some(Step::Review(_)) | None => (None, 1),
-        };
-        let evidence = settled.map(|(outcome, rule)| Evidence {
-            period: due.key.period,
-            attempt_no: due.key.attempt_no,
-            outcome: StoryOutcome::of(outcome),
-            carrier_code: reply.carrier_code.as_deref().map(str::to_owned),
-            carrier_txn_id: after.carrier_txn_id.clone(),
-            why: rule.number(),
-        });
-        let evidence = evidence.and_then(|evidence| evidence.encode().ok());
-        let new = NewAsk {
-            ask_no: asking.ask_no,
-            kind: asking.kind,
-            asked_at: due.now,
-            finding,
-            outcome: match finding {
-                Finding::Found(outcome) => outcome,
-                _ => reply.outcome,
-            },
-            rule: finding.rule(asking.kind).number(),
-            next_ms,
-            carrier_txn_id: reply.carrier_txn_id.as_deref(),
-            evidence: evidence.as_deref(),
-        };
-        loop {
-            let kept = match self.db.conn().await {
-                Ok(conn) => {
-                    reached(Point::BeforeAskKept);
-                    let kept = record_ask(conn, &self.shared.lease, due.key, &new).await;
-                    reached(Point::AfterAskKept);
-                    self.db.checked(kept)
+        let lease = self.shared.lease;
+        let conn = self.db.conn().await?;
+        let all = begin_resends(conn, &lease, repeats).await;
+        let all = self.db.checked(all);
+        match self.alone(all)? {
+            Some(may) => {
+                begun.extend(repeats.iter().zip(may).filter(|(_, may)| *may).map(|((key, _), _)| *key))
+            }
+            None => {
+                for repeat in repeats {
+                    let conn = self.db.conn().await?;
+                    let one = begin_resends(conn, &lease, std::slice::from_ref(repeat)).await;
+                    let one = self.db.checked(one);
+                    begun.extend(self.alone(one)?.filter(|may| may.contains(&true)).map(|_| repeat.0));
                 }
-                Err(error) => Err(error),
-            };
-            match kept {
-                Err(error) if error.is_transient() && !self.shared.is_halted() => {
-                    self.shared.trouble("keeping what was asked", &error);
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
-                Ok(false) => return Ok(()),
-                Ok(true) => break,
-                Err(error) => return Err(error),
             }
         }
-        if let Some((_, rule)) = settled {
-            resolved(carrier, rule);
-        }
-        let first = |asks: &[Ask]| !asks.iter().any(|ask| ask.finding == Finding::Contradicts);
-        if finding == Finding::Contradicts && first(&due.asks) {
-            self.case(due.key, "inquiry_contradicts", "the carrier's answer speaks of another request")
-                .await?;
-        }
-        Ok(())
-    }
-
-    /// The history first: what cannot be explained must not count.
-    async fn keep(&mut self, asking: &Asking, reply: &Reply, finding: Finding) {
-        let carrier_no = (asking.due.key.subscription_id >> 44) as i32;
-        let Some(sealer) = self.sealers.get_mut(&carrier_no) else { return };
-        let row = match request::history_row(asking, reply, finding, sealer, &self.shared.lease) {
-            Ok(row) => row,
-            Err(error) => return self.shared.trouble("sealing what was asked", &error),
-        };
-        loop {
-            match self.shared.history.append(vec![row.clone()]).await {
-                Ok(()) => return,
-                Err(HistoryError::Closed) if self.shared.is_halted() => return,
-                Err(error) => self.shared.trouble("writing the history", &error),
-            }
-            if self.shared.is_halted() {
-                return;
-            }
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
+        Ok(begun)
     }
 
     /// What was proven before and not applied yet: told again, for as long as it is listed as unknown.
@@ -451,36 +362,37 @@ impl Resolver {
         self.db.checked(posted)
     }
 
-    /// Gives it to the people; `false` while somebody else holds its subscription.
-    async fn review(&mut self, due: &DueAsk, rule: Rule) -> Result<bool, StoreError> {
-        let id = due.key.subscription_id;
-        let Some(stripe) = stripe_of(&self.shared.stripes, id).cloned() else { return Ok(false) };
-        if !stripe.hold(id) {
-            return Ok(false);
+    /// Gives what is held to the people.
+    async fn review(&mut self, review: Vec<(DueAsk, Rule)>) -> Result<(), StoreError> {
+        if review.is_empty() {
+            return Ok(());
         }
         let lease = self.shared.lease;
-        let moved = match self.db.conn().await {
-            Ok(conn) => {
-                reached(Point::BeforeReview);
-                let moved = review_attempt(conn, &lease, due.key, rule.number()).await;
-                reached(Point::AfterReview);
-                self.db.checked(moved)
-            }
-            Err(error) => Err(error),
-        };
-        self.let_go(id);
-        if moved? {
-            tracing::warn!(subscription = %billing_core::ids::SubscriptionId(id), rule = rule.id(), "in review: only people can settle it");
-            resolved(&self.shared.carrier_name((id >> 44) as i32), rule);
-        }
-        Ok(true)
-    }
-
-    async fn case(&mut self, key: AttemptKey, kind: &str, what: &str) -> Result<(), StoreError> {
+        let rows: Vec<_> = review.iter().map(|(due, rule)| (due.key, rule.number())).collect();
         let conn = self.db.conn().await?;
-        let attempt = Some((key.period, key.attempt_no));
-        let opened = open_case(conn, key.subscription_id, attempt, kind, what).await;
-        self.db.checked(opened)
+        reached(Point::BeforeReview);
+        let moved = review_attempts(conn, &lease, &rows).await;
+        reached(Point::AfterReview);
+        let moved = self.db.checked(moved);
+        let moved = match self.alone(moved)? {
+            Some(moved) => moved,
+            None => {
+                let mut moved = Vec::new();
+                for row in &rows {
+                    let conn = self.db.conn().await?;
+                    let one = review_attempts(conn, &lease, std::slice::from_ref(row)).await;
+                    let one = self.db.checked(one);
+                    moved.push(self.alone(one)?.is_some_and(|one| one.contains(&true)));
+                }
+                moved
+            }
+        };
+        for ((due, rule), _) in review.iter().zip(moved).filter(|(_, moved)| *moved) {
+            let id = due.key.subscription_id;
+            tracing::warn!(subscription = %billing_core::ids::SubscriptionId(id), rule = rule.id(), "in review: only people can settle it");
+            resolved(&self.shared.carrier_name((id >> 44) as i32), *rule);
+        }
+        Ok(())
     }
 
     /// What fired while it was held is looked at again.
@@ -509,33 +421,8 @@ impl Resolver {
     }
 }
 
-fn resolved(carrier: &str, rule: Rule) {
-    metrics::counter!("tollbook_resolved_total", "carrier" => carrier.to_owned(), "rule" => rule.id())
-        .increment(1);
-}
-
-/// What an answer proves.
-fn finding_of(asking: &Asking, reply: &Reply) -> Finding {
-    let planned = &asking.due.planned;
-    let doubt = match reply.outcome {
-        Outcome::Unknown(doubt) => doubt,
-        _ => Doubt::NoReply,
-    };
-    if asking.kind == AskKind::Resend && on(Mutant::ResendReadLikeFirst) {
-        return match reply.outcome {
-            Outcome::Unknown(_) | Outcome::Duplicate | Outcome::Pending => Finding::NoAnswer,
-            read => Finding::Found(read),
-        };
-    }
-    let heard = match (asking.kind, reply.finding) {
-        (AskKind::Resend, _) => Heard::Repeated(reply.outcome),
-        (AskKind::Inquiry, Some(carriers::Finding::Inquiry(inquired))) => Heard::Inquired(match inquired {
-            Inquired::Found(outcome) => Told::Found(outcome),
-            Inquired::NotFound => Told::NotFound,
-            Inquired::StillWorking => Told::StillWorking,
-            Inquired::NoAnswer => Told::NoAnswer(doubt),
-        }),
-        (AskKind::Inquiry, _) => Heard::Inquired(Told::NoAnswer(doubt)),
-    };
-    read_finding(planned.op, planned.amount_minor, reply.wrote, heard)
+/// The answers that are here already, `first` among them.
+fn and_more(first: Reply, replies: &async_channel::Receiver<Reply>) -> Vec<Reply> {
+    let more = std::iter::from_fn(|| replies.try_recv().ok());
+    std::iter::once(first).chain(more).take(ANSWERS_MAX).collect()
 }

@@ -143,10 +143,10 @@ calls! {
     post_evidence(subscription_id: i64, payload: &[u8]) -> ();
 
     due_asks(shards: &[i32], rooms: &[(i32, i32)]) -> Vec<DueAsk>;
-    begin_resend(lease: &Lease, key: AttemptKey, asked: i16) -> bool;
-    record_ask(lease: &Lease, key: AttemptKey, ask: &NewAsk<'_>) -> bool;
+    begin_resends(lease: &Lease, resends: &[(AttemptKey, i16)]) -> Vec<bool>;
+    record_asks(lease: &Lease, asks: &[(AttemptKey, NewAsk)]) -> Vec<bool>;
     postpone_asks(lease: &Lease, asks: &[(AttemptKey, i64)]) -> ();
-    review_attempt(lease: &Lease, key: AttemptKey, rule: i16) -> bool;
+    review_attempts(lease: &Lease, attempts: &[(AttemptKey, i16)]) -> Vec<bool>;
     was_resent(subscription_id: i64, period: i32, attempt_no: i16) -> bool;
     unknown_counts(shards: &[i32]) -> Vec<(i32, i64)>;
 

@@ -46,7 +46,8 @@ def i07(books, found):
             if outcome is None:
                 found.violation(f"{attempt_name(after)} was begun while attempt {before[2]} has no outcome",
                                 books.intents[after])
-            elif outcome.at_us > books.intents[after].at_us:
+            # What a failover lost is dated as early as it may have left; the outcome before it was recorded a second time.
+            elif outcome.at_us > books.intents[after].at_us and after not in books.losts:
                 found.violation(f"{attempt_name(after)} was begun before attempt {before[2]} had its outcome", outcome,
                                 books.intents[after])
 

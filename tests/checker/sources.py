@@ -41,6 +41,7 @@ TABLES = {
     "opens": "SELECT subscription_id, period, attempt_no, amount_minor, currency, deadline_at_ms, kind, reason, rule_id,"
              " assignee, " + US.format("since", "since_us") + " FROM attempt_open",
     "notes": "SELECT subscription_id, period, rev, kind, rule_id, charge_state FROM charge_note",
+    "losts": "SELECT subscription_id, period, attempt_no FROM lost_attempt WHERE state IN (1, 2)",
     "grants": "SELECT subscription_id, period, attempt_no FROM entitlement_grant",
     "transfers": "SELECT source_id, period, attempt_no, leg, amount, asset, debit_account, credit_account,"
                  " business_date, xmin::text::bigint AS written_by FROM transfer",
@@ -195,6 +196,7 @@ class Books:
         self.asides = {(row.subscription_id, row.period): row for row in tables.asides}
         of = lambda rows: {(row.subscription_id, row.period, row.attempt_no): row for row in rows}
         self.intents, self.outcomes, self.opens = of(tables.intents), of(tables.outcomes), of(tables.opens)
+        self.losts = of(tables.losts)
         # The attempt that the carrier knows, and the later one by which people take it into the books.
         self.adoptions = {(*attempt[:2], row.parent_no): attempt for attempt, row in self.intents.items()
                           if row.op == OPS["adopt"]}

@@ -33,6 +33,73 @@ impl State {
         self.opens.get_mut(&key).filter(|open| owns && open.kind == UNKNOWN)
     }
 
+    fn begin_resend(&mut self, lease: &Lease, key: AttemptKey, asked: i16, now_us: i64) -> bool {
+        let shard = (key.subscription_id >> 32) as i32;
+        if self.guarded.held(shard) == 1 || self.guarded.may_not_repeat(place(key)) {
+            return false;
+        }
+        let open = self.unknown_of(lease.slot, place(key)).filter(|open| open.asks == asked);
+        let Some(open) = open else { return false };
+        (open.last_write_us, open.last_writer) = (Some(now_us), Some(lease.incarnation));
+        open.asks += 1;
+        true
+    }
+
+    fn record_ask(&mut self, lease: &Lease, key: AttemptKey, ask: NewAsk, now_us: i64) -> bool {
+        let Some(open) = self.unknown_of(lease.slot, place(key)) else { return false };
+        open.asks = open.asks.max(ask.ask_no);
+        open.next_ask_us = now_us.saturating_add(ask.next_ms.saturating_mul(1_000));
+        if ask.kind == AskKind::Resend {
+            open.last_write_us = Some(now_us);
+        }
+        if open.carrier_txn_id.is_none() {
+            open.carrier_txn_id = ask.carrier_txn_id;
+        }
+        let kept = (place(key), ask.ask_no);
+        if self.asks.contains_key(&kept) {
+            return true;
+        }
+        let told = StoryOutcome::of(ask.outcome);
+        let new = Ask {
+            subscription_id: key.subscription_id,
+            moved_minor: told.moved_minor,
+            incarnation: lease.incarnation,
+            asked_us: ask.asked_at.as_microsecond(),
+            answered_us: now_us,
+            period: key.period,
+            attempt_no: key.attempt_no,
+            ask_no: ask.ask_no,
+            kind: ask.kind as i16,
+            finding: ask.finding.number(),
+            reason: told.reason,
+            rule_id: ask.rule,
+        };
+        self.asks.insert(kept, new);
+        if let Some(payload) = ask.evidence {
+            self.add_inbox(InboxKind::Evidence as i16, key.subscription_id, payload);
+        }
+        true
+    }
+
+    fn review_attempt(&mut self, lease: &Lease, key: AttemptKey, rule: i16) -> bool {
+        let Some(open) = self.unknown_of(lease.slot, place(key)) else { return false };
+        (open.kind, open.rule_id) = (IN_REVIEW, rule);
+        open.assignee.get_or_insert_with(|| "operations".to_owned());
+        let aside = self.asides.get_mut(&(key.subscription_id, key.period));
+        if let Some(own) = aside.filter(|own| own.attempt_no == key.attempt_no && own.open == UNKNOWN) {
+            (own.open, own.rev) = (IN_REVIEW, own.rev + 1);
+            return true;
+        }
+        let sub = self.subscriptions.get_mut(&key.subscription_id);
+        let blocked = sub.filter(|sub| {
+            sub.period == key.period && sub.attempt_no == key.attempt_no && sub.open == UNKNOWN
+        });
+        if let Some(sub) = blocked {
+            (sub.open, sub.rev) = (IN_REVIEW, sub.rev + 1);
+        }
+        true
+    }
+
     fn due_ask(&self, key: Key, open: &Open, now_us: i64) -> Result<Option<DueAsk>, StoreError> {
         let broken = |what: &dyn std::fmt::Display| StoreError::Broken(format!("unknown attempt: {what}"));
         let at = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
@@ -124,72 +191,30 @@ impl MemoryConn {
         .await
     }
 
-    pub(crate) async fn begin_resend(
+    pub(crate) async fn begin_resends(
         &mut self,
         lease: &Lease,
-        key: AttemptKey,
-        asked: i16,
-    ) -> Result<bool, StoreError> {
-        let lease = *lease;
-        self.call("begin_resend", move |state, arrival| {
+        resends: &[(AttemptKey, i16)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let (lease, resends) = (*lease, resends.to_vec());
+        self.call("begin_resends", move |state, arrival| {
             state.check_fence(&lease)?;
-            let shard = (key.subscription_id >> 32) as i32;
-            if state.guarded.held(shard) == 1 || state.guarded.may_not_repeat(place(key)) {
-                return Ok(false);
-            }
-            let open = state.unknown_of(lease.slot, place(key)).filter(|open| open.asks == asked);
-            let Some(open) = open else { return Ok(false) };
-            (open.last_write_us, open.last_writer) = (Some(arrival.now_us), Some(lease.incarnation));
-            open.asks += 1;
-            Ok(true)
+            let begun = resends.into_iter();
+            Ok(begun.map(|(key, asked)| state.begin_resend(&lease, key, asked, arrival.now_us)).collect())
         })
         .await
     }
 
-    pub(crate) async fn record_ask(
+    pub(crate) async fn record_asks(
         &mut self,
         lease: &Lease,
-        key: AttemptKey,
-        ask: &NewAsk<'_>,
-    ) -> Result<bool, StoreError> {
-        let told = StoryOutcome::of(ask.outcome);
-        let new = Ask {
-            subscription_id: key.subscription_id,
-            moved_minor: told.moved_minor,
-            incarnation: lease.incarnation,
-            asked_us: ask.asked_at.as_microsecond(),
-            answered_us: 0,
-            period: key.period,
-            attempt_no: key.attempt_no,
-            ask_no: ask.ask_no,
-            kind: ask.kind as i16,
-            finding: ask.finding.number(),
-            reason: told.reason,
-            rule_id: ask.rule,
-        };
-        let (lease, next_us) = (*lease, ask.next_ms.saturating_mul(1_000));
-        let txn_id = ask.carrier_txn_id.map(str::to_owned);
-        let evidence = ask.evidence.map(<[u8]>::to_vec);
-        self.call("record_ask", move |state, arrival| {
+        asks: &[(AttemptKey, NewAsk)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let (lease, asks) = (*lease, asks.to_vec());
+        self.call("record_asks", move |state, arrival| {
             state.check_fence(&lease)?;
-            let Some(open) = state.unknown_of(lease.slot, place(key)) else { return Ok(false) };
-            open.asks = open.asks.max(new.ask_no);
-            open.next_ask_us = arrival.now_us.saturating_add(next_us);
-            if new.kind == AskKind::Resend as i16 {
-                open.last_write_us = Some(arrival.now_us);
-            }
-            if open.carrier_txn_id.is_none() {
-                open.carrier_txn_id = txn_id;
-            }
-            let kept = (place(key), new.ask_no);
-            if state.asks.contains_key(&kept) {
-                return Ok(true);
-            }
-            state.asks.insert(kept, Ask { answered_us: arrival.now_us, ..new });
-            if let Some(payload) = evidence {
-                state.add_inbox(InboxKind::Evidence as i16, key.subscription_id, payload);
-            }
-            Ok(true)
+            let kept = asks.into_iter();
+            Ok(kept.map(|(key, ask)| state.record_ask(&lease, key, ask, arrival.now_us)).collect())
         })
         .await
     }
@@ -212,32 +237,15 @@ impl MemoryConn {
         .await
     }
 
-    pub(crate) async fn review_attempt(
+    pub(crate) async fn review_attempts(
         &mut self,
         lease: &Lease,
-        key: AttemptKey,
-        rule: i16,
-    ) -> Result<bool, StoreError> {
-        let lease = *lease;
-        self.call("review_attempt", move |state, _| {
+        attempts: &[(AttemptKey, i16)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let (lease, attempts) = (*lease, attempts.to_vec());
+        self.call("review_attempts", move |state, _| {
             state.check_fence(&lease)?;
-            let Some(open) = state.unknown_of(lease.slot, place(key)) else { return Ok(false) };
-            (open.kind, open.rule_id) = (IN_REVIEW, rule);
-            open.assignee.get_or_insert_with(|| "operations".to_owned());
-            let charge = (key.subscription_id, key.period);
-            let aside = state.asides.get_mut(&charge);
-            if let Some(own) = aside.filter(|own| own.attempt_no == key.attempt_no && own.open == UNKNOWN) {
-                (own.open, own.rev) = (IN_REVIEW, own.rev + 1);
-                return Ok(true);
-            }
-            let sub = state.subscriptions.get_mut(&key.subscription_id);
-            let blocked = sub.filter(|sub| {
-                sub.period == key.period && sub.attempt_no == key.attempt_no && sub.open == UNKNOWN
-            });
-            if let Some(sub) = blocked {
-                (sub.open, sub.rev) = (IN_REVIEW, sub.rev + 1);
-            }
-            Ok(true)
+            Ok(attempts.into_iter().map(|(key, rule)| state.review_attempt(&lease, key, rule)).collect())
         })
         .await
     }

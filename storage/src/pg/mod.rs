@@ -97,7 +97,7 @@ pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
 pub(crate) use resolution::ask_of;
 pub use resolution::{
-    AttemptKey, DueAsk, NewAsk, begin_resend, due_asks, postpone_asks, record_ask, review_attempt,
+    AttemptKey, DueAsk, NewAsk, begin_resends, due_asks, postpone_asks, record_asks, review_attempts,
     unknown_counts, was_resent,
 };
 pub use reversal::{KeptReversal, ask_reversal, reversal_by_reference, reversals_of};

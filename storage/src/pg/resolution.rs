@@ -73,8 +73,8 @@ pub struct DueAsk {
 }
 
 /// What a question or a repeat brought.
-#[derive(Debug, Clone, Copy)]
-pub struct NewAsk<'a> {
+#[derive(Debug, Clone)]
+pub struct NewAsk {
     /// Its number, from 1.
     pub ask_no: i16,
     /// Which kind.
@@ -90,9 +90,9 @@ pub struct NewAsk<'a> {
     /// When it is looked at again, milliseconds from now on.
     pub next_ms: i64,
     /// The carrier's own id, where the answer named one.
-    pub carrier_txn_id: Option<&'a str>,
+    pub carrier_txn_id: Option<String>,
     /// Where it settles the attempt: what the inbox is told.
-    pub evidence: Option<&'a [u8]>,
+    pub evidence: Option<Vec<u8>>,
 }
 
 /// UNKNOWN attempts of these shards that are due, so many per carrier.
@@ -203,62 +203,78 @@ pub(crate) fn ask_of(
     })
 }
 
-/// Makes durable that the same request is about to be sent again. `false`: it is not to be sent.
+/// Makes durable, in one commit, that these same requests are about to be sent again. Of each: `false`, it is not to be
+/// sent.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when the lease is over.
-pub async fn begin_resend(
+/// [`StoreError::Fenced`] when the lease is over; whatever the database refuses of one row, it refuses of all.
+pub async fn begin_resends(
     conn: &mut PgConnection,
     lease: &Lease,
-    key: AttemptKey,
-    asked: i16,
-) -> Result<bool, StoreError> {
-    let begun = sqlx::query_scalar("SELECT begin_resend($1, $2, $3, $4, $5, $6, $7)");
+    resends: &[(AttemptKey, i16)],
+) -> Result<Vec<bool>, StoreError> {
+    let (ids, periods, numbers) = columns(resends.iter().map(|(key, _)| key));
+    let asked: Vec<i16> = resends.iter().map(|(_, asked)| *asked).collect();
+    let begun = sqlx::query_scalar(
+        "SELECT begin_resend($1, $2, $3, id, period, attempt_no, asked)
+           FROM unnest($4::bigint[], $5::int[], $6::int2[], $7::int2[])
+                WITH ORDINALITY AS a (id, period, attempt_no, asked, place)
+          ORDER BY place",
+    );
     Ok(begun
         .bind(lease.slot)
         .bind(lease.incarnation)
         .bind(lease.epoch)
-        .bind(key.subscription_id)
-        .bind(key.period)
-        .bind(key.attempt_no)
+        .bind(ids)
+        .bind(periods)
+        .bind(numbers)
         .bind(asked)
-        .fetch_one(conn)
+        .fetch_all(conn)
         .await?)
 }
 
-/// Keeps what a question or a repeat brought; evidence goes into the shard's inbox with it. `false`: the shard is not
-/// ours, or the attempt is not unknown any more.
+/// Keeps, in one commit, what questions and repeats brought; evidence goes into the shard's inbox with it. Of each:
+/// `false`, the shard is not ours, or the attempt is not unknown any more.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when the lease is over.
-pub async fn record_ask(
+/// [`StoreError::Fenced`] when the lease is over; whatever the database refuses of one row, it refuses of all.
+pub async fn record_asks(
     conn: &mut PgConnection,
     lease: &Lease,
-    key: AttemptKey,
-    ask: &NewAsk<'_>,
-) -> Result<bool, StoreError> {
-    let told = StoryOutcome::of(ask.outcome);
+    asks: &[(AttemptKey, NewAsk)],
+) -> Result<Vec<bool>, StoreError> {
+    let (ids, periods, numbers) = columns(asks.iter().map(|(key, _)| key));
+    let shorts = |of: fn(&NewAsk) -> i16| asks.iter().map(|(_, ask)| of(ask)).collect::<Vec<_>>();
+    let longs = |of: fn(&NewAsk) -> i64| asks.iter().map(|(_, ask)| of(ask)).collect::<Vec<_>>();
+    let txn_ids: Vec<Option<&str>> = asks.iter().map(|(_, ask)| ask.carrier_txn_id.as_deref()).collect();
+    let evidence: Vec<Option<&[u8]>> = asks.iter().map(|(_, ask)| ask.evidence.as_deref()).collect();
     let kept = sqlx::query_scalar(
-        "SELECT record_ask($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        "SELECT record_ask($1, $2, $3, id, period, attempt_no, ask_no, kind, asked_us, finding, reason, moved, rule,
+                           next_ms, txn_id, evidence)
+           FROM unnest($4::bigint[], $5::int[], $6::int2[], $7::int2[], $8::int2[], $9::bigint[], $10::int2[],
+                       $11::int2[], $12::bigint[], $13::int2[], $14::bigint[], $15::text[], $16::bytea[])
+                WITH ORDINALITY AS a (id, period, attempt_no, ask_no, kind, asked_us, finding, reason, moved, rule,
+                                      next_ms, txn_id, evidence, place)
+          ORDER BY place",
     );
     Ok(kept
         .bind(lease.slot)
         .bind(lease.incarnation)
         .bind(lease.epoch)
-        .bind(key.subscription_id)
-        .bind(key.period)
-        .bind(key.attempt_no)
-        .bind(ask.ask_no)
-        .bind(ask.kind as i16)
-        .bind(ask.asked_at.as_microsecond())
-        .bind(ask.finding.number())
-        .bind(told.reason)
-        .bind(told.moved_minor)
-        .bind(ask.rule)
-        .bind(ask.next_ms)
-        .bind(ask.carrier_txn_id)
-        .bind(ask.evidence)
-        .fetch_one(conn)
+        .bind(ids)
+        .bind(periods)
+        .bind(numbers)
+        .bind(shorts(|ask| ask.ask_no))
+        .bind(shorts(|ask| ask.kind as i16))
+        .bind(longs(|ask| ask.asked_at.as_microsecond()))
+        .bind(shorts(|ask| ask.finding.number()))
+        .bind(shorts(|ask| StoryOutcome::of(ask.outcome).reason))
+        .bind(longs(|ask| StoryOutcome::of(ask.outcome).moved_minor))
+        .bind(shorts(|ask| ask.rule))
+        .bind(longs(|ask| ask.next_ms))
+        .bind(txn_ids)
+        .bind(evidence)
+        .fetch_all(conn)
         .await?)
 }
 
@@ -271,15 +287,13 @@ pub async fn postpone_asks(
     lease: &Lease,
     asks: &[(AttemptKey, i64)],
 ) -> Result<(), StoreError> {
-    let column = |of: fn(&AttemptKey) -> i64| asks.iter().map(|(key, _)| of(key)).collect::<Vec<_>>();
-    let periods: Vec<i32> = asks.iter().map(|(key, _)| key.period).collect();
-    let numbers: Vec<i16> = asks.iter().map(|(key, _)| key.attempt_no).collect();
+    let (ids, periods, numbers) = columns(asks.iter().map(|(key, _)| key));
     let next: Vec<i64> = asks.iter().map(|(_, next_ms)| *next_ms).collect();
     sqlx::query("SELECT postpone_asks($1, $2, $3, $4, $5, $6, $7)")
         .bind(lease.slot)
         .bind(lease.incarnation)
         .bind(lease.epoch)
-        .bind(column(|key| key.subscription_id))
+        .bind(ids)
         .bind(periods)
         .bind(numbers)
         .bind(next)
@@ -288,27 +302,45 @@ pub async fn postpone_asks(
     Ok(())
 }
 
-/// Gives an unknown attempt to the people. `false`: the shard is not ours, or it is not unknown any more.
+/// Gives unknown attempts to the people, with the number of the rule that says why, in one commit. Of each: `false`, the
+/// shard is not ours, or it is not unknown any more.
 ///
 /// # Errors
-/// [`StoreError::Fenced`] when the lease is over.
-pub async fn review_attempt(
+/// [`StoreError::Fenced`] when the lease is over; whatever the database refuses of one row, it refuses of all.
+pub async fn review_attempts(
     conn: &mut PgConnection,
     lease: &Lease,
-    key: AttemptKey,
-    rule: i16,
-) -> Result<bool, StoreError> {
-    let moved = sqlx::query_scalar("SELECT review_attempt($1, $2, $3, $4, $5, $6, $7)");
+    attempts: &[(AttemptKey, i16)],
+) -> Result<Vec<bool>, StoreError> {
+    let (ids, periods, numbers) = columns(attempts.iter().map(|(key, _)| key));
+    let rules: Vec<i16> = attempts.iter().map(|(_, rule)| *rule).collect();
+    let moved = sqlx::query_scalar(
+        "SELECT review_attempt($1, $2, $3, id, period, attempt_no, rule)
+           FROM unnest($4::bigint[], $5::int[], $6::int2[], $7::int2[])
+                WITH ORDINALITY AS a (id, period, attempt_no, rule, place)
+          ORDER BY place",
+    );
     Ok(moved
         .bind(lease.slot)
         .bind(lease.incarnation)
         .bind(lease.epoch)
-        .bind(key.subscription_id)
-        .bind(key.period)
-        .bind(key.attempt_no)
-        .bind(rule)
-        .fetch_one(conn)
+        .bind(ids)
+        .bind(periods)
+        .bind(numbers)
+        .bind(rules)
+        .fetch_all(conn)
         .await?)
+}
+
+/// The keys' columns: subscription, period, number.
+fn columns<'a>(keys: impl Iterator<Item = &'a AttemptKey>) -> (Vec<i64>, Vec<i32>, Vec<i16>) {
+    let (mut ids, mut periods, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    for key in keys {
+        ids.push(key.subscription_id);
+        periods.push(key.period);
+        numbers.push(key.attempt_no);
+    }
+    (ids, periods, numbers)
 }
 
 /// How many attempts of these shards are unknown, by carrier.

@@ -21,13 +21,14 @@ impl Pair {
         let key = AttemptKey { subscription_id, period, attempt_no };
         let done = match self.roll(8) {
             0 | 1 => {
-                let asked = self.roll(3) as i16;
-                both!(self, begin_resend(&lease, key, asked)).map(|done| ("resend", done))
+                let asked = if self.once_in(2) { 0 } else { self.roll(3) as i16 };
+                let resends = [(key, asked), (self.other(key), 0)];
+                both!(self, begin_resends(&lease, &resends)).map(|done| ("resend", done[0]))
             }
             2..6 => {
                 let kind = if self.once_in(2) { AskKind::Resend } else { AskKind::Inquiry };
                 let (finding, outcome) = self.finding();
-                let evidence = matches!(finding, Finding::Found(_)).then_some(&b"found"[..]);
+                let evidence = matches!(finding, Finding::Found(_)).then(|| b"found".to_vec());
                 let ask = NewAsk {
                     ask_no: 1 + self.roll(3) as i16,
                     kind,
@@ -36,23 +37,39 @@ impl Pair {
                     outcome,
                     rule: finding.rule(kind).number(),
                     next_ms: if self.once_in(2) { LATER_MS } else { 0 },
-                    carrier_txn_id: Some("theirs").filter(|_| self.once_in(3)),
+                    carrier_txn_id: Some("theirs".to_owned()).filter(|_| self.once_in(3)),
                     evidence,
                 };
+                let other = (self.other(key), NewAsk { next_ms: LATER_MS, evidence: None, ..ask.clone() });
+                let asks = [(key, ask), other];
                 // Its answer may be lost, and the same call comes again.
                 for _ in 0..self.roll(2) {
-                    drop(both!(self, record_ask(&lease, key, &ask)));
+                    drop(both!(self, record_asks(&lease, &asks)));
                 }
-                both!(self, record_ask(&lease, key, &ask)).map(|done| ("ask", done))
+                both!(self, record_asks(&lease, &asks)).map(|done| ("ask", done[0]))
             }
             6 => {
                 let next_ms = if self.once_in(3) { LATER_MS } else { 0 };
                 both!(self, postpone_asks(&lease, &[(key, next_ms)])).map(|()| ("postponed", true))
             }
-            _ => both!(self, review_attempt(&lease, key, 120)).map(|done| ("review", done)),
+            _ => {
+                let attempts = [(key, 120), (self.other(key), 121)];
+                let count = 1 + self.roll(2);
+                both!(self, review_attempts(&lease, &attempts[..count])).map(|done| ("review", done[0]))
+            }
         };
         if let Ok((what, done)) = done {
             *self.verdicts.entry(format!("{what} {done}")).or_default() += 1;
+        }
+    }
+
+    /// Another attempt, or the same: what goes together is told apart.
+    fn other(&mut self, key: AttemptKey) -> AttemptKey {
+        let begun = self.begun.clone();
+        let (subscription_id, period, attempt_no) = self.pick(&begun[begun.len().saturating_sub(12)..]);
+        match self.once_in(4) {
+            true => key,
+            false => AttemptKey { subscription_id, period, attempt_no },
         }
     }
 
