@@ -61,7 +61,7 @@ class Found:
 
 def shown(row):
     """A row as it may stand in a report: numbers of subscribers are cut."""
-    fields = {name: value for name, value in vars(row).items() if name not in ("written_by", "attempt")}
+    fields = {name: value for name, value in row._asdict().items() if name != "written_by"}
     if "msisdn" in fields:
         fields["msisdn"] = money.masked(fields["msisdn"])
     return fields

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 import calendars
-from keys import attempt_name, charge_name
+from keys import attempt_name, charge_name, parse_our_ref, period_name
 from sources import APPROVED, COLLECTING, COLLECTS, GIVES_BACK, OPS
 
 # The transfers of what a carrier took back by itself: the merchant's part, the tax in it, the fee that it gave up.
@@ -48,8 +48,8 @@ def due_of(books, charge):
 
 
 def i02(books, found):
-    """The same, found without our keys: per (subscriber, plan, local period) in the carrier's ledger against the list
-    that was imported."""
+    """The same per (subscriber, plan, local period) in the carrier's ledger against the list that was imported: which
+    period, the key says, made again from the list; where it says nothing, the moment."""
     if not books.listed:
         return found.not_checked("no imported list was given (--list)")
     listed = defaultdict(list)
@@ -68,17 +68,30 @@ def i02(books, found):
         if not whose:
             found.violation(f"{carrier} collected from {masked(msisdn)} for {text!r}, whom no list has", *lines[:3])
             continue
+        lines.sort(key=lambda line: line.at_us)
         try:
-            rooms = sorted((start, calendars.spread_ms(line.plans[-1]), max(map(calendars.due_minor, line.plans)))
+            rooms = sorted((start, calendars.spread_ms(line.plans[-1]), max(map(calendars.due_minor, line.plans)), line.seed, period)
                            for line in whose
-                           for _, start in books.periods(line, books.business_ms(lines[-1].at_us)))
+                           for period, start in books.periods(line, books.business_ms(lines[-1].at_us)))
         except calendars.Unreadable as why:
             found.not_checked(f"plan {whose[0].plan}: {why}")
             continue
-        left = [due for _, _, due in rooms]
-        for line in sorted(lines, key=lambda line: line.at_us):
-            at_ms = books.business_ms(line.at_us)
-            place = fitting(rooms, left, at_ms, line.amount, len(whose))
+        left = [due for _, _, due, _, _ in rooms]
+        places = {room[3:]: place for place, room in enumerate(rooms)}
+        by_moment = []
+        # First those whose key names a period that had begun, however late they came: an answer that was lost is asked for
+        # again under the same key, days later perhaps, and pays for the old period. No key can pay for a later one.
+        for line in lines:
+            place = places.get((parse_our_ref(line.key) or ())[:2])
+            if place is None or rooms[place][0] > books.business_ms_at_most(line.at_us):
+                by_moment.append(line)
+            elif left[place] >= line.amount:
+                left[place] -= line.amount
+            else:
+                found.violation(f"{carrier} collected {line.amount} {line.currency} minor from {masked(msisdn)} for {text!r}, "
+                                f"more than the local period {period_name(rooms[place][4])} of its key costs", line)
+        for line in by_moment:
+            place = fitting(rooms, left, books.business_ms(line.at_us), line.amount, len(whose))
             if place is None:
                 found.violation(f"{carrier} collected {line.amount} {line.currency} minor from {masked(msisdn)} for "
                                 f"{text!r}, more than the local period of that moment costs", line)
@@ -88,7 +101,7 @@ def i02(books, found):
 
 def fitting(rooms, left, at_ms, amount, together):
     """Which period a charge pays for: the running one, or the one before it while the running one's spread lasts."""
-    begun = [place for place, (start, _, _) in enumerate(rooms) if start <= at_ms]
+    begun = [place for place, room in enumerate(rooms) if room[0] <= at_ms]
     for place in begun[-2 * together:]:
         following = place + together
         over = following < len(rooms) and at_ms > rooms[following][0] + rooms[following][1]

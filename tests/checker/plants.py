@@ -4,6 +4,7 @@ A plant says what is wrong with the world afterwards, which invariants have to s
 several invariants by their nature (money that one side does not have is missing in the sums, too); all are named."""
 
 import json
+from collections import defaultdict
 
 import calendars
 from keys import charge_name, money_digest, our_ref
@@ -29,10 +30,15 @@ class Scene:
         self.books, self.ledger, self.lists, self.exports, self.log = books, list(ledger), dict(lists), list(exports), ""
         settled = [attempt for attempt, row in sorted(books.outcomes.items()) if row.class_ == APPROVED]
         blocked = {attempt[:2] for attempt in books.opens}
-        # An approved attempt of an earlier, closed period of a daily plan; sealed days are left alone.
+        self.charged = defaultdict(list)
+        for attempt, row in sorted(books.outcomes.items()):
+            self.charged[attempt[0]].append((attempt[1:], row.class_))
+        # An approved attempt of an earlier, closed period of a daily plan, of a subscription that is not the only one of its
+        # kind; sealed days are left alone.
         self.past = next(attempt for attempt in settled if attempt[:2] not in blocked
                          and books.subs[attempt[0]].period > attempt[1] and len(books.charges[attempt[:2]]) == 1
-                         and self.day_of(attempt) not in {row.business_date for row in books.t.day_seals})
+                         and self.day_of(attempt) not in {row.business_date for row in books.t.day_seals}
+                         and next(self.twins(attempt), None))
         self.refused = next(attempt for attempt, row in sorted(books.outcomes.items()) if row.class_ == 6)
         explained = {json.loads(text)["charge"] for text in exports}
         # Not among the charges that were explained, of a subscription that goes on.
@@ -62,17 +68,27 @@ class Scene:
         place, line = self.line(attempt, was)
         self.ledger[place] = json.dumps(line | changes, separators=(",", ":")) + "\n"
 
-    def same_charges(self, one, other):
-        """Whether two subscriptions were charged the same way: each charge once, in full."""
-        of = lambda sub: [(attempt[1:], row.class_) for attempt, row in sorted(self.books.outcomes.items())
-                          if attempt[0] == sub]
-        return of(one) == of(other)
+    def twins(self, attempt):
+        """Lines of the same plan that were charged the same way: each charge as often, with the same outcomes."""
+        whose = self.books.listed_of[attempt[0]]
+        return (line for line in self.books.listed if line.plan == whose.plan and line.msisdn != whose.msisdn and line.sub
+                and self.charged[line.sub.id] == self.charged[whose.sub.id])
 
     def current(self):
         """An approved attempt whose charge is its subscription's current one, the last of that charge."""
         return next(attempt for attempt, row in sorted(self.books.outcomes.items()) if row.class_ == APPROVED
                     and self.books.subs[attempt[0]].period == attempt[1]
                     and self.books.charges[attempt[:2]][-1] == attempt)
+
+    def twice(self):
+        """Two attempts of one subscription that collected the whole price: of an early period, and of its last."""
+        of = {}
+        for attempt, row in sorted(self.books.outcomes.items()):
+            whole = row.class_ == APPROVED and row.moved_minor == calendars.due_minor(self.books.plan_of(attempt))
+            if whole and attempt in self.books.applied and len(self.books.charges[attempt[:2]]) == 1:
+                of.setdefault(attempt[0], []).append(attempt)
+        those = max(of.values(), key=len)
+        return those[0], those[-1]
 
     def copy_intent(self, attempt, attempt_no, high, low, op=1, amount=None):
         """SQL for one more intent of a charge, a millisecond after the last thing that happened to it."""
@@ -105,10 +121,32 @@ def _(s):
     s.ledger.append(s.ledger[s.line(s.past)[0]])
 
 
-@plant("the carrier collected for the same line and text under a key that is not ours", "I2", "I3", "I6", "I11")
+@plant("the carrier collected for the same line and text under keys that are not ours", "I2", "I3", "I6", "I11")
 def _(s):
     place, line = s.line(s.past)
-    s.ledger.insert(place + 1, json.dumps(line | {"key": "somebody-else"}, separators=(",", ":")) + "\n")
+    # Twice: by its moment alone the first may pay for the period before, where a busy machine missed it.
+    s.ledger[place + 1:place + 1] = [json.dumps(line | {"key": key}, separators=(",", ":")) + "\n"
+                                     for key in ("somebody-else", "somebody-again")]
+
+
+@plant("two collections under two keys for one period, one of them days late, when nothing else was collected",
+       "I1", "I2", "I3", "I4", "I6")
+def _(s):
+    early, last = s.twice()
+    s.edit(last, key=s.key((*early[:2], 2)))
+
+
+@plant("no violation: a collection that came days late, by a repeat under its own key")
+def _(s):
+    early, last = s.twice()
+    s.edit(early, at_us=s.line(last)[1]["at_us"] + 1)
+
+
+@plant("two collections under one key, the second days late", "I1", "I2", "I11")
+def _(s):
+    early, last = s.twice()
+    late = s.line(early)[1] | {"at_us": s.line(last)[1]["at_us"] + 1}
+    s.ledger.append(json.dumps(late, separators=(",", ":")) + "\n")
 
 
 @plant("a number that was charged is on no list", "I2")
@@ -139,8 +177,7 @@ def _(s):
     whose = s.books.listed_of[s.past[0]]
     name = whose.file
     # The list is the truth of who was to pay: two lines change places, and with them their charges.
-    other = next(line for line in s.books.listed if line.plan == whose.plan and line.msisdn != whose.msisdn
-                 and line.sub and s.same_charges(line.sub.id, whose.sub.id))
+    other = next(s.twins(s.past))
     s.lists[name] = [text.replace(whose.msisdn, "#").replace(other.msisdn, whose.msisdn).replace("#", other.msisdn)
                      for text in s.lists[name]]
 

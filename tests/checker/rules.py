@@ -154,21 +154,6 @@ def consent(books, found):
 def caps(books, found):
     """What was collected or may have been, and how often was asked, per subscriber over all plans: within the caps of the
     carrier's country for the local day, the week from Monday and the month of each intent."""
-    held, asked = defaultdict(int), defaultdict(int)
-    for attempt, intent in books.intents.items():
-        sub = books.subs[attempt[0]]
-        if intent.op not in (OPS["charge"], OPS["reserve"]) or sub.id in books.moved:
-            continue  # another zone has other days
-        outcome = books.outcomes.get(attempt)
-        day = calendars.local_date(books.zone_name[sub.zone_no], intent.business_at_ms)
-        spans = (("charge", attempt), ("day", day), ("week", day - timedelta(days=day.weekday())), ("month", day.replace(day=1)))
-        for per, begin in spans:
-            place = (sub.subscriber_id, attempt[0] >> 44, intent.currency, per, begin)
-            # A reservation counts with what its confirm collects: less than it holds, so that nothing is called over
-            # that is not.
-            if intent.op == OPS["charge"]:
-                held[place] += intent.amount_minor if outcome is None else outcome.moved_minor
-            asked[place] += outcome is None or outcome.class_ != NOT_SENT
     most = {}
     for files in books.book.values():
         for number, carrier in books.carrier_id.items():
@@ -183,6 +168,27 @@ def caps(books, found):
             for limit in country.get("attempts", []):
                 limits["asked", limit["per"]] = min(limit["max"], limits.get(("asked", limit["per"]), limit["max"]))
             most.setdefault(number, []).append(limits)
+    # A carrier without a limit, in any version of the book, may do anything: nothing is counted for it.
+    limited = {(number, per) for number, books_limits in most.items()
+               for what, per in set.intersection(*(set(limits) for limits in books_limits))}
+    held, asked = defaultdict(int), defaultdict(int)
+    for attempt, intent in books.intents.items():
+        sub = books.subs[attempt[0]]
+        if intent.op not in (OPS["charge"], OPS["reserve"]) or sub.id in books.moved:
+            continue  # another zone has other days
+        number = attempt[0] >> 44
+        outcome = books.outcomes.get(attempt)
+        day = calendars.local_date(books.zone_name[sub.zone_no], intent.business_at_ms)
+        spans = (("charge", attempt), ("day", day), ("week", day - timedelta(days=day.weekday())), ("month", day.replace(day=1)))
+        for per, begin in spans:
+            if (number, per) not in limited:
+                continue
+            place = (sub.subscriber_id, number, intent.currency, per, begin)
+            # A reservation counts with what its confirm collects: less than it holds, so that nothing is called over
+            # that is not.
+            if intent.op == OPS["charge"]:
+                held[place] += intent.amount_minor if outcome is None else outcome.moved_minor
+            asked[place] += outcome is None or outcome.class_ != NOT_SENT
     for what, sums in (("minor", held), ("asked", asked)):
         for (subscriber, number, currency, per, begin), counted in sums.items():
             limits = [limits.get((what, per)) for limits in most.get(number, [])]

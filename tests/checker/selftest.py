@@ -76,7 +76,7 @@ def main(arguments):
             for found in results:
                 for violation in found.violations[:3]:
                     print(f"    {found.name}: {violation['what']}")
-    print(f"{len(PLANTS)} violations planted, {wrong} reported wrongly")
+    print(f"{len(PLANTS)} plants, {wrong} reported wrongly")
     zones, periods, differences = twins.agree()
     print(f"{periods} periods in {zones} zones compared with the other calendar, {len(differences)} differences")
     print("".join(f"  {text}\n" for text in differences[:20]), end="")

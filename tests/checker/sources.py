@@ -6,13 +6,14 @@ import functools
 import glob
 import itertools
 import json
+import mmap
 import os
 import shutil
 import subprocess
 import tempfile
 import time
 import tomllib
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from datetime import date
 from types import SimpleNamespace
 
@@ -80,6 +81,10 @@ OPS = {"charge": 1, "reserve": 2, "confirm": 3, "cancel": 4, "refund": 5, "adopt
 COLLECTING = (1, 3, 6)
 APPROVED, NOT_SENT = 5, 7
 csv.field_size_limit(1 << 26)
+# A million charges are gigabytes to copy.
+RUN_S_MAX = 3600
+# Values of a column that are kept once.
+SAME_MAX = 1 << 16
 
 
 # Notes of a move to another zone, day, plan, carrier.
@@ -103,7 +108,7 @@ def psql():
 def run_sql(url, script):
     """Runs a script, stops at its first error."""
     done = subprocess.run([psql(), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url], input=script, text=True,
-                          capture_output=True, timeout=300, check=False)
+                          capture_output=True, timeout=RUN_S_MAX, check=False)
     if done.returncode:
         raise CannotRun(f"the database: {done.stderr.strip()[:2000]}")
     return done.stdout
@@ -131,38 +136,74 @@ def read_database(url, planted=None):
         tables = {name: read_table(f"{folder}/{name}.csv", name) for name in TABLES}
         dump = []
         for name in names:
-            with open(f"{folder}/dump.{name}", "rb") as file:
-                dump.append((f"table {name}", file.read()))
+            dump.append((f"table {name}", content(f"{folder}/dump.{name}")))
     return SimpleNamespace(**tables), dump
 
 
+def content(path):
+    """The bytes of a file, without holding them in memory; they stay when the file is removed."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.path.getsize(path) else b""
+
+
+class Numbers(dict):
+    """Numbers of one column by their text; what comes again and again is kept once."""
+
+    def __missing__(self, text):
+        value = int(text) if text else None
+        if len(self) < SAME_MAX:
+            self[text] = value
+        return value
+
+
+class Texts(dict):
+    """The same for text."""
+
+    def __missing__(self, text):
+        if len(self) < SAME_MAX:
+            self[text] = text
+        return text
+
+
 def read_table(path, table):
-    """Rows of one file; numbers are numbers, nothing is None."""
-    rows = []
+    """Rows of one file; numbers are numbers, nothing is None. A million of them has to fit: tuples with names."""
     with open(path, encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
         header = next(lines)
-        texts = {name for name in header if name in TEXTS and (table, name) not in NUMBERS}
-        for line in lines:
-            rows.append(SimpleNamespace(**{
-                name: value if name in texts else int(value) if value else None
-                for name, value in zip(header, line, strict=True)}))
-    return rows
+        row = namedtuple(f"{table}_row", header)
+        columns = [Texts() if name in TEXTS and (table, name) not in NUMBERS else Numbers() for name in header]
+        return [row._make([column[text] for column, text in zip(columns, line, strict=True)]) for line in lines]
+
+
+LINE = ("carrier", "number", "at_us", "key", "msisdn", "op", "parent", "amount", "asked", "currency", "status", "reason", "text")
+
+
+class Line:
+    """A line of a carrier's own books, and the attempt that its key names."""
+
+    __slots__ = (*LINE, "attempt")
+
+    def __init__(self, *values):
+        for name, value in zip(LINE, values, strict=True):
+            setattr(self, name, value)
+
+    def _asdict(self):
+        return {name: getattr(self, name) for name in LINE}
 
 
 def read_ledger(carrier, path):
     """Lines of a carrier's own books. A torn last line is not one yet."""
-    lines = []
+    lines, same = [], Texts()
     with open(path, encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
             if not text.endswith("\n"):
                 break
             try:
                 line = json.loads(text)
-                line = SimpleNamespace(
-                    carrier=carrier, number=number, at_us=int(line["at_us"]), key=line["key"], msisdn=line["msisdn"],
-                    op=line["op"], parent=line.get("parent", ""), amount=line["amount"], asked=line.get("asked"),
-                    currency=line["currency"], status=line["status"], reason=line["reason"], text=line["text"])
+                line = Line(
+                    carrier, number, int(line["at_us"]), line["key"], same[line["msisdn"]], same[line["op"]],
+                    line.get("parent", ""), line["amount"], line.get("asked"), same[line["currency"]], same[line["status"]],
+                    same[line["reason"]], same[line["text"]])
             except (ValueError, KeyError, TypeError) as flaw:
                 raise CannotRun(f"{path} line {number} is no ledger line: {flaw!r}") from flaw
             lines.append(line)
@@ -194,7 +235,12 @@ class Books:
         self.subs = {row.id: row for row in tables.subscriptions}
         self.by_seed = {row.ref_seed: row for row in tables.subscriptions}
         self.asides = {(row.subscription_id, row.period): row for row in tables.asides}
-        of = lambda rows: {(row.subscription_id, row.period, row.attempt_no): row for row in rows}
+        named = {}  # one name for each attempt, not one in every table
+
+        def of(rows):
+            names = ((row.subscription_id, row.period, row.attempt_no) for row in rows)
+            return {named.setdefault(name, name): row for name, row in zip(names, rows)}
+
         self.intents, self.outcomes, self.opens = of(tables.intents), of(tables.outcomes), of(tables.opens)
         self.losts = of(tables.losts)
         # The attempt that the carrier knows, and the later one by which people take it into the books.
@@ -219,7 +265,8 @@ class Books:
         self.compared = {self.carrier_no[carrier] for carrier, _ in options.ledgers}
         self.applied = defaultdict(list)
         for line in self.lines:
-            line.attempt = self.attempt_of(line.key, line.carrier)
+            attempt = self.attempt_of(line.key, line.carrier)
+            line.attempt = named.get(attempt, attempt)
             if line.status == "applied":
                 self.applied[line.attempt].append(line)
         self.listed = [line for path in options.lists for line in read_list(path)]
@@ -260,7 +307,8 @@ class Books:
             raise CannotRun(f"{line.file} line {line.number}: no version of the book has the plan {line.plan}")
         plan = line.plans[-1]
         line.carrier, line.text = plan["carrier"], plan["text"]
-        line.sub = self.by_seed.get(keys.ref_seed(plan["merchant"], line.reference))
+        line.seed = keys.ref_seed(plan["merchant"], line.reference)
+        line.sub = self.by_seed.get(line.seed)
         carriers = [files[f"carriers/{line.carrier}.toml"]["carrier"] for files in self.book.values()
                     if f"carriers/{line.carrier}.toml" in files]
         line.zone = line.zone or carriers[-1]["zones"][0]
@@ -275,6 +323,11 @@ class Books:
         """Business time at an instant of machine time, as the intents made about then say."""
         place = bisect.bisect_right(self.moments_us, at_us) - 1
         return self.moments_ms[max(place, 0)] if self.moments_ms else None
+
+    def business_ms_at_most(self, at_us):
+        """The same, not earlier than it was: what the next intent says."""
+        place = bisect.bisect_right(self.moments_us, at_us)
+        return self.moments_ms[min(place, len(self.moments_ms) - 1)] if self.moments_ms else None
 
     def money(self, minor, currency):
         """An amount for people: minor units and the currency's code."""

@@ -1,13 +1,14 @@
 """Invariants about what is kept: history, traces, callbacks, the audit log, and what must never be kept in clear."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import subprocess
 
 from keys import attempt_name, carrier_no, charge_name, our_ref
-from sources import OPS, CannotRun
+from sources import OPS, CannotRun, content
 
 LOG_BYTES_MAX = 1 << 30
 # What became of a carrier's message.
@@ -193,16 +194,17 @@ def i21(books, found):
         return found.not_checked("no known numbers and no secrets were given (--list, --secret)")
     if not books.options.logs:
         found.not_checked("logs and metrics: none were given (--log)")
-    for place, content in [*books.dump, *files(books.options.logs)]:
+    for place, text in itertools.chain(books.dump, files(books.options.logs)):
         found.looked()
-        for run in set(DIGITS.findall(content)):
+        for match in DIGITS.finditer(text):
+            run = match[0]
             if run in numbers or run.startswith(b"00") and run[2:] in numbers:
-                at = content.index(run)
-                found.violation(f"{place}, byte {at}: the number …{run[-2:].decode()} stands there in clear")
+                found.violation(f"{place}, byte {match.start()}: the number …{run[-2:].decode()} stands there in clear")
                 break
         for number, secret in enumerate(secrets, 1):
-            if secret in content:
-                found.violation(f"{place}, byte {content.index(secret)}: the secret number {number} stands there")
+            at = text.find(secret)
+            if at >= 0:
+                found.violation(f"{place}, byte {at}: the secret number {number} stands there")
 
 
 def files(places):
@@ -214,5 +216,4 @@ def files(places):
             raise CannotRun(f"{place} does not exist")
         for path in paths:
             if os.path.isfile(path) and os.path.getsize(path) <= LOG_BYTES_MAX:
-                with open(path, "rb") as file:
-                    yield path, file.read()
+                yield path, content(path)

@@ -18,6 +18,9 @@ const OVERTIME_MAX: u32 = 4;
 const FAULT: Duration = Duration::from_secs(5);
 /// Kills at crash points go on for so long, before each other fault.
 const KILLS: Duration = Duration::from_secs(15);
+/// Subscribers of a run that names no number of charges, and the most of any.
+const SUBSCRIBERS_MIN: u64 = 12_000;
+const SUBSCRIBERS_MAX: u64 = 1_000_000;
 /// A run as short as this may still need so long.
 const AT_LEAST: Duration = Duration::from_secs(600);
 
@@ -29,7 +32,7 @@ crash points by name; a release build has them with --features fail-points, else
 
 Examples:
   toll chaos --for 180s --seed 4
-  toll chaos --for 1h --charges 1000000 --kills 200"
+  toll chaos --for 33m --charges 1000000 --kills 200 --everything"
 )]
 pub(crate) struct ChaosArgs {
     /// Faults for so long at least (such as 180s or 1h)
@@ -56,9 +59,10 @@ pub(crate) struct ChaosArgs {
     /// Engines at a time
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=8))]
     engines: u64,
-    /// Subscribers; each is charged once a business day, which is a minute
-    #[arg(long, value_name = "N", default_value_t = 12_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
-    subscribers: u64,
+    /// Subscribers; each is charged once a business day, which is a minute. Without it half as many again as --charges
+    /// needs within --for, and 12,000 at least
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(100..=SUBSCRIBERS_MAX))]
+    subscribers: Option<u64>,
     /// A new folder for everything that the run writes; without it a temporary one, removed when every promise held
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -88,7 +92,7 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
         config: global.config.clone(),
         checker: args.checker,
         engines: usize::try_from(args.engines)?,
-        subscribers: args.subscribers,
+        subscribers: args.subscribers.unwrap_or_else(|| subscribers_for(args.charges, args.duration)),
         duration: args.duration,
         charges: args.charges,
         kills: args.kills,
@@ -112,6 +116,13 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
     verdict(&report, &settings, own)
 }
 
+/// So many that the charges fall due within the time although some are refused, some lost in review, and the engines dead
+/// now and then: then what is due bounds a run, not the machine.
+fn subscribers_for(charges: u64, duration: Duration) -> u64 {
+    let minutes = (duration.as_secs() / 60).max(1);
+    (charges / minutes).saturating_mul(3).div_euclid(2).clamp(SUBSCRIBERS_MIN, SUBSCRIBERS_MAX)
+}
+
 fn verdict(report: &Report, settings: &Settings, own: bool) -> anyhow::Result<()> {
     let dir = settings.dir.display();
     if !report.holds() {
@@ -127,4 +138,16 @@ fn verdict(report: &Report, settings: &Settings, own: bool) -> anyhow::Result<()
         std::fs::remove_dir_all(&settings.dir).with_context(|| format!("cannot remove {dir}"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_has_enough_subscribers_for_its_charges() {
+        assert_eq!(subscribers_for(0, Duration::from_secs(180)), 12_000);
+        assert_eq!(subscribers_for(1_000_000, Duration::from_secs(33 * 60)), 45_454);
+        assert_eq!(subscribers_for(u64::MAX, Duration::ZERO), 1_000_000);
+    }
 }

@@ -4,6 +4,7 @@ use storage::fail_point::Point;
 
 use super::hostile::Hostile;
 use super::proxy::WirePoint;
+use super::scenes::Scene;
 use crate::sim::dice::Dice;
 
 /// Where a process dies.
@@ -22,6 +23,14 @@ impl Crash {
         let code =
             Point::ALL.iter().filter(|_| storage::fail_point::COMPILED_IN).map(|point| Self::Code(*point));
         code.chain(WirePoint::ALL.iter().map(|point| Self::Wire(*point))).collect()
+    }
+
+    /// The scene that it needs, where it needs one.
+    pub(super) fn scene(self) -> Option<(Point, Scene)> {
+        match self {
+            Self::Code(point) => Some((point, Scene::of(point)?)),
+            Self::Wire(_) => None,
+        }
     }
 
     /// As reports show it.
@@ -133,11 +142,19 @@ pub(super) struct Plan {
     kills_every: u64,
     rounds: u64,
     points: Vec<Crash>,
+    scenes: Vec<Point>,
 }
 
 impl Plan {
     pub(super) fn new(all: Vec<Fault>, kills_every: u64) -> Self {
-        Self { all, left: Vec::new(), kills_every: kills_every.max(1), rounds: 0, points: Vec::new() }
+        Self {
+            all,
+            left: Vec::new(),
+            kills_every: kills_every.max(1),
+            rounds: 0,
+            points: Vec::new(),
+            scenes: Vec::new(),
+        }
     }
 
     pub(super) fn next(&mut self, dice: &Dice) -> Fault {
@@ -153,13 +170,30 @@ impl Plan {
         self.left.pop().unwrap_or(Fault::Kills)
     }
 
-    /// The next crash point: all of them once, shuffled, then again.
+    /// The next crash point that whoever works passes: all of them once, shuffled, then again.
     pub(super) fn crash(&mut self, dice: &Dice) -> Crash {
         if self.points.is_empty() {
             self.points = Crash::all();
+            self.points.retain(|crash| crash.scene().is_none());
             shuffle(&mut self.points, dice);
         }
         self.points.pop().unwrap_or(Crash::Wire(WirePoint::LastByteWritten))
+    }
+
+    /// The next crash point that needs a scene, in the same way; none where this build has no points in its code.
+    pub(super) fn scene(&mut self, dice: &Dice) -> Option<(Point, Scene)> {
+        if self.scenes.is_empty() {
+            let all = Crash::all().into_iter().filter_map(Crash::scene);
+            self.scenes = all.map(|(point, _)| point).collect();
+            shuffle(&mut self.scenes, dice);
+        }
+        let point = self.scenes.pop()?;
+        Some((point, Scene::of(point)?))
+    }
+
+    /// Its scene was in vain: the next one again.
+    pub(super) fn scene_again(&mut self, point: Point) {
+        self.scenes.push(point);
     }
 
     /// It was not reached: soon again.
@@ -189,7 +223,9 @@ mod tests {
         let faults: Vec<Fault> = (0..rounds).map(|_| plan.next(&dice)).collect();
         assert_eq!(faults, (0..rounds).map(|_| same.next(&again)).collect::<Vec<_>>());
         assert_eq!(faults.into_iter().collect::<BTreeSet<_>>(), Fault::all().into_iter().collect());
-        let points: BTreeSet<Crash> = (0..Crash::all().len()).map(|_| plan.crash(&dice)).collect();
+        let mut points: BTreeSet<Crash> = (0..Crash::all().len()).map(|_| plan.crash(&dice)).collect();
+        let scenes = (0..Crash::all().len()).filter_map(|_| plan.scene(&dice));
+        points.extend(scenes.map(|(point, _)| Crash::Code(point)));
         assert_eq!(points, Crash::all().into_iter().collect());
     }
 }

@@ -11,6 +11,7 @@ mod proxy;
 mod report;
 mod rounds;
 mod run;
+mod scenes;
 mod seat;
 mod settle;
 mod world;

@@ -116,6 +116,8 @@ struct Inner {
     mode: Mutex<Mode>,
     dice: Dice,
     turn: AtomicU64,
+    /// How often somebody was to be killed: connections that are older than that are of a dead process.
+    victims: AtomicU64,
     done: AtomicU64,
 }
 
@@ -174,12 +176,16 @@ impl Proxy {
             mode: Mutex::new(Mode::Clean),
             dice: Dice::new(seed, 0xC4A0),
             turn: AtomicU64::new(0),
+            victims: AtomicU64::new(0),
             done: AtomicU64::new(0),
         }))
     }
 
     /// From now on.
     pub fn set(&self, mode: Mode) {
+        if matches!(mode, Mode::Kill { .. }) {
+            self.0.victims.fetch_add(1, Ordering::SeqCst);
+        }
         *self.0.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }
 
@@ -200,7 +206,8 @@ impl Proxy {
     }
 
     async fn connection(&self, mut client: Stream) -> io::Result<()> {
-        if self.kills_at(WirePoint::Connected) {
+        let victim = self.0.victims.load(Ordering::SeqCst);
+        if self.kills_at(victim, WirePoint::Connected) {
             return Ok(());
         }
         if self.mode() == Mode::ResetAll {
@@ -230,13 +237,13 @@ impl Proxy {
                         Fate::Reset => return client.cut(true).await,
                         _ => {}
                     }
-                    if self.is_victim(WirePoint::FirstByteWritten) {
+                    if self.is_victim(victim, WirePoint::FirstByteWritten) {
                         server.write_all(request.get(..1).unwrap_or_default()).await?;
-                        self.kills_at(WirePoint::FirstByteWritten);
+                        self.kills_at(victim, WirePoint::FirstByteWritten);
                         return Ok(());
                     }
                     server.write_all(request).await?;
-                    if self.kills_at(WirePoint::LastByteWritten) {
+                    if self.kills_at(victim, WirePoint::LastByteWritten) {
                         return Ok(());
                     }
                 }
@@ -246,9 +253,9 @@ impl Proxy {
                         return Ok(());
                     }
                     let answer = down.get(..bytes).unwrap_or_default();
-                    if self.is_victim(WirePoint::AnswerBegun) {
+                    if self.is_victim(victim, WirePoint::AnswerBegun) {
                         client.write_all(answer.get(..bytes / 2).unwrap_or_default()).await?;
-                        self.kills_at(WirePoint::AnswerBegun);
+                        self.kills_at(victim, WirePoint::AnswerBegun);
                         return Ok(());
                     }
                     match std::mem::replace(&mut owed, Fate::Pass) {
@@ -327,12 +334,17 @@ impl Proxy {
         self.0.done.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn is_victim(&self, point: WirePoint) -> bool {
-        matches!(self.mode(), Mode::Kill { at, .. } if at == point)
+    /// Whether a connection's process is to die here.
+    fn is_victim(&self, victim: u64, point: WirePoint) -> bool {
+        self.0.victims.load(Ordering::SeqCst) == victim
+            && matches!(self.mode(), Mode::Kill { at, .. } if at == point)
     }
 
     /// Kills the client's process where that is asked for; once.
-    fn kills_at(&self, point: WirePoint) -> bool {
+    fn kills_at(&self, victim: u64, point: WirePoint) -> bool {
+        if self.0.victims.load(Ordering::SeqCst) != victim {
+            return false;
+        }
         let mut mode = self.0.mode.lock().unwrap_or_else(PoisonError::into_inner);
         let Mode::Kill { pid, at } = *mode else { return false };
         if at != point {

@@ -30,10 +30,12 @@ pub struct Report {
     pub applied_by_carriers: u64,
     /// kill -9 of engines.
     pub kills: u64,
-    /// The same by crash point; `random` where none was armed.
+    /// The same by crash point, those that nobody reached among them; `random` where none was armed.
     pub kills_by_point: BTreeMap<String, u64>,
     /// Crash points that no engine died at.
     pub points_not_reached: Vec<String>,
+    /// Scenes that ended without a kill at their point, by point.
+    pub scenes_in_vain: BTreeMap<String, u64>,
     /// kill -9 of Postgres.
     pub postgres_kills: u64,
     /// Rounds by kind of fault.
@@ -130,6 +132,9 @@ impl Report {
             line("", format!("{kills:>5}  {point}"));
         }
         line("points not reached", listed(&self.points_not_reached));
+        for (point, scenes) in &self.scenes_in_vain {
+            line("scenes in vain", format!("{scenes:>5}  {point}"));
+        }
         line("kill -9 of Postgres", self.postgres_kills.to_string());
         line("faults", String::new());
         for (fault, rounds) in &self.faults {

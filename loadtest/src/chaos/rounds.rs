@@ -97,7 +97,13 @@ impl Run<'_> {
                 self.kill(seat);
             }
         }
-        Ok(())
+        match self.plan.scene(&self.dice) {
+            Some((point, scene)) => {
+                self.make_well()?;
+                self.scene(point, scene)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Kills at crash points so far.
@@ -136,7 +142,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn any_seat(&self) -> usize {
+    pub(super) fn any_seat(&self) -> usize {
         self.dice.below(self.seats.len() as u64) as usize
     }
 
