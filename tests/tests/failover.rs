@@ -131,6 +131,15 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
         world.number("SELECT count(*) FROM quarantine") == 1
     });
     assert_eq!(world.number("SELECT count(*) FROM shard_quarantine"), 8);
+    // Of rows that stand in histories by number, no number is given a second time.
+    for last in [
+        "SELECT last_value FROM callback_inbox_id_seq",
+        "SELECT last_value FROM decision_proposal_id_seq",
+        "SELECT last_value FROM carrier_file_id_seq",
+        "SELECT last_value FROM carrier_file_row_id_seq",
+    ] {
+        assert!(world.number(last) > 1_000_000, "{last}");
+    }
     // Its own spool is not enough: the other one's is waited for, and nothing is begun meanwhile.
     wait_until("it hands its spool in", LONG, || {
         world.number("SELECT count(*) FROM quarantine_spool WHERE handed_in_at IS NOT NULL") == 1
