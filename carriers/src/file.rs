@@ -30,6 +30,8 @@ const TEXT_CHARS_MAX: usize = 64;
 const CURRENCIES_MAX: usize = 16;
 /// A file covers so much at most.
 const SPAN_MAX: SignedDuration = SignedDuration::from_hours(24 * 62);
+/// Years in which a file may lie: what is beyond is a slip, and may be more than a database can keep.
+const YEARS: std::ops::RangeInclusive<i16> = 2000..=2099;
 
 /// How a carrier's files are read.
 pub(crate) struct FileRules {
@@ -179,6 +181,12 @@ impl CarrierDefinition {
         self.file.as_ref().map(|rules| FileReader::new(rules, name))
     }
 
+    /// What is wrong with a file's name, where the name has to say which day it covers; `None` when nothing is.
+    #[must_use]
+    pub fn file_name_flaw(&self, name: &str) -> Option<String> {
+        Some(self.file_reader(name)?.flaw?.what)
+    }
+
     /// The zone that the carrier's files are kept in; `None` when it sends none.
     #[must_use]
     pub fn file_zone(&self) -> Option<&TimeZone> {
@@ -302,6 +310,10 @@ impl<'d> FileReader<'d> {
         }
         if line.is_empty() {
             return;
+        }
+        // What follows it would be read as another line, and lost.
+        if line.contains(&b'\r') {
+            return self.flawed("a carriage return inside the line".to_owned());
         }
         match self.fields(&line).and_then(|fields| self.read_line(&fields, &line)) {
             Ok(row) => rows.extend(row),
@@ -533,6 +545,9 @@ fn span_of_days(zone: &TimeZone, first: Date, last: Date) -> Option<Covered> {
 
 /// Where the clock is put back an instant stands twice: then the span is the shorter one.
 fn span_of(zone: &TimeZone, from: DateTime, until: DateTime) -> Option<Covered> {
+    if !YEARS.contains(&from.year()) || !YEARS.contains(&until.year()) {
+        return None;
+    }
     let from = zone.to_ambiguous_timestamp(from).later().ok()?;
     let until = zone.to_ambiguous_timestamp(until).earlier().ok()?;
     let span = until.duration_since(from);

@@ -7,4 +7,4 @@ mod watch;
 
 pub(crate) use clearing::Clearing;
 pub(crate) use holds::Holds;
-pub(crate) use watch::{QUARANTINE_WAIT_MS, Watch, first_look, terms_of};
+pub(crate) use watch::{Watch, first_look, terms_of};

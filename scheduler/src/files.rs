@@ -6,6 +6,7 @@
 //! amounts is the wrong one cannot be told.
 
 mod asked;
+mod doubles;
 mod matching;
 mod sealed;
 
@@ -25,7 +26,8 @@ use storage::pg::{
 use storage::vault::{Vault, VaultError};
 
 pub(crate) use asked::attempt_as_asked;
-use matching::Matching;
+use doubles::Keys;
+use matching::{Matching, key_of};
 use sealed::FileSeal;
 pub use sealed::open_file_row;
 
@@ -53,6 +55,20 @@ pub enum FileError {
     TooLarge {
         /// The file.
         path: String,
+    },
+    /// A pipe, a device, a folder: it is read twice.
+    #[error("{path} is not a regular file")]
+    NotAFile {
+        /// What was named.
+        path: String,
+    },
+    /// Its name has to say which day it covers. The same bytes are the same file whatever they are called, so nothing is kept.
+    #[error("{path} cannot be taken in under this name: {what}; nothing was kept")]
+    Name {
+        /// The file.
+        path: String,
+        /// What is wrong with its name.
+        what: String,
     },
     /// Nothing in it.
     #[error("{path} is empty")]
@@ -130,6 +146,9 @@ impl FileTaker<'_> {
         let kept = match files(conn, None, same, 1).await?.pop() {
             Some(kept) => kept,
             None => {
+                if let Some(what) = self.definition.file_name_flaw(&name_of(path)) {
+                    return Err(FileError::Name { path: path.display().to_string(), what });
+                }
                 let id = self.keep(conn, path, digest, bytes).await?;
                 self.record(conn, id).await?
             }
@@ -198,7 +217,8 @@ impl FileTaker<'_> {
     async fn read_and_match(&self, conn: &mut PgConnection, kept: &FileRecord) -> Result<(), FileError> {
         let seal = FileSeal::of_record(self.vault, kept)
             .map_err(|source| FileError::Sealed { id: kept.id, source })?;
-        let summary = self.pass(conn, kept, &seal, None).await?;
+        let mut keys = Keys::default();
+        let summary = self.pass(conn, kept, &seal, &mut Rows::Survey(&mut keys)).await?;
         let us = |at: Timestamp| at.as_microsecond();
         let sums: Vec<String> =
             summary.sums.iter().map(|(currency, minor)| format!("{minor} {currency}")).collect();
@@ -216,19 +236,20 @@ impl FileTaker<'_> {
             seal: &seal,
             proven: flaw.is_none() && contradicts.is_none(),
             foreign_kept: kept.foreign_rows,
+            doubles: keys.doubles(),
         };
-        self.pass(conn, kept, &seal, Some(&mut matching)).await?;
+        self.pass(conn, kept, &seal, &mut Rows::Match(&mut matching)).await?;
         note_matched(conn, kept.id, 0, storage::pg::FileCounts::default(), true).await?;
         Ok(())
     }
 
-    /// Reads the kept file from its beginning to its end; rows that are not matched yet are matched on the way, if asked.
+    /// Reads the kept file from its beginning to its end; its rows are looked at, or matched where they are not yet.
     async fn pass(
         &self,
         conn: &mut PgConnection,
         kept: &FileRecord,
         seal: &FileSeal,
-        mut matching: Option<&mut Matching<'_>>,
+        then: &mut Rows<'_, '_>,
     ) -> Result<FileSummary, FileError> {
         let reader = self.definition.file_reader(&kept.name);
         let mut reader =
@@ -239,24 +260,34 @@ impl FileTaker<'_> {
             let chunk =
                 seal.open_chunk(no, &sealed).map_err(|source| FileError::Sealed { id: kept.id, source })?;
             reader.feed(&chunk, &mut rows);
-            flush(conn, &mut rows, matching.as_deref_mut(), BATCH_ROWS).await?;
+            flush(conn, &mut rows, then, BATCH_ROWS).await?;
         }
         let summary = reader.end(&mut rows);
-        flush(conn, &mut rows, matching, 1).await?;
+        flush(conn, &mut rows, then, 1).await?;
         Ok(summary)
     }
 }
 
-/// Matches rows in batches while there are at least so many; without matching they are forgotten.
+/// What is done with the rows of a pass.
+enum Rows<'a, 'm> {
+    /// Their keys are noted.
+    Survey(&'a mut Keys),
+    Match(&'a mut Matching<'m>),
+}
+
+/// Matches rows in batches while there are at least so many, or notes their keys.
 async fn flush(
     conn: &mut PgConnection,
     rows: &mut Vec<FileRow>,
-    matching: Option<&mut Matching<'_>>,
+    then: &mut Rows<'_, '_>,
     least: usize,
 ) -> Result<(), FileError> {
-    let Some(matching) = matching else {
-        rows.clear();
-        return Ok(());
+    let matching = match then {
+        Rows::Survey(keys) => {
+            rows.drain(..).filter_map(|row| key_of(&row)).for_each(|key| keys.add(key));
+            return Ok(());
+        }
+        Rows::Match(matching) => matching,
     };
     let matched = u64::try_from(matching.file.matched_line).unwrap_or(0);
     rows.retain(|row| row.line > matched);
@@ -268,7 +299,12 @@ async fn flush(
 }
 
 fn open(path: &Path) -> Result<File, FileError> {
-    File::open(path).map_err(|source| FileError::Io { path: path.display().to_string(), source })
+    let io = |source| FileError::Io { path: path.display().to_string(), source };
+    // Opening a pipe would wait for whoever writes into it.
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Err(FileError::NotAFile { path: path.display().to_string() });
+    }
+    File::open(path).map_err(io)
 }
 
 /// The next piece; empty at the end.

@@ -29,7 +29,7 @@ use crate::breaker::BreakerSettings;
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::engine::Engine;
-use crate::failover::{Clearing, Holds, QUARANTINE_WAIT_MS, Watch, first_look, terms_of};
+use crate::failover::{Clearing, Holds, Watch, first_look, terms_of};
 use crate::filler::Filler;
 use crate::guard::{LeaseGuard, stripe_of};
 use crate::hold::{Hold, held};
@@ -66,7 +66,7 @@ pub struct WorkerSettings {
     pub send_max_age_ms: i64,
     /// How long a drain waits for answers.
     pub drain_deadline_ms: u64,
-    /// How long spools are waited for after a failover.
+    /// How long spools are waited for after a failover; then everything that was due is asked about.
     pub quarantine_wait_ms: i64,
     /// By how much the intervals of the resolution of unknown attempts are divided; above 1 only under a clock that does
     /// not run as time does.
@@ -87,7 +87,7 @@ impl From<&EngineSettings> for WorkerSettings {
             low_water_every_ms: signed(book.low_water_every_ms),
             send_max_age_ms: signed(book.send_max_age_ms),
             drain_deadline_ms: book.drain_deadline_ms,
-            quarantine_wait_ms: QUARANTINE_WAIT_MS,
+            quarantine_wait_ms: signed(book.spool_wait_ms),
             resolution_time_scale: i64::from(book.resolution_time_scale.max(1)),
         }
     }

@@ -10,4 +10,4 @@ mod world;
 pub use checked::told;
 pub use process::{Engine, Mock, http_with, program};
 pub use texts::{HURRIED, INQUIRY};
-pub use world::{Book, Played, SECRET, World, WorldOptions, wait_until};
+pub use world::{Book, PLAIN_ROLE, Played, SECRET, World, WorldOptions, wait_until};

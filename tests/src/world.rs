@@ -33,7 +33,12 @@ pub struct WorldOptions {
     pub engine_toml: &'static str,
     /// Which of the shipped carriers is played.
     pub carrier: Played,
+    /// Whether everything runs as [`PLAIN_ROLE`] instead of the server's superuser.
+    pub plain_role: bool,
 }
+
+/// A role without any privilege, but for the database of its name, which it owns.
+pub const PLAIN_ROLE: &str = "toll_plain";
 
 /// A shipped carrier, and how it is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +94,7 @@ impl Default for WorldOptions {
             mock_args: &[],
             engine_toml: "",
             carrier: Played::Medina,
+            plain_role: false,
         }
     }
 }
@@ -106,6 +112,7 @@ pub struct World {
     pub carrier: Played,
     /// Where this world's engine takes the carrier's messages.
     pub callbacks: String,
+    plain_role: bool,
     // The last field: fields are dropped in this sequence.
     _folder: Folder,
 }
@@ -141,14 +148,46 @@ impl World {
             scale: options.scale,
             carrier,
             callbacks,
+            plain_role: options.plain_role,
         };
+        if options.plain_role {
+            world.as_superuser(&format!("CREATE ROLE {PLAIN_ROLE} LOGIN"));
+            world.as_superuser(&format!("CREATE DATABASE {PLAIN_ROLE} OWNER {PLAIN_ROLE}"));
+        }
         world.write_secret("hoshi_key", SECRET);
         world.set_business(options.business_at, options.scale);
         world
     }
 
     pub fn url(&self) -> String {
-        self.postgres.url()
+        let url = self.postgres.url();
+        if !self.plain_role {
+            return url;
+        }
+        let (_, server) = url.split_once('@').unwrap();
+        let (address, rest) = server.split_once('/').unwrap();
+        let (_, place) = rest.split_once('?').unwrap();
+        format!("postgres://{PLAIN_ROLE}@{address}/{PLAIN_ROLE}?{place}")
+    }
+
+    /// One statement of the server's superuser, in the database that everything runs on.
+    pub fn as_superuser(&self, sql: &str) {
+        let url = self.postgres.url();
+        let exists = self.block(async {
+            let mut conn = connect(&url, "tollbook test").await.unwrap();
+            let known = "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)";
+            let known: bool = sqlx::query_scalar(known).bind(PLAIN_ROLE).fetch_one(&mut conn).await.unwrap();
+            known
+        });
+        let url = match exists {
+            true => url.replacen("/tollbook?", &format!("/{PLAIN_ROLE}?"), 1),
+            false => url,
+        };
+        self.block(async {
+            let mut conn = connect(&url, "tollbook test").await.unwrap();
+            // Statements of tests, none from outside.
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap();
+        });
     }
 
     /// A standby that has everything that is committed by now, and then is cut off: what is committed from now on is lost with

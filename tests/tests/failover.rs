@@ -9,12 +9,13 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// A business day takes half a minute; answers take long enough that some are on their way at every moment, and some never
 /// come.
-fn world(name: &str, lines: u32) -> World {
+fn world(name: &str, lines: u32, plain_role: bool) -> World {
     let options = WorldOptions {
         scale: 2_880,
         business_at: "2026-12-01T04:55:00Z",
         behaviour: r#"{"latency_ms":20,"latency_jitter_ms":60,"reset_applied_ppm":3000}"#,
         engine_toml: HURRIED,
+        plain_role,
         ..WorldOptions::default()
     };
     let world = World::start(name, &options);
@@ -40,6 +41,50 @@ fn sent_into_the_void(world: &World, count: i64) {
 
 fn held(world: &World) -> i64 {
     world.number("SELECT count(*) FROM shard_owner WHERE held <> 0")
+}
+
+fn status_of(world: &World) -> serde_json::Value {
+    let output = world.run(&["status", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What `toll doctor` says about failovers: verdict and what it found.
+fn failover_checks(world: &World) -> Vec<(String, String)> {
+    let output = world.run(&["doctor", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |check: &serde_json::Value, key: &str| check[key].as_str().unwrap().to_owned();
+    let checks = told["checks"].as_array().unwrap().iter().filter(|check| check["name"] == "failover");
+    checks.map(|check| (text(check, "verdict"), text(check, "found"))).collect()
+}
+
+/// `toll status` and `toll doctor`, while all eight shards wait for the spool of the one that died.
+fn says_what_is_held(world: &World) {
+    let found = status_of(world)["failovers"].clone();
+    let [held] = found.as_array().unwrap().as_slice() else { panic!("{found}") };
+    assert_eq!((&held["shards_held"], &held["shards"]), (&8.into(), &8.into()), "{held}");
+    let all = serde_json::json!([{ "carrier": "medina", "slices": [0, 1, 2, 3, 4, 5, 6, 7] }]);
+    assert_eq!(held["held"], all);
+    assert!(held["since"].as_str().is_some_and(|since| since.ends_with('Z')), "{held}");
+    let missing = world.block(async {
+        let one: String = sqlx::query_scalar(
+            "SELECT host || ':' || spool FROM quarantine_spool WHERE handed_in_at IS NULL",
+        )
+        .fetch_one(&mut world.conn().await)
+        .await
+        .unwrap();
+        one
+    });
+    assert_eq!(held["missing_spools"], serde_json::json!([missing]));
+    let output = world.run(&["status"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["8 of 8 shards held (medina 0-7) since", &missing, "toll ops quarantine force 1"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    assert_eq!(world.run(&["doctor"]).status.code(), Some(1));
+    let checks = failover_checks(world);
+    let [(verdict, told)] = checks.as_slice() else { panic!("{checks:?}") };
+    assert!(verdict == "bad" && told.contains("8 of 8 shards held") && told.contains(&missing), "{checks:?}");
 }
 
 /// Everything comes to rest: all that was listed is asked about and settled, and both ledgers and the checker agree.
@@ -69,7 +114,7 @@ fn settle(world: &World, last: Engine) {
 
 #[test]
 fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_handed_in() {
-    let mut world = world("failover", 3_000);
+    let mut world = world("failover", 3_000, false);
     let lives = world.serve("lives");
     let dies = world.serve("dies");
     wait_until("both charge", LONG, || {
@@ -80,10 +125,21 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
     sent_into_the_void(&world, 300);
     dies.kill9();
     world.fail_over(standby);
+    // The living one may be faster than any command; where it is, this says what it found.
+    assert!(!world.run(&["doctor"]).status.success(), "a failover, met or not, is not well");
     wait_until("the living one notices at its reconnect", LONG, || {
         world.number("SELECT count(*) FROM quarantine") == 1
     });
     assert_eq!(world.number("SELECT count(*) FROM shard_quarantine"), 8);
+    // Of rows that stand in histories by number, no number is given a second time.
+    for last in [
+        "SELECT last_value FROM callback_inbox_id_seq",
+        "SELECT last_value FROM decision_proposal_id_seq",
+        "SELECT last_value FROM carrier_file_id_seq",
+        "SELECT last_value FROM carrier_file_row_id_seq",
+    ] {
+        assert!(world.number(last) > 1_000_000, "{last}");
+    }
     // Its own spool is not enough: the other one's is waited for, and nothing is begun meanwhile.
     wait_until("it hands its spool in", LONG, || {
         world.number("SELECT count(*) FROM quarantine_spool WHERE handed_in_at IS NOT NULL") == 1
@@ -94,6 +150,7 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
     assert_eq!(held(&world), 8);
     assert!(lives.get("/readyz").contains("quarantined"));
     assert!(lives.get("/metrics").contains("tollbook_quarantined_shards"));
+    says_what_is_held(&world);
     assert_eq!(
         world.number("SELECT count(*) FROM attempt_intent i, quarantine q WHERE i.intent_at > q.found_at"),
         0,
@@ -110,11 +167,14 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
     assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1, "one failover is found once");
     assert!(lives.terminate().1);
     settle(&world, back);
+    assert_eq!(status_of(&world)["failovers"], serde_json::json!([]), "all is cleared up");
+    assert_eq!(failover_checks(&world), [("good".to_owned(), "none holds anything up".to_owned())]);
 }
 
 #[test]
 fn without_the_spool_of_one_that_died_everything_that_was_due_is_asked_about_first() {
-    let mut world = world("nospool", 600);
+    // By a role that owns its database and has no privilege beside.
+    let mut world = world("nospool", 600, true);
     let lives = world.serve("lives");
     let dies = world.serve("dies");
     wait_until("both charge", LONG, || {

@@ -211,6 +211,28 @@ fn what_a_complete_file_names_is_settled_at_once_and_the_same_file_again_changes
 }
 
 #[test]
+fn what_went_to_people_is_settled_by_a_file_that_comes_late_and_names_it() {
+    let world = world("flreview", APPLIED);
+    // Such a carrier proves nothing by absence: what is unknown goes to people.
+    world.book.change(
+        "carriers/medina.toml",
+        "[proof.file]\nabsence = \"not_applied\"\nsettle = \"10m\"\n",
+        "",
+    );
+    world.import_rows("medina-kids-daily", 0, 4, "2026-12-01");
+    let engine = world.serve("engine");
+    wait_until("people have them", SOON, || {
+        world.number("SELECT count(*) FROM attempt_open WHERE kind = 3") == 4 && idle(&engine)
+    });
+    let (fine, said) = take(&world, &written(&world, "late.csv", None, None));
+    assert!(fine && said["given"] == 4, "{said}");
+    wait_until("the file settles them", SOON, || approved(&world) == 4);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_open"), 0);
+    assert_eq!(world.number("SELECT count(*) FROM attempt_intent"), 4, "no second key");
+    all_agrees(&world, engine);
+}
+
+#[test]
 fn absence_counts_only_in_complete_files_that_cover_it_and_late_enough() {
     let (world, engine) = lost("flabsent", NOT_APPLIED, 6);
     // Complete, but it ends before absence counts.
@@ -240,6 +262,11 @@ fn absence_counts_only_in_complete_files_that_cover_it_and_late_enough() {
     assert!(!fine && said["why"].as_str().unwrap().contains("not passed yet"), "{said}");
     looked_in_vain(&world, 6);
     world.mock.behave(r#"{"reset_not_applied_ppm":0}"#);
+    // Nor one whose keys are none of ours: it may write them in another way.
+    let (fine, said) =
+        take(&world, &made(&world, "mangled.csv", &[("TB-0001", "charge", 500, "TND", "21620000001")]));
+    assert!(fine && said["why"].as_str().unwrap().contains("none of its rows"), "{said}");
+    looked_in_vain(&world, 6);
     let (fine, said) = take(&world, &written(&world, "whole.csv", None, None));
     assert!(fine, "{said}");
     wait_until("they were not applied and are charged under a new key", SOON, || approved(&world) == 6);
@@ -341,7 +368,7 @@ fn rows_are_matched_on_key_amount_currency_and_line_or_people_look_at_them() {
     let all = known(&world);
     let nobody =
         OurRef::new(RefSeed(77), Period::from_number(world_period(&world)).unwrap(), 1).unwrap().to_string();
-    let (a, b, c, d) = (&all[0], &all[1], &all[2], &all[3]);
+    let (a, b, c, d, e) = (&all[0], &all[1], &all[2], &all[3], &all[4]);
     let file = made(
         &world,
         "odd.csv",
@@ -350,7 +377,10 @@ fn rows_are_matched_on_key_amount_currency_and_line_or_people_look_at_them() {
             (&b.our_ref, "charge", b.amount, "EUR", &b.number),
             (&c.our_ref, "charge", c.amount, "TND", &d.number),
             (&d.our_ref, "refund", d.amount, "TND", &d.number),
+            // Each by itself would be evidence.
+            (&e.our_ref, "charge", e.amount, "TND", &e.number),
             (&nobody, "charge", 500, "TND", &a.number),
+            (&e.our_ref, "charge", e.amount, "TND", &e.number),
             ("INVOICE-17", "charge", 500, "TND", &a.number),
             (&d.number, "charge", 500, "TND", &a.number),
         ],
@@ -364,10 +394,16 @@ fn rows_are_matched_on_key_amount_currency_and_line_or_people_look_at_them() {
             said["foreign"].as_i64(),
             said["given"].as_i64()
         ),
-        (Some(4), Some(1), Some(2), Some(0)),
+        (Some(6), Some(1), Some(2), Some(0)),
         "{said}"
     );
-    assert_eq!(world.number("SELECT count(*) FROM case_file WHERE kind = 'file_mismatch'"), 4);
+    assert_eq!(world.number("SELECT count(*) FROM case_file WHERE kind = 'file_mismatch'"), 5);
+    assert_eq!(
+        world.number(
+            "SELECT count(*) FROM case_file WHERE what LIKE 'odd.csv (file 1) names this attempt in more than one row'"
+        ),
+        1
+    );
     let listed = told(&world.run(&["ops", "cases"]));
     assert!(listed.contains("file_mismatch") && listed.contains("1 orphan"), "{listed}");
     let shown = told(&world.run(&["ops", "files", "1"]));
@@ -394,6 +430,7 @@ fn a_file_of_nothing_of_another_carrier_or_of_no_dialect_is_refused() {
     for (path, carrier, expected) in [
         (empty.to_str().unwrap(), "medina", "is empty"),
         ("/nowhere/at/all.csv", "medina", "cannot read"),
+        ("/dev/zero", "medina", "is not a regular file"),
         (empty.to_str().unwrap(), "hoshi", "there is no carrier \"hoshi\""),
     ] {
         let output = world.run(&["ops", "file", path, "--carrier", carrier]);

@@ -13,12 +13,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use storage::pg::{self, ServerFacts};
+use storage::pg::{self, ServerFacts, StoreError};
 
 use crate::book_files;
 use crate::cli::Global;
 use crate::database::Database;
 use crate::exit::{failed, text_of};
+use crate::held;
 use crate::home::Home;
 use crate::out::{self, Paint};
 use crate::shown::one_line;
@@ -296,8 +297,42 @@ async fn server(conn: &mut PgConnection, checks: &mut Vec<Check>) -> anyhow::Res
     if facts.has_tables {
         let now = pg::business_now(conn).await?;
         checks.push(partitions(&facts, now.business_ms));
+        failover(&facts, conn, checks).await?;
     } else {
         checks.push(Check::skipped("partitions", "the database has no tables yet: `toll serve` makes them"));
+    }
+    Ok(())
+}
+
+/// Nothing may be held up by a failover, and none may have gone unnoticed.
+async fn failover(
+    facts: &ServerFacts,
+    conn: &mut PgConnection,
+    checks: &mut Vec<Check>,
+) -> anyhow::Result<()> {
+    const NAME: &str = "failover";
+    if facts.in_recovery {
+        checks.push(Check::skipped(NAME, "a standby cannot tell"));
+        return Ok(());
+    }
+    match pg::server_moved(conn).await {
+        Ok(None) => {}
+        Ok(Some(moved)) => {
+            let (found, todo) = held::unmet(&moved);
+            checks.push(Check::bad(NAME, found, todo));
+        }
+        Err(StoreError::Forbidden(why)) => {
+            checks.push(Check::bad(NAME, one_line(&why), "as it says: without it no worker starts"));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let held = held::held(conn).await?;
+    for one in &held {
+        let check = if one.holds_shards() { Check::bad } else { Check::warning };
+        checks.push(check(NAME, one.told(), one.todo()));
+    }
+    if !checks.iter().any(|check| check.name == NAME) {
+        checks.push(Check::good(NAME, "none holds anything up"));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ mod demo;
 mod doctor;
 mod exit;
 mod explain;
+mod held;
 mod home;
 mod import;
 mod kept;

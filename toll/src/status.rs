@@ -11,6 +11,7 @@ use storage::pg::DayRow;
 
 use crate::cli::Global;
 use crate::explain::state_name;
+use crate::held::{self, Held};
 use crate::out::{self, Paint, Table};
 use crate::reading::Reading;
 use crate::shown::one_line;
@@ -38,6 +39,8 @@ struct Status {
     workers: Vec<Worker>,
     shards: i64,
     shards_without_owner: i64,
+    /// What failovers of the database hold up; none: empty.
+    failovers: Vec<Held>,
     /// `None`: there are too many to count in time.
     subscriptions: Option<Subscriptions>,
     /// Intents without an answer: on their way, or left behind by a dead worker.
@@ -128,6 +131,7 @@ async fn gather(reading: &mut Reading) -> anyhow::Result<Status> {
     let now = reading.now;
     let conn = &mut reading.conn;
     let (shards, _, shards_without_owner) = pg::owned_shards(conn).await?;
+    let failovers = held::held(conn).await?;
     let counts = pg::subscription_counts(conn, now.business_ms, COUNT_TIMEOUT_MS).await?;
     let subscriptions = counts.map(|counts| Subscriptions {
         total: counts.iter().map(|count| count.count).sum(),
@@ -166,6 +170,7 @@ async fn gather(reading: &mut Reading) -> anyhow::Result<Status> {
         workers,
         shards,
         shards_without_owner,
+        failovers,
         subscriptions,
         on_their_way,
         open,
@@ -252,6 +257,7 @@ fn text(status: &Status, paint: Paint) -> String {
     };
     let mut text = format!("business time {}{speed}\n", status.business.at);
     text += &workers_text(status, paint);
+    text += &held::text(&status.failovers, paint);
     text += &match &status.subscriptions {
         None => "subscriptions   too many to count within 3 s\n".to_owned(),
         Some(counts) => {
@@ -379,6 +385,7 @@ mod tests {
             workers: Vec::new(),
             shards: 8,
             shards_without_owner: 8,
+            failovers: Vec::new(),
             subscriptions: None,
             on_their_way: 0,
             open: Vec::new(),

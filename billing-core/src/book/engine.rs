@@ -17,6 +17,7 @@
 //! | `api.listen` | `"127.0.0.1:0"` | an address and a port |
 //! | `drain.deadline` | `"10s"` | 0s to 5m |
 //! | `resolution.time_scale` | 1 | 1 to 10000; above 1 only under the scaled clock of a sandbox |
+//! | `failover.spool_wait` | `"10m"` | 10s to 12h, and at least `lease.ttl` |
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -57,6 +58,9 @@ pub struct EngineSettings {
     /// `resolution.time_scale`: by how much the intervals of the resolution of unknown attempts are divided. A worker
     /// refuses to start with more than 1 under a business clock that runs as time does.
     pub resolution_time_scale: u32,
+    /// `failover.spool_wait`: how long the spools of those that lived then are waited for after a failover. Spools keep their
+    /// lines for a day.
+    pub spool_wait_ms: u64,
 }
 
 impl Default for EngineSettings {
@@ -77,6 +81,7 @@ impl Default for EngineSettings {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             drain_deadline_ms: 10_000,
             resolution_time_scale: 1,
+            spool_wait_ms: 600_000,
         }
     }
 }
@@ -89,7 +94,7 @@ const MINUTE_MS: i64 = 60_000;
 pub fn read_engine(source: &Source, problems: &mut Problems) -> EngineSettings {
     let mut settings = EngineSettings::default();
     let Some(mut root) = Table::parse(source, problems) else { return settings };
-    let sections: [(&str, Section); 7] = [
+    let sections: [(&str, Section); 8] = [
         ("lease", lease),
         ("batch", batch),
         ("wheel", wheel),
@@ -97,6 +102,8 @@ pub fn read_engine(source: &Source, problems: &mut Problems) -> EngineSettings {
         ("api", api),
         ("drain", drain),
         ("resolution", resolution),
+        // Behind `lease`: it is compared with its time to live.
+        ("failover", failover),
     ];
     for (name, read) in sections {
         if let Some(mut table) = root.opt_table(name, problems) {
@@ -171,6 +178,20 @@ fn resolution(table: &mut Table<'_>, settings: &mut EngineSettings, problems: &m
     set(&mut settings.resolution_time_scale, table.opt_int("time_scale", 1..=10_000, problems));
 }
 
+fn failover(table: &mut Table<'_>, settings: &mut EngineSettings, problems: &mut Problems) {
+    let given = table.opt_duration_ms("spool_wait", 10_000..=12 * 60 * MINUTE_MS, problems);
+    let was_given = given.is_some();
+    set(&mut settings.spool_wait_ms, given);
+    // Whoever lives may notice only when its lease is up for renewal: it would be given up before it can hand in anything.
+    if was_given && settings.spool_wait_ms < settings.lease_ttl_ms {
+        let text = |ms: u64| duration_text(i64::try_from(ms).unwrap_or(i64::MAX));
+        let (wait, ttl) = (text(settings.spool_wait_ms), text(settings.lease_ttl_ms));
+        let what = format!("`failover.spool_wait` is \"{wait}\" with a `lease.ttl` of \"{ttl}\"");
+        let help = format!("wait at least {ttl}: a worker that lives may notice a failover that late");
+        table.problem("spool_wait", what, help, problems);
+    }
+}
+
 /// A size, `"4GiB"` or a number of MiB, up to 1 TiB.
 fn size(table: &mut Table<'_>, key: &str, min_mib: i64, problems: &mut Problems) -> Option<Spanned<i64>> {
     if table.type_of(key) == Some("integer") {
@@ -221,7 +242,7 @@ mod tests {
         assert_eq!(read(text), (EngineSettings::default(), vec![]));
         let shown = text.lines().filter(|line| line.contains(" = ")).count();
         let documented = include_str!("engine.rs").lines().filter(|line| line.starts_with("//! | `")).count();
-        assert_eq!((shown, documented), (15, 15));
+        assert_eq!((shown, documented), (16, 16));
     }
 
     #[test]
@@ -229,7 +250,8 @@ mod tests {
         let text = "[lease]\nttl = \"30s\"\nrenew = \"10s\"\n[batch]\nmax = 4000\nwait = \"0ms\"\nstripes = 8\n\
                     send_max_age = \"1m\"\n[wheel]\nhorizon = \"4h\"\ninbox_poll = \"50ms\"\n\
                     low_water_every = \"1s\"\nslices = 64\n[history]\nquota = 512\nmin_free = \"2GiB\"\n[api]\n\
-                    listen = \"[::1]:8080\"\n[drain]\ndeadline = \"1500ms\"\n[resolution]\ntime_scale = 60\n";
+                    listen = \"[::1]:8080\"\n[drain]\ndeadline = \"1500ms\"\n[resolution]\ntime_scale = 60\n\
+                    [failover]\nspool_wait = \"12h\"\n";
         let expected = EngineSettings {
             lease_ttl_ms: 30_000,
             lease_renew_ms: 10_000,
@@ -246,6 +268,7 @@ mod tests {
             listen: "[::1]:8080".parse().unwrap(),
             drain_deadline_ms: 1_500,
             resolution_time_scale: 60,
+            spool_wait_ms: 12 * 3_600_000,
         };
         assert_eq!(read(text), (expected, vec![]));
     }
@@ -267,9 +290,35 @@ mod tests {
             "config/engine.toml:13:10: `api.listen` is \"localhost\"; write an address and a port, such as \
              \"127.0.0.1:8080\"",
             "config/engine.toml:14:2: unknown key `drian`; did you mean `drain`? known keys: api, batch, drain, \
-             history, lease, resolution, wheel",
+             failover, history, lease, resolution, wheel",
         ];
         assert_eq!(read(text).1, expected);
+    }
+
+    #[test]
+    fn waiting_for_spools_too_briefly_or_beyond_what_they_keep_is_refused() {
+        let refused = |text: &str| read(text).1.join("\n");
+        for (given, told) in [
+            (
+                "9s",
+                "config/engine.toml:2:14: `failover.spool_wait` is \"9s\"; write a duration from 10s to 12h",
+            ),
+            (
+                "13h",
+                "config/engine.toml:2:14: `failover.spool_wait` is \"13h\"; write a duration from 10s to 12h",
+            ),
+        ] {
+            let found = refused(&format!("[failover]\nspool_wait = \"{given}\"\n"));
+            assert!(found.starts_with(told), "{found}");
+        }
+        // Shorter than a lease: also where its key comes later in the file.
+        let (settings, problems) =
+            read("[failover]\nspool_wait = \"15s\"\n[lease]\nttl = \"20s\"\nrenew = \"5s\"\n");
+        let expected = "config/engine.toml:2:14: `failover.spool_wait` is \"15s\" with a `lease.ttl` of \"20s\"; wait at \
+                        least 20s: a worker that lives may notice a failover that late";
+        assert_eq!((settings.spool_wait_ms, problems), (15_000, vec![expected.to_owned()]));
+        assert_eq!(read("[failover]\nspool_wait = \"20s\"\n").1, Vec::<String>::new());
+        assert!(!refused("[failover]\nspool_wait = 600\n").is_empty());
     }
 
     #[test]

@@ -106,6 +106,13 @@ fn what_is_wrong_with_a_file_is_told_with_its_line() {
         (file("H,2026-12-01,soon", row, "T,TND,1,500"), "line 1: the header does not say which time"),
         (file("H,2026-12-02,2026-12-01", row, "T,TND,1,500"), "line 1: the header does not say which time"),
         (file("H,2026-12-01,2027-12-01", row, "T,TND,1,500"), "line 1: the header does not say which time"),
+        (
+            file("H,-009000-01-01,-009000-01-02", row, "T,TND,1,500"),
+            "line 1: the header does not say which time",
+        ),
+        (file("H,9999-12-01,9999-12-02", row, "T,TND,1,500"), "line 1: the header does not say which time"),
+        (file("H,1999-12-31,1999-12-31", row, "T,TND,1,500"), "line 1: the header does not say which time"),
+        (file(head, &format!("{row}\r{row}"), "T,TND,1,500"), "line 2: a carriage return inside the line"),
         (file(head, "X,1", "T,TND,0,0"), "line 2: it begins with \"X\""),
         (file(head, "21620000001,1", "T,TND,0,0"), "line 2: it begins with \"###########\""),
         (

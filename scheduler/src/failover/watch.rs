@@ -11,18 +11,12 @@ use storage::store::{Conn, check_guard};
 use crate::guard::LeaseGuard;
 use crate::worker::WorkerSettings;
 
-/// Spools are waited for so long; then everything that was due is asked about.
-pub(crate) const QUARANTINE_WAIT_MS: i64 = 600_000;
-/// The window begins so long before the guard row's last touch. Machines whose clocks differ by more than 2 s from the
-/// server's do not claim; what is too much costs only comparing lines that have their intent.
-const MARGIN_MS: i64 = 60_000;
-
 /// After a crash the server's log may end a little before what was flushed: the beginning of a record that was never whole.
 const LSN_SLACK: i64 = 65_536;
 
 /// How this worker opens a quarantine.
 pub(crate) fn terms_of(settings: &WorkerSettings) -> QuarantineTerms {
-    QuarantineTerms { margin_ms: MARGIN_MS, wait_ms: settings.quarantine_wait_ms }
+    QuarantineTerms::waiting(settings.quarantine_wait_ms)
 }
 
 /// What the server is when a worker starts, compared with its own guard row and with what this machine remembers.

@@ -14,6 +14,7 @@ use storage::pg::{
 };
 use storage::story::StoryOutcome;
 
+use super::doubles::Doubles;
 use super::sealed::FileSeal;
 use super::{FileError, FileTaker, attempt_as_asked};
 use crate::callbacks::contrary;
@@ -32,12 +33,15 @@ pub(super) struct Matching<'a> {
     /// The file is complete, and contradicts no other: its rows count.
     pub(super) proven: bool,
     pub(super) foreign_kept: i64,
+    /// Keys that stand in it more than once.
+    pub(super) doubles: Doubles,
 }
 
 /// Digits of the shortest number.
 const NUMBER_DIGITS_MIN: usize = 7;
 
-type Key = (i64, i32, i16);
+/// Seed, period and attempt number of our key.
+pub(super) type Key = (i64, i32, i16);
 
 /// What a row came to.
 enum Verdict {
@@ -178,8 +182,19 @@ impl Matching<'_> {
             return Verdict::plain(FileRowState::Nothing);
         }
         let state = from_number::<AttemptState>(attempt.state).unwrap_or(AttemptState::Intent);
+        let recorded = state.is_final() && agrees(state, attempt.moved_minor, outcome);
+        // Which of them is right cannot be told, and money that is named twice may have been taken twice. One case for all.
+        if key_of(row).is_some_and(|key| self.doubles.has(key))
+            && !(recorded && matches!(outcome.moved(), Moved::No))
+        {
+            let (name, id) = (&self.file.name, self.file.id);
+            return people(
+                "file_mismatch",
+                format!("{name} (file {id}) names this attempt in more than one row"),
+            );
+        }
         match state.is_final() {
-            true if agrees(state, attempt.moved_minor, outcome) => Verdict::Agrees,
+            true if recorded => Verdict::Agrees,
             // Money against the record: the owner blocks the charge with it, and opens the case.
             true if self.proven && is_contrary_money(attempt.op, state, outcome) => {
                 Verdict::Kept { state: FileRowState::Conflict, evidence: Some(outcome), case: None }
@@ -211,7 +226,7 @@ fn without_numbers(text: &str) -> String {
     shown
 }
 
-fn key_of(row: &FileRow) -> Option<Key> {
+pub(super) fn key_of(row: &FileRow) -> Option<Key> {
     let (seed, period, attempt_no) = row.our_ref?.parts().ok()?;
     Some((seed.0, period.number(), attempt_no))
 }

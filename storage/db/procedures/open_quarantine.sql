@@ -24,7 +24,8 @@ BEGIN
     PERFORM setval(s.name, nextval(s.name) + 1000000)
        FROM (SELECT pg_get_serial_sequence(t.name, t.id)::regclass AS name
                FROM (VALUES ('shard_inbox', 'id'), ('outbox', 'id'), ('case_file', 'id'), ('callback_inbox', 'id'),
-                            ('decision_proposal', 'id'), ('book_version', 'version')) AS t (name, id)) AS s;
+                            ('decision_proposal', 'id'), ('carrier_file', 'id'), ('carrier_file_row', 'id'),
+                            ('book_version', 'version')) AS t (name, id)) AS s;
     UPDATE database_guard
        SET system_identifier = (SELECT c.system_identifier FROM pg_control_system() c), timeline = p_to_timeline,
            counter = p_seen_counter + 1000000, touched_at = now();

@@ -50,7 +50,10 @@ impl MemoryDb {
         let balances = state.balances.iter().map(
             |((account, stripe), posted)| json!({"account_id": account, "stripe": stripe, "posted": posted}),
         );
-        let owners = state.owners.iter().map(|(shard, slot)| json!({"shard": shard, "slot": slot}));
+        let owners = state
+            .owners
+            .iter()
+            .map(|(shard, slot)| json!({"shard": shard, "slot": slot, "held": state.guarded.held(*shard)}));
         let usage = state.usage.values().map(|kept| {
             json!({
                 "subscriber_id": kept.subscriber_id, "currency": kept.currency,
@@ -64,7 +67,7 @@ impl MemoryDb {
             json!({"shard": row.shard, "kind": row.kind, "subscription_id": row.subscription_id,
                    "bytes": row.payload.len()})
         });
-        BTreeMap::from([
+        let mut dump = BTreeMap::from([
             ("worker", rows(state.workers.values())),
             ("worker_incarnation", rows(state.incarnations.values())),
             ("shard_owner", owners.collect()),
@@ -82,6 +85,8 @@ impl MemoryDb {
             ("outbox", rows(&state.events)),
             ("case_file", rows(&state.cases)),
             ("subscriber_usage", usage.collect()),
-        ])
+        ]);
+        dump.extend(state.guarded.dump());
+        dump
     }
 }

@@ -1,11 +1,11 @@
 //! `check_guard.sql` and what follows it: a failover is noticed, held up and cleared up as in Postgres.
 
-use billing_core::outcome::Op;
-use billing_core::period::Period;
-use billing_core::subscription::Planned;
-use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::rows::{Aside, Case, Incarnation, Intent};
+use serde_json::{Value, json};
+
+use super::lost::{clear, mark_open, restore, told};
+use super::rows::{Case, Incarnation};
 use super::state::{AttemptKey, State};
 use super::{Arrival, MemoryConn};
 use crate::guard::Seen;
@@ -22,35 +22,77 @@ pub(super) struct Guarded {
     counter: i64,
     touched_us: i64,
     quarantines: Vec<Quarantine>,
-    /// Per quarantine, host and spool: whether it is handed in.
-    spools: Vec<(i64, String, String, bool)>,
-    /// Per quarantine and shard: how it was resumed, and until when it is doubted.
-    shards: Vec<(i64, i32, Option<Option<(i64, i64)>>)>,
-    held: std::collections::BTreeMap<i32, i16>,
-    lost: std::collections::BTreeMap<AttemptKey, Lost>,
+    spools: Vec<Spool>,
+    shards: Vec<HeldShard>,
+    held: BTreeMap<i32, i16>,
+    pub(super) lost: BTreeMap<AttemptKey, Lost>,
     /// Every attempt whose intent was made again.
-    pub(super) restored: std::collections::BTreeSet<AttemptKey>,
+    pub(super) restored: BTreeSet<AttemptKey>,
 }
 
 #[derive(Clone)]
 struct Quarantine {
     id: i64,
+    found_us: i64,
     window_from_us: i64,
     deadline_us: i64,
     seen_counter: i64,
     from_timeline: i32,
+    to_timeline: i32,
+}
+
+/// A row of `quarantine_spool`.
+#[derive(Clone)]
+struct Spool {
+    quarantine_id: i64,
+    place: Place,
+    handed_in: bool,
+    lines: i64,
+    lost: i64,
+}
+
+/// Host, spool and boot.
+type Place = (String, String, String);
+
+/// A row of `shard_quarantine`.
+#[derive(Clone)]
+struct HeldShard {
+    quarantine_id: i64,
+    shard: i32,
+    resumed: Option<ResumedShard>,
+}
+
+#[derive(Clone, Copy)]
+struct ResumedShard {
+    at_us: i64,
+    /// Where a spool is missing: charges that were due until then, and inbox rows up to that one.
+    doubt: Option<(i64, i64)>,
+    listed: i64,
 }
 
 #[derive(Clone)]
-struct Lost {
-    line: SentLine,
+pub(super) struct Lost {
+    pub(super) line: SentLine,
     /// As in `lost_attempt`.
-    state: i16,
-    chain: bool,
+    pub(super) state: i16,
+    pub(super) chain: bool,
+    pub(super) listed_us: i64,
 }
 
 /// Server: one cluster.
 const SYSTEM: i64 = 1;
+/// So long what was doubted or handed in counts, microseconds.
+pub(super) const DAY_US: i64 = 86_400_000_000;
+/// Ids jump by so many.
+const JUMP: i64 = 1_000_000;
+
+fn place_of(who: &WorkerIdentity) -> Place {
+    (who.host.clone(), who.spool.clone(), who.boot_id.clone())
+}
+
+fn place_of_row(row: &Incarnation) -> Place {
+    (row.host.clone(), row.spool.clone(), row.boot_id.clone())
+}
 
 impl Guarded {
     pub(super) fn new(now_us: i64) -> Self {
@@ -76,16 +118,72 @@ impl Guarded {
         self.of_charge(id, period).any(|(_, lost)| lost.state < 3)
     }
 
-    fn of_charge(&self, id: i64, period: i32) -> impl Iterator<Item = (&AttemptKey, &Lost)> {
+    pub(super) fn of_charge(&self, id: i64, period: i32) -> impl Iterator<Item = (&AttemptKey, &Lost)> {
         self.lost.range((id, period, i16::MIN)..=(id, period, i16::MAX))
     }
 
-    fn of_shard(&self, shard: i32) -> impl Iterator<Item = (&AttemptKey, &Lost)> {
+    pub(super) fn of_shard(&self, shard: i32) -> impl Iterator<Item = (&AttemptKey, &Lost)> {
         let first = i64::from(shard) << 32;
         self.lost.range((first, i32::MIN, i16::MIN)..=(first + 4_294_967_295, i32::MAX, i16::MAX))
     }
 
-    fn has_lost(&self, shard: i32) -> bool {
+    /// Whether a quarantine still holds a shard.
+    fn holds(&self, quarantine_id: i64, shard: i32) -> bool {
+        let held =
+            |s: &HeldShard| s.quarantine_id == quarantine_id && s.shard == shard && s.resumed.is_none();
+        self.shards.iter().any(held)
+    }
+
+    pub(super) fn set_held(&mut self, shard: i32, kind: i16) {
+        self.held.insert(shard, kind);
+    }
+
+    /// Who may have sent what is assumed: the latest of those whose spool is missing.
+    fn of_missing_spool(&self, incarnations: &BTreeMap<i64, Incarnation>) -> Option<i64> {
+        let missing = |row: &&Incarnation| {
+            let place = place_of_row(row);
+            self.spools.iter().any(|spool| !spool.handed_in && spool.place == place)
+        };
+        let latest = incarnations.values().filter(missing).max_by_key(|row| row.started);
+        latest.map(|row| row.incarnation)
+    }
+
+    /// As `database_guard` says.
+    pub(super) fn set_timeline(&mut self, timeline: i32) {
+        self.timeline = timeline;
+    }
+
+    /// The tables of failovers, without machine instants.
+    pub(super) fn dump(&self) -> [(&'static str, Vec<Value>); 5] {
+        let guard = json!({"timeline": self.timeline, "counter": self.counter});
+        let quarantines = self.quarantines.iter().map(|q| {
+            json!({"id": q.id, "seen_counter": q.seen_counter, "from_timeline": q.from_timeline,
+                   "to_timeline": q.to_timeline})
+        });
+        let spools = self.spools.iter().map(|spool| {
+            let (host, name, boot_id) = &spool.place;
+            json!({"quarantine_id": spool.quarantine_id, "host": host, "spool": name, "boot_id": boot_id,
+                   "handed_in": spool.handed_in, "lines": spool.lines, "lost": spool.lost})
+        });
+        let shards = self.shards.iter().map(|held| {
+            let how = held.resumed.map(|resumed| if resumed.doubt.is_some() { "all" } else { "listed" });
+            let doubt = held.resumed.and_then(|resumed| resumed.doubt);
+            json!({"quarantine_id": held.quarantine_id, "shard": held.shard, "how": how,
+                   "doubt_until_ms": doubt.map(|(until_ms, _)| until_ms),
+                   "inbox_until": doubt.map(|(_, inbox)| inbox),
+                   "listed": held.resumed.map_or(0, |resumed| resumed.listed)})
+        });
+        let lost = self.lost.values().map(Lost::dump);
+        [
+            ("database_guard", vec![guard]),
+            ("quarantine", quarantines.collect()),
+            ("quarantine_spool", spools.collect()),
+            ("shard_quarantine", shards.collect()),
+            ("lost_attempt", lost.collect()),
+        ]
+    }
+
+    pub(super) fn has_lost(&self, shard: i32) -> bool {
         self.of_shard(shard).any(|(_, lost)| lost.state < 3)
     }
 }
@@ -110,10 +208,11 @@ impl MemoryConn {
             let guard = &state.guarded;
             let behind =
                 known.timeline > timeline || known.timeline == timeline && known.counter > guard.counter;
-            let known_already = guard
-                .quarantines
-                .iter()
-                .any(|q| q.from_timeline == known.timeline && known.counter < q.seen_counter + 1_000_000);
+            let known_already = guard.quarantines.iter().any(|q| {
+                q.to_timeline == timeline
+                    && q.from_timeline == known.timeline
+                    && known.counter < q.seen_counter + JUMP
+            });
             let opened = if guard.timeline != timeline {
                 let from = guard.timeline;
                 Some(open(state, arrival, known.counter, (from, timeline), terms))
@@ -138,36 +237,31 @@ impl MemoryConn {
     }
 
     pub(crate) async fn held_up(&mut self, who: &WorkerIdentity) -> Result<HeldUp, StoreError> {
-        let who = who.clone();
-        self.call("held_up", move |state, _| {
+        let place = place_of(who);
+        self.call("held_up", move |state, arrival| {
             let guard = &state.guarded;
+            let since_us = arrival.now_us - DAY_US;
             let done = |id: i64| {
-                guard
-                    .spools
-                    .iter()
-                    .any(|(q, host, spool, done)| *done && (*q, host, spool) == (id, &who.host, &who.spool))
+                guard.spools.iter().any(|s| s.handed_in && s.quarantine_id == id && s.place == place)
             };
-            let wanted: Vec<&Quarantine> = guard.quarantines.iter().filter(|q| !done(q.id)).collect();
+            let wanted: Vec<&Quarantine> =
+                guard.quarantines.iter().filter(|q| q.found_us > since_us && !done(q.id)).collect();
+            let waits = |id: i64| guard.shards.iter().any(|s| s.quarantine_id == id && s.resumed.is_none());
+            let waiting = guard.quarantines.iter().filter(|q| waits(q.id));
             let held = guard.held.iter().filter(|(_, held)| **held > 0);
+            let mut doubted: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+            for (shard, resumed) in guard.shards.iter().filter_map(|s| Some((s.shard, s.resumed?))) {
+                if let Some((until_ms, inbox)) = resumed.doubt.filter(|_| resumed.at_us > since_us) {
+                    let kept = doubted.entry(shard).or_insert((until_ms, inbox));
+                    *kept = (kept.0.max(until_ms), kept.1.max(inbox));
+                }
+            }
             Ok(HeldUp {
                 hand_in: wanted.iter().map(|q| q.id).collect(),
                 from_us: wanted.iter().map(|q| q.window_from_us).min().unwrap_or(0),
-                window_from_us: guard
-                    .quarantines
-                    .iter()
-                    .filter(|q| guard.shards.iter().any(|(id, _, how)| *id == q.id && how.is_none()))
-                    .map(|q| q.window_from_us)
-                    .min()
-                    .unwrap_or(0),
+                window_from_us: waiting.map(|q| q.window_from_us).min().unwrap_or(0),
                 shards: held.map(|(shard, held)| (*shard, *held)).collect(),
-                doubted: guard
-                    .shards
-                    .iter()
-                    .filter_map(|(_, shard, how)| {
-                        let (until_ms, inbox) = (*how)??;
-                        Some((*shard, until_ms, inbox))
-                    })
-                    .collect(),
+                doubted: doubted.into_iter().map(|(shard, (until, inbox))| (shard, until, inbox)).collect(),
             })
         })
         .await
@@ -182,12 +276,14 @@ impl MemoryConn {
         self.call("hand_in_lines", move |state, arrival| {
             let mut lost = 0;
             for line in lines {
-                let epoch = i32::try_from(state.incarnations.len()).unwrap_or(i32::MAX);
+                let started = state.incarnations.len();
                 state.incarnations.entry(line.incarnation).or_insert_with(|| Incarnation {
                     incarnation: line.incarnation,
                     slot: 0,
-                    epoch,
+                    epoch: 0,
+                    started,
                     host: who.host.clone(),
+                    boot_id: who.boot_id.clone(),
                     spool: who.spool.clone(),
                     endpoint: String::new(),
                     fenced: true,
@@ -204,10 +300,15 @@ impl MemoryConn {
                         period: Some(line.period),
                         attempt_no: Some(line.attempt_no),
                         kind: "lost_subscription".to_owned(),
-                        what: "a request was sent before a failover that lost its subscription".to_owned(),
+                        what: format!(
+                            "a request over {} minor units of currency {} (operation {}) was sent before a failover that lost \
+                             its subscription",
+                            line.amount_minor, line.currency, line.op
+                        ),
                     });
                 }
-                let row = Lost { line, state: if orphan { 3 } else { 0 }, chain: false };
+                let state_no = if orphan { 3 } else { 0 };
+                let row = Lost { line, state: state_no, chain: false, listed_us: arrival.now_us };
                 state.guarded.lost.insert(key, row);
                 lost += 1;
                 if !orphan && state.guarded.held(shard_of(&line)) == 0 {
@@ -223,15 +324,16 @@ impl MemoryConn {
         &mut self,
         who: &WorkerIdentity,
         quarantines: &[i64],
-        _: i64,
-        _: i64,
+        lines: i64,
+        lost: i64,
     ) -> Result<(), StoreError> {
-        let (who, quarantines) = (who.clone(), quarantines.to_vec());
+        let (place, quarantines) = (place_of(who), quarantines.to_vec());
         self.call("hand_in_done", move |state, _| {
             let spools = &mut state.guarded.spools;
             for id in quarantines {
-                spools.retain(|(q, host, spool, _)| (*q, host, spool) != (id, &who.host, &who.spool));
-                spools.push((id, who.host.clone(), who.spool.clone(), true));
+                spools.retain(|spool| spool.quarantine_id != id || spool.place != place);
+                let place = place.clone();
+                spools.push(Spool { quarantine_id: id, place, handed_in: true, lines, lost });
             }
             Ok(())
         })
@@ -250,29 +352,31 @@ impl MemoryConn {
             if state.owners.get(&shard) != Some(&Some(lease.slot)) || state.guarded.held(shard) != 1 {
                 return Ok(Resumed::Yes);
             }
-            let guard = &mut state.guarded;
-            let open = guard.shards.iter().filter(|(_, one, how)| *one == shard && how.is_none());
-            let waits = |id: i64| guard.spools.iter().any(|(q, _, _, handed_in)| *q == id && !handed_in);
-            let missing: Vec<i64> = open.map(|(id, ..)| *id).filter(|id| waits(*id)).collect();
-            let late =
-                |id: &i64| guard.quarantines.iter().any(|q| q.id == *id && q.deadline_us <= arrival.now_us);
-            if !missing.iter().all(late) {
+            let guard = &state.guarded;
+            let open: Vec<&Quarantine> =
+                guard.quarantines.iter().filter(|q| guard.holds(q.id, shard)).collect();
+            let waits = |id: i64| guard.spools.iter().any(|s| s.quarantine_id == id && !s.handed_in);
+            let missing: Vec<&&Quarantine> = open.iter().filter(|q| waits(q.id)).collect();
+            if !missing.iter().all(|q| q.deadline_us <= arrival.now_us) {
                 return Ok(Resumed::NotYet);
             }
-            if !missing.is_empty() && doubt_until_ms.is_none() {
+            let missing = !missing.is_empty();
+            if missing && doubt_until_ms.is_none() {
                 return Ok(Resumed::ListAll);
             }
-            let doubt =
-                doubt_until_ms.filter(|_| !missing.is_empty()).map(|until_ms| (until_ms, state.inbox_last));
-            for (_, one, how) in &mut guard.shards {
-                if *one == shard && how.is_none() {
-                    *how = Some(doubt);
-                }
+            let window_us = open.iter().map(|q| q.window_from_us).min();
+            if let Some(from_us) = window_us.filter(|_| missing) {
+                mark_open(state, shard, from_us, arrival.now_us);
             }
-            if !missing.is_empty() {
-                mark_open(state, shard, &missing);
-            }
+            let last = state.inbox.range((shard, i64::MIN)..=(shard, i64::MAX)).next_back();
+            let inbox = last.map_or(0, |((_, id), _)| *id);
             let guard = &mut state.guarded;
+            let doubt = doubt_until_ms.filter(|_| missing).map(|until_ms| (until_ms, inbox));
+            let listed = i64::try_from(guard.of_shard(shard).count()).unwrap_or(i64::MAX);
+            let resumed = ResumedShard { at_us: arrival.now_us, doubt, listed };
+            for held in guard.shards.iter_mut().filter(|held| held.shard == shard) {
+                held.resumed.get_or_insert(resumed);
+            }
             let held = if guard.has_lost(shard) { 2 } else { 0 };
             guard.held.insert(shard, held);
             Ok(Resumed::Yes)
@@ -288,9 +392,9 @@ impl MemoryConn {
         limit: i32,
     ) -> Result<Vec<LostAttempt>, StoreError> {
         let lease = *lease;
-        self.call("lost_attempts", move |state, _| {
+        self.call("lost_attempts", move |state, arrival| {
             state.check_fence(&lease)?;
-            clear(state, shard);
+            clear(state, shard, arrival.now_us);
             let waiting = state.guarded.of_shard(shard).filter(|(key, lost)| {
                 **key > after && lost.state < 2 && !(lost.state == 1 && state.opens.contains_key(key))
             });
@@ -323,10 +427,12 @@ impl MemoryConn {
         lines: &[SentLine],
     ) -> Result<i64, StoreError> {
         let (lease, lines) = (*lease, lines.to_vec());
-        self.call("list_doubts", move |state, _| {
+        self.call("list_doubts", move |state, arrival| {
             state.check_fence(&lease)?;
+            let sender = state.guarded.of_missing_spool(&state.incarnations).filter(|_| !chain);
             let mut listed = 0;
-            for line in lines {
+            for mut line in lines {
+                line.incarnation = sender.unwrap_or(line.incarnation);
                 let key = key_of(&line);
                 let before = |(at, lost): (&AttemptKey, &Lost)| at.2 < key.2 && lost.state == 2;
                 let known = state.guarded.of_charge(key.0, key.1).any(before);
@@ -340,7 +446,8 @@ impl MemoryConn {
                 if state.guarded.lost.contains_key(&key) {
                     continue;
                 }
-                state.guarded.lost.insert(key, Lost { line, state: 0, chain: true });
+                let row = Lost { line, state: 0, chain: true, listed_us: arrival.now_us };
+                state.guarded.lost.insert(key, row);
                 listed += 1;
                 if state.guarded.held(shard_of(&line)) == 0 {
                     state.guarded.held.insert(shard_of(&line), 2);
@@ -362,7 +469,7 @@ fn open(
 ) -> i64 {
     let from_us = state.guarded.touched_us.min(arrival.now_us) - terms.margin_ms * 1_000;
     let alive = state.incarnations.values().filter(|i| i.fenced_us.is_none_or(|fenced| fenced >= from_us));
-    let mut spools: Vec<(String, String)> = alive.map(|i| (i.host.clone(), i.spool.clone())).collect();
+    let mut spools: Vec<Place> = alive.map(place_of_row).collect();
     spools.sort();
     spools.dedup();
     let shards: Vec<i32> = state.owners.keys().copied().collect();
@@ -371,213 +478,21 @@ fn open(
     let seen_counter = seen.max(guard.counter);
     guard.quarantines.push(Quarantine {
         id,
+        found_us: arrival.now_us,
         window_from_us: from_us,
         deadline_us: arrival.now_us + terms.wait_ms * 1_000,
         seen_counter,
         from_timeline: timelines.0,
+        to_timeline: timelines.1,
     });
-    guard.spools.extend(spools.into_iter().map(|(host, spool)| (id, host, spool, false)));
+    let spool = |place| Spool { quarantine_id: id, place, handed_in: false, lines: 0, lost: 0 };
+    guard.spools.extend(spools.into_iter().map(spool));
     for shard in shards {
-        guard.shards.push((id, shard, None));
+        guard.shards.push(HeldShard { quarantine_id: id, shard, resumed: None });
         guard.held.insert(shard, 1);
     }
-    (guard.timeline, guard.counter, guard.touched_us) =
-        (timelines.1, seen_counter + 1_000_000, arrival.now_us);
-    // Ids that were handed out may be known elsewhere.
-    state.inbox_last += 1_000_000;
+    (guard.timeline, guard.counter, guard.touched_us) = (timelines.1, seen_counter + JUMP, arrival.now_us);
+    // Ids that were handed out may be known elsewhere. Postgres takes one to look at the sequence.
+    state.inbox_last += 1 + JUMP;
     id
-}
-
-/// What is open since the window may have been settled and followed by the next attempt, which only a missing spool knows.
-fn mark_open(state: &mut State, shard: i32, missing: &[i64]) {
-    let windows = state.guarded.quarantines.iter().filter(|q| missing.contains(&q.id));
-    let Some(from_us) = windows.map(|q| q.window_from_us).min() else { return };
-    let open: Vec<(AttemptKey, SentLine)> = state
-        .intents
-        .iter()
-        .filter(|(key, intent)| {
-            (key.0 >> 32) as i32 == shard
-                && intent.intent_at_us >= from_us
-                && intent.amount_minor > 0
-                && !state.outcomes.contains_key(*key)
-        })
-        .map(|(key, intent)| (*key, line_of(intent)))
-        .collect();
-    for (key, line) in open {
-        let mark = Lost { line, state: 2, chain: true };
-        let kept = state.guarded.lost.entry(key).or_insert_with(|| mark.clone());
-        if kept.state == 1 {
-            *kept = mark;
-        }
-    }
-}
-
-fn line_of(intent: &Intent) -> SentLine {
-    let digest = u128::from(intent.digest_hi as u64) << 64 | u128::from(intent.digest_lo as u64);
-    SentLine {
-        subscription_id: intent.subscription_id,
-        period: intent.period,
-        attempt_no: intent.attempt_no,
-        op: intent.op as u8,
-        carrier_no: (intent.subscription_id >> 44) as i32,
-        amount_minor: intent.amount_minor,
-        currency: intent.currency,
-        digest: digest.to_be_bytes(),
-        incarnation: intent.incarnation,
-        intent_at_us: intent.intent_at_us,
-        business_at_ms: intent.business_at_ms,
-        not_before_ms: intent.not_before_ms,
-        not_after_ms: intent.not_after_ms,
-        book_version: intent.book_version,
-        round: intent.round,
-        step: intent.step,
-        parent_no: intent.parent_no,
-        rule: intent.rule_id,
-    }
-}
-
-/// What `lost_attempts.sql` drops first.
-fn clear(state: &mut State, shard: i32) {
-    let keys: Vec<AttemptKey> = state.guarded.of_shard(shard).map(|(key, _)| *key).collect();
-    for key in keys {
-        let class = state.outcomes.get(&key).map(|outcome| outcome.class);
-        let open = state.opens.contains_key(&key);
-        let goes_on = state.subscriptions.get(&key.0).is_some_and(|sub| sub.period == key.1)
-            || state.asides.get(&(key.0, key.1)).is_some_and(|own| own.next_at_ms.is_some());
-        let Some(lost) = state.guarded.lost.get_mut(&key) else { continue };
-        if lost.state == 1 && lost.chain && class.is_some_and(|class| class != 7 && class != 8) {
-            lost.state = 2;
-        }
-        let settled = lost.state == 1 && (class.is_some() || !lost.chain && open);
-        // While it is open the mark says that it is not repeated.
-        if settled || lost.state == 2 && !goes_on && !open {
-            state.guarded.lost.remove(&key);
-        }
-    }
-    if state.guarded.held(shard) == 2 && !state.guarded.has_lost(shard) {
-        state.guarded.held.insert(shard, 0);
-    }
-}
-
-fn restore(state: &mut State, key: AttemptKey, cap: Option<CapDay>) -> Result<Verdict, StoreError> {
-    let Some(lost) = state.guarded.lost.get_mut(&key).filter(|lost| lost.state < 2) else {
-        return Ok(Verdict::NotFound);
-    };
-    if state.intents.contains_key(&key) {
-        lost.state = 1;
-        let told = state.outcomes.contains_key(&key) || state.opens.contains_key(&key);
-        return Ok(if told { Verdict::FinalSame } else { Verdict::Ok });
-    }
-    let line = lost.line;
-    if !state.has_partition(key.1) {
-        return Ok(Verdict::NoPartition);
-    }
-    let Some(sub) = state.subscriptions.get(&key.0) else { return Ok(Verdict::NotFound) };
-    let refund = line.op == Op::Refund as u8;
-    if sub.period == key.1 && !refund {
-        if sub.open != 0 || sub.attempt_no + 1 != key.2 {
-            return Ok(Verdict::StaleRev);
-        }
-    } else if let Some(own) = state.asides.get(&(key.0, key.1)) {
-        let gap = own.attempt_no + 1 < key.2;
-        if own.open != 0 || own.attempt_no + 1 > key.2 || gap && !refund {
-            return Ok(Verdict::StaleRev);
-        }
-    } else if key.1 > sub.period && sub.next_at_ms.is_some() {
-        return Ok(Verdict::StaleRev);
-    } else {
-        let outcomes = state.outcomes.range((key.0, key.1, i16::MIN)..=(key.0, key.1, i16::MAX));
-        let collects = |key: &AttemptKey| state.intents.get(key).is_some_and(|i| matches!(i.op, 1 | 3 | 6));
-        let collected: i64 =
-            outcomes.filter(|(key, o)| o.class == 5 && collects(key)).map(|(_, o)| o.moved_minor).sum();
-        state.asides.insert(
-            (key.0, key.1),
-            Aside {
-                subscription_id: key.0,
-                period: key.1,
-                due_minor: collected.max(line.amount_minor),
-                collected_minor: collected,
-                refunded_minor: 0,
-                reversed_minor: 0,
-                next_at_ms: None,
-                expires_at_ms: None,
-                rev: 0,
-                attempt_no: key.2 - 1,
-                round: line.round,
-                step: line.step,
-                open: 0,
-                state: if refund { 4 } else { 1 },
-                next_kind: 0,
-                currency: line.currency,
-            },
-        );
-    }
-    if refund && let Some(own) = state.asides.get_mut(&(key.0, key.1)) {
-        own.refunded_minor += line.amount_minor;
-        own.rev += 1;
-    }
-    let digest = u128::from_be_bytes(line.digest);
-    state.bare.insert(key);
-    state.guarded.restored.insert(key);
-    state.intents.insert(
-        key,
-        Intent {
-            subscription_id: key.0,
-            period: key.1,
-            attempt_no: key.2,
-            amount_minor: line.amount_minor,
-            digest_hi: (digest >> 64) as i64,
-            digest_lo: digest as i64,
-            not_before_ms: line.not_before_ms,
-            not_after_ms: line.not_after_ms,
-            incarnation: line.incarnation,
-            intent_at_us: line.intent_at_us,
-            committed_us: line.intent_at_us,
-            business_at_ms: line.business_at_ms,
-            book_version: line.book_version,
-            op: i16::from(line.op),
-            round: line.round,
-            step: line.step,
-            currency: line.currency,
-            rule_id: line.rule,
-            cap_day: cap.map_or(0, |(_, [day, ..])| day),
-            parent_no: line.parent_no,
-        },
-    );
-    if let Some((subscriber_id, days)) = cap {
-        state.count_usage(subscriber_id, line.currency, days, line.amount_minor);
-    }
-    if let Some(lost) = state.guarded.lost.get_mut(&key) {
-        lost.state = 1;
-    }
-    Ok(Verdict::Ok)
-}
-
-fn told(lost: &Lost) -> Result<LostAttempt, StoreError> {
-    fn broken(error: impl std::fmt::Display) -> StoreError {
-        StoreError::Broken(format!("a lost attempt: {error}"))
-    }
-    let line = &lost.line;
-    let instant = |ms| Timestamp::from_millisecond(ms).map_err(broken);
-    let op = Op::from_number(i16::from(line.op)).ok_or_else(|| broken(format!("operation {}", line.op)))?;
-    Ok(LostAttempt {
-        subscription_id: line.subscription_id,
-        planned: Planned {
-            op,
-            period: Period::from_number(line.period).map_err(broken)?,
-            attempt_no: line.attempt_no,
-            parent_no: line.parent_no,
-            amount_minor: line.amount_minor,
-            round: line.round,
-            step: line.step,
-            not_before: instant(line.not_before_ms)?,
-            not_after: instant(line.not_after_ms)?,
-        },
-        currency: line.currency,
-        incarnation: line.incarnation,
-        book_version: line.book_version,
-        business_at: instant(line.business_at_ms)?,
-        restored: lost.state == 1,
-        assumed: lost.chain,
-    })
 }

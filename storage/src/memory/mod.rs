@@ -8,6 +8,7 @@ mod begin;
 mod dump;
 mod failover;
 mod inbox;
+mod lost;
 mod read;
 mod record;
 mod refund;
@@ -156,6 +157,11 @@ impl MemoryDb {
     #[must_use]
     pub fn restored(&self) -> Vec<(i64, i32, i16)> {
         self.state().guarded.restored.iter().copied().collect()
+    }
+
+    /// Makes `database_guard` say another timeline than the server is on, as a promoted standby's row does.
+    pub fn set_guard_timeline(&self, timeline: i32) {
+        self.state().guarded.set_timeline(timeline);
     }
 
     fn timeline(&self) -> i32 {

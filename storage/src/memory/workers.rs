@@ -29,12 +29,15 @@ impl MemoryConn {
                 (before.fenced, before.fenced_us) = (true, Some(arrival.commit_us));
             }
             state.owners.values_mut().filter(|owner| **owner == Some(slot)).for_each(|owner| *owner = None);
-            let WorkerIdentity { host, spool, endpoint, .. } = who;
+            let WorkerIdentity { host, boot_id, spool, endpoint } = who;
+            let started = state.incarnations.len();
             let row = Incarnation {
                 incarnation,
                 slot,
                 epoch,
+                started,
                 host,
+                boot_id,
                 spool,
                 endpoint,
                 fenced: false,

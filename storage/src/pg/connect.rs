@@ -21,6 +21,9 @@ pub enum StoreError {
     /// The server refused the statement: nothing of it is durable.
     #[error("the database refused: {0}")]
     Refused(#[source] sqlx::Error),
+    /// The role lacks a right that the engine needs; says how to give it.
+    #[error("this database role may not do what is needed: {0}")]
+    Forbidden(String),
     /// The server answered something that cannot be.
     #[error("the database holds what cannot be: {0}")]
     Broken(String),
@@ -48,6 +51,14 @@ impl From<sqlx::Error> for StoreError {
             // A standby: it may be promoted, or the address may come to mean the primary again.
             "25006" => Self::Unavailable(error),
             "TB005" => Self::Broken(database.message().to_owned()),
+            "42501" => match database.message().strip_prefix("permission denied for function ") {
+                Some(name) if name.starts_with("pg_") => Self::Forbidden(format!(
+                    "{}; which server this is has to be known: as a superuser, GRANT EXECUTE ON FUNCTION {name}() TO the role \
+                     of the --database URL",
+                    database.message()
+                )),
+                _ => Self::Refused(error),
+            },
             _ => Self::Refused(error),
         }
     }

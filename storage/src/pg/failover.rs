@@ -30,6 +30,18 @@ pub struct QuarantineTerms {
     pub wait_ms: i64,
 }
 
+/// Machines whose clocks differ by more than 2 s from the server's do not claim; what is too much costs only comparing lines
+/// that have their intent.
+const MARGIN_MS: i64 = 60_000;
+
+impl QuarantineTerms {
+    /// Spools are waited for so long (milliseconds); the window begins a minute before the last touch.
+    #[must_use]
+    pub const fn waiting(wait_ms: i64) -> Self {
+        Self { margin_ms: MARGIN_MS, wait_ms }
+    }
+}
+
 /// Compares the server with its own guard row and with what is remembered of it.
 ///
 /// # Errors

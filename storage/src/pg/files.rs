@@ -515,7 +515,8 @@ pub async fn file_rows(
 }
 
 /// What the complete files of these carriers cover: carrier, from and until, machine time in microseconds. Nothing of a
-/// carrier one of whose files is not matched to its end: that one may name what the others do not.
+/// carrier one of whose files is not matched to its end: that one may name what the others do not. And not of a file with
+/// rows of which none has a key of our form: it may write our keys in another way.
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
@@ -526,6 +527,7 @@ pub async fn file_coverage(
     let covered = sqlx::query_as(
         "SELECT f.carrier_no, us(f.covers_from), us(f.covers_until) FROM carrier_file f
           WHERE f.carrier_no = ANY ($1) AND f.state = 2 AND f.covers_until > now() - interval '100 days'
+            AND (f.foreign_rows = 0 OR f.foreign_rows < f.rows)
             AND NOT EXISTS (SELECT FROM carrier_file x WHERE x.carrier_no = f.carrier_no AND x.state IN (0, 1))
           ORDER BY f.carrier_no, f.covers_from",
     );

@@ -100,6 +100,11 @@ pub async fn migrate(conn: &mut PgConnection) -> Result<(), StoreError> {
     let migrator = Migrator::with_migrations(migrations);
     migrator.run_direct(None, &mut *conn, false).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(error) => StoreError::from(error),
+        sqlx::migrate::MigrateError::ExecuteMigration(error, version) => match StoreError::from(error) {
+            // What people can give, and what passes; the rest is a migration that does not fit.
+            told @ (StoreError::Forbidden(_) | StoreError::Unavailable(_)) => told,
+            other => StoreError::Broken(format!("migrations: while executing migration {version}: {other}")),
+        },
         other => StoreError::Broken(format!("migrations: {other}")),
     })?;
     let mut tx = conn.begin().await?;

@@ -92,7 +92,10 @@ pub use proposals::{
     Approval, CaseLine, ProposalRow, Proposing, ReviewRow, approve_decision, attempts_to_review, case_lines,
     open_proposals, proposal, propose_decision,
 };
-pub use quarantines::{QuarantineLine, adopt_server, force_quarantine, quarantine_lines};
+pub use quarantines::{
+    HeldShards, QuarantineLine, ServerMoved, adopt_server, force_quarantine, held_shards, quarantine_lines,
+    server_moved,
+};
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};
 pub(crate) use resolution::ask_of;

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgConnection;
 
-use super::StoreError;
+use super::{QuarantineTerms, StoreError};
 
 row! {
     /// A quarantine: what it waits for, and what came of it.
@@ -68,6 +68,74 @@ pub async fn quarantine_lines(
     Ok(lines.bind(all).bind(limit).fetch_all(conn).await?)
 }
 
+row! {
+    /// Shards of one carrier that a quarantine holds wholly.
+    pub struct HeldShards {
+        /// Which quarantine.
+        pub quarantine_id: i64,
+        /// The carrier's id.
+        pub carrier: String,
+        /// Their numbers within the carrier, ascending.
+        pub slices: Vec<i32>,
+    }
+}
+
+/// The shards that are held wholly, by quarantine and carrier: at most 4,096 for each carrier.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn held_shards(conn: &mut PgConnection) -> Result<Vec<HeldShards>, StoreError> {
+    let shards = sqlx::query_as(
+        "SELECT s.quarantine_id, coalesce(c.id, 'carrier ' || (s.shard >> 12)) AS carrier,
+                array_agg(s.shard & 4095 ORDER BY s.shard) AS slices
+           FROM shard_quarantine s
+           LEFT JOIN carrier c ON c.carrier_no = s.shard >> 12
+          WHERE s.resumed_at IS NULL
+          GROUP BY s.quarantine_id, s.shard >> 12, c.id ORDER BY s.quarantine_id DESC, s.shard >> 12",
+    );
+    Ok(shards.fetch_all(conn).await?)
+}
+
+/// How a server differs from the one that its own guard row names, when no worker has met it yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerMoved {
+    /// Another cluster: workers refuse it.
+    Cluster {
+        /// The system identifier of the one that the row names.
+        known: i64,
+        /// That of this one.
+        here: i64,
+    },
+    /// Another timeline: a standby was promoted.
+    Timeline {
+        /// On which a worker last wrote.
+        known: i32,
+        /// On which the server is.
+        here: i32,
+    },
+}
+
+/// Whether this server is another one than its guard row says. Only a primary can tell.
+///
+/// # Errors
+/// [`StoreError::Forbidden`] when the role may not ask which server this is.
+pub async fn server_moved(conn: &mut PgConnection) -> Result<Option<ServerMoved>, StoreError> {
+    let (known_system, system, known, here): (i64, i64, i32, i32) = sqlx::query_as(
+        "SELECT d.system_identifier, c.system_identifier, d.timeline,
+                ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+           FROM database_guard d, pg_control_system() c",
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(if known_system != system {
+        Some(ServerMoved::Cluster { known: known_system, here: system })
+    } else if known != here {
+        Some(ServerMoved::Timeline { known, here })
+    } else {
+        None
+    })
+}
+
 /// Says not to wait for the spools that are missing; `false` when it waits for none, or somebody said so before.
 ///
 /// # Errors
@@ -90,8 +158,7 @@ pub async fn force_quarantine(conn: &mut PgConnection, id: i64, who: &str) -> Re
 pub async fn adopt_server(
     conn: &mut PgConnection,
     who: &str,
-    margin_ms: i64,
-    wait_ms: i64,
+    terms: QuarantineTerms,
 ) -> Result<Option<i64>, StoreError> {
     let adopted: Option<(i64,)> = sqlx::query_as(
         "WITH here AS (
@@ -102,8 +169,8 @@ pub async fn adopt_server(
            FROM before b, here h",
     )
     .bind(who)
-    .bind(margin_ms)
-    .bind(wait_ms)
+    .bind(terms.margin_ms)
+    .bind(terms.wait_ms)
     .fetch_optional(conn)
     .await?;
     Ok(adopted.map(|(id,)| id))

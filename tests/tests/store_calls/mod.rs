@@ -11,6 +11,7 @@ macro_rules! both {
 }
 
 mod asks;
+pub(crate) mod failover;
 mod rows;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ const NOW_MS: i64 = 1_800_000_000_000;
 /// 2027-01-15 in days since 2000-01-01.
 const DAY: i32 = 9_876;
 const SUBSCRIPTIONS: u32 = 8;
+/// Up to this seed the server never fails over: what is held would hide the rest.
+pub(crate) const CALM_SEEDS: u64 = 6;
 
 /// The same world in both stores.
 pub(crate) struct Pair {
@@ -50,6 +53,15 @@ pub(crate) struct Pair {
     incarnation: i64,
     /// Attempts that were begun: (subscription, period, attempt).
     begun: Vec<(i64, i32, i16)>,
+    /// Whether the server fails over now and then.
+    fails_over: bool,
+    /// The guard row's counter, and the quarantines so far.
+    counter: i64,
+    quarantines: Vec<i64>,
+    /// Lost attempts whose intents were made again.
+    restored: Vec<(i64, i32, i16)>,
+    /// Which cluster the Postgres is.
+    system: i64,
     pub(crate) verdicts: BTreeMap<String, usize>,
 }
 
@@ -88,6 +100,8 @@ impl Pair {
         let names = pg::sync_book(&mut raw, &book).await.unwrap();
         let now_us = || Timestamp::now().as_microsecond();
         let db = MemoryDb::new(names, book.digest, clock, Box::new(now_us));
+        let system = "SELECT system_identifier FROM pg_control_system()";
+        let system = sqlx::query_scalar(system).fetch_one(&mut raw).await.unwrap();
         let mut pair = Self {
             seed: seed * 1_000_003,
             postgres: store::connect(&Database::postgres(url), "conformance").await.unwrap(),
@@ -99,6 +113,11 @@ impl Pair {
             leases: Vec::new(),
             incarnation: 100,
             begun: Vec::new(),
+            fails_over: seed > CALM_SEEDS,
+            counter: 0,
+            quarantines: Vec::new(),
+            restored: Vec::new(),
+            system,
             verdicts: BTreeMap::new(),
         };
         for _ in 0..2 {
@@ -194,7 +213,7 @@ impl Pair {
     }
 
     pub(crate) async fn call(&mut self) {
-        match self.roll(40) {
+        match self.roll(if self.fails_over { 52 } else { 40 }) {
             0..9 => self.begin().await,
             9..18 => self.record().await,
             18 => self.move_shards().await,
@@ -204,6 +223,7 @@ impl Pair {
             22..25 => self.refund().await,
             30..38 => self.ask().await,
             38..40 => self.look_at_unknown().await,
+            40..52 => self.failover().await,
             _ => self.look().await,
         }
     }

@@ -130,6 +130,10 @@ impl Shown {
             (FileState::Kept | FileState::Matching, _) => {
                 Some("it was not matched to its end: take it in again".to_owned())
             }
+            (FileState::Complete, _) if row.foreign_rows > 0 && row.foreign_rows == row.rows => Some(
+                "none of its rows has a key of ours: its absences do not count, our keys may be written in another way"
+                    .to_owned(),
+            ),
             _ => row.flaw.as_deref().map(one_line),
         };
         Self {

@@ -1,9 +1,12 @@
 //! `toll ops quarantine`: what a failover holds up, and the two things about it that only people know.
 
+use billing_core::book::engine::EngineSettings;
+use carriers::StandInSecrets;
 use serde::Serialize;
-use sqlx::Connection;
-use storage::pg::{self, QuarantineLine};
+use sqlx::{Connection, PgConnection};
+use storage::pg::{self, QuarantineLine, QuarantineTerms};
 
+use crate::book_store;
 use crate::cli::Global;
 use crate::database::Database;
 use crate::exit::failed;
@@ -14,14 +17,12 @@ use crate::who;
 use crate::words;
 
 const SHOWN_MAX: i64 = 200;
-const MARGIN_MS: i64 = 60_000;
-const WAIT_MS: i64 = 600_000;
 
 /// What `toll ops quarantine` takes.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "After a failover every shard waits until each worker that lived then has handed in what its spool says was sent, ten
-minutes at most. A spool that is lost for good needs no waiting: then every charge that was due is asked about first.
+    after_help = "After a failover every shard waits until each worker that lived then has handed in what its spool says was sent,
+`failover.spool_wait` of engine.toml (10m) at most. A spool that is lost for good needs no waiting: then every charge that was due is asked about first.
 
 Examples:
   toll ops quarantine
@@ -121,7 +122,8 @@ async fn decide(database: &Database, verb: &QuarantineVerb) -> anyhow::Result<Do
         }
         QuarantineVerb::Adopt { name } => {
             let actor = who::actor(name.as_deref())?;
-            let Some(id) = pg::adopt_server(&mut tx, &actor.who, MARGIN_MS, WAIT_MS).await? else {
+            let terms = terms_in_force(&mut tx).await?;
+            let Some(id) = pg::adopt_server(&mut tx, &actor.who, terms).await? else {
                 return Err(failed("this server is the one that the database is kept on".to_owned()));
             };
             pg::audit(&mut tx, &actor, "quarantine.adopt", &id.to_string(), "{}").await?;
@@ -130,6 +132,15 @@ async fn decide(database: &Database, verb: &QuarantineVerb) -> anyhow::Result<Do
     };
     tx.commit().await?;
     Ok(Done { done: true, what })
+}
+
+/// As the workers would open it: by the book in force, not by the files on disk.
+async fn terms_in_force(conn: &mut PgConnection) -> anyhow::Result<QuarantineTerms> {
+    let settings = match pg::current_book(conn).await? {
+        Some(version) => book_store::read(&version, &StandInSecrets)?.book.engine,
+        None => EngineSettings::default(),
+    };
+    Ok(QuarantineTerms::waiting(i64::try_from(settings.spool_wait_ms)?))
 }
 
 fn show(global: &Global, lines: &[QuarantineLine]) -> anyhow::Result<()> {
