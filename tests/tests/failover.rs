@@ -172,6 +172,29 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
 }
 
 #[test]
+fn an_import_on_a_promoted_standby_gives_no_id_a_second_time_though_no_worker_has_met_it() {
+    let mut world = World::start("foimport", &WorldOptions::default());
+    world.import_rows("medina-kids-daily", 0, 60, "2026-12-01");
+    let standby = world.standby_that_lags();
+    world.import_rows("medina-kids-daily", 60, 60, "2026-12-01");
+    let last = world.number("SELECT max(id & 4294967295) FROM subscription");
+    world.fail_over(standby);
+    assert_eq!(world.number("SELECT count(*) FROM subscription"), 60, "the others are lost");
+    let unmet = failover_checks(&world);
+    assert!(
+        unmet.len() == 1 && unmet[0].0 == "bad" && unmet[0].1.contains("no worker has met it"),
+        "{unmet:?}"
+    );
+    world.import_rows("medina-kids-daily", 200, 60, "2026-12-01");
+    assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE id & 4294967295 > 1000000"), 60);
+    assert!(last < 1_000_000);
+    // A later command finds it, and opens no other.
+    world.import_rows("medina-kids-daily", 300, 1, "2026-12-01");
+    assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1);
+}
+
+#[test]
 fn without_the_spool_of_one_that_died_everything_that_was_due_is_asked_about_first() {
     // By a role that owns its database and has no privilege beside.
     let mut world = world("nospool", 600, true);
