@@ -6,6 +6,9 @@ use std::time::Duration;
 use tests::{Engine, HURRIED, INQUIRY, World, WorldOptions, wait_until};
 
 const LONG: Duration = Duration::from_secs(120);
+/// What the book says of waiting for spools.
+const WAIT_S: i64 = 7 * 60;
+const WAITED_S: &str = "SELECT extract(epoch FROM deadline_at - found_at)::int8 FROM quarantine";
 
 /// A business day takes half a minute; answers take long enough that some are on their way at every moment, and some never
 /// come.
@@ -22,6 +25,9 @@ fn world(name: &str, lines: u32, plain_role: bool) -> World {
     let path = world.book.dir.join("carriers/medina.toml");
     let carrier = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, carrier + INQUIRY).unwrap();
+    let path = world.book.dir.join("engine.toml");
+    let engine = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, format!("{engine}[failover]\nspool_wait = \"{WAIT_S}s\"\n")).unwrap();
     world.import_rows("medina-kids-daily", 0, lines, "2026-12-01");
     world
 }
@@ -131,6 +137,7 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
         world.number("SELECT count(*) FROM quarantine") == 1
     });
     assert_eq!(world.number("SELECT count(*) FROM shard_quarantine"), 8);
+    assert_eq!(world.number(WAITED_S), WAIT_S, "as the book in force says");
     // Of rows that stand in histories by number, no number is given a second time.
     for last in [
         "SELECT last_value FROM callback_inbox_id_seq",
@@ -186,6 +193,7 @@ fn an_import_on_a_promoted_standby_gives_no_id_a_second_time_though_no_worker_ha
         "{unmet:?}"
     );
     world.import_rows("medina-kids-daily", 200, 60, "2026-12-01");
+    assert_eq!(world.number(WAITED_S), 600, "where the book says nothing");
     assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1);
     assert_eq!(world.number("SELECT count(*) FROM subscription WHERE id & 4294967295 > 1000000"), 60);
     assert!(last < 1_000_000);
