@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use storage::pg::{
-    Actor, FileRead, FileRecord, FileState, NewFile, StoreError, audit, file_chunk, files, keep_chunk,
-    keep_file, lock_files, note_matched, read_file,
+    Actor, FileRead, FileRecord, FileState, NewFile, StoreError, audit, file_chunk, files, is_held,
+    keep_chunk, keep_file, lock_files, note_matched, read_file,
 };
 use storage::vault::{Vault, VaultError};
 
@@ -94,6 +94,16 @@ pub enum FileError {
         /// The carrier.
         carrier: String,
     },
+    /// Attempts that a failover lost are not here again: their rows would count as orphans, and the same file is not matched
+    /// twice.
+    #[error(
+        "shards of carrier {carrier} are held after a failover: take the file in when `toll ops quarantine` shows none; nothing \
+         was kept"
+    )]
+    Held {
+        /// The carrier.
+        carrier: String,
+    },
     /// What is kept does not open.
     #[error("file {id} does not open: {source}")]
     Sealed {
@@ -140,6 +150,9 @@ impl FileTaker<'_> {
         }
         if !lock_files(conn, self.carrier_no).await? {
             return Err(FileError::Busy { carrier: carrier() });
+        }
+        if is_held(conn, self.carrier_no).await? {
+            return Err(FileError::Held { carrier: carrier() });
         }
         let (digest, bytes) = digest_of(path)?;
         let same = Some((self.carrier_no, digest));

@@ -6,6 +6,9 @@ use std::time::Duration;
 use tests::{Engine, HURRIED, INQUIRY, World, WorldOptions, wait_until};
 
 const LONG: Duration = Duration::from_secs(120);
+/// What the book says of waiting for spools.
+const WAIT_S: i64 = 7 * 60;
+const WAITED_S: &str = "SELECT extract(epoch FROM deadline_at - found_at)::int8 FROM quarantine";
 
 /// A business day takes half a minute; answers take long enough that some are on their way at every moment, and some never
 /// come.
@@ -22,6 +25,9 @@ fn world(name: &str, lines: u32, plain_role: bool) -> World {
     let path = world.book.dir.join("carriers/medina.toml");
     let carrier = std::fs::read_to_string(&path).unwrap();
     std::fs::write(path, carrier + INQUIRY).unwrap();
+    let path = world.book.dir.join("engine.toml");
+    let engine = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, format!("{engine}[failover]\nspool_wait = \"{WAIT_S}s\"\n")).unwrap();
     world.import_rows("medina-kids-daily", 0, lines, "2026-12-01");
     world
 }
@@ -131,6 +137,7 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
         world.number("SELECT count(*) FROM quarantine") == 1
     });
     assert_eq!(world.number("SELECT count(*) FROM shard_quarantine"), 8);
+    assert_eq!(world.number(WAITED_S), WAIT_S, "as the book in force says");
     // Of rows that stand in histories by number, no number is given a second time.
     for last in [
         "SELECT last_value FROM callback_inbox_id_seq",
@@ -169,6 +176,30 @@ fn a_standby_that_lost_the_last_commits_doubles_nothing_when_all_spools_are_hand
     settle(&world, back);
     assert_eq!(status_of(&world)["failovers"], serde_json::json!([]), "all is cleared up");
     assert_eq!(failover_checks(&world), [("good".to_owned(), "none holds anything up".to_owned())]);
+}
+
+#[test]
+fn an_import_on_a_promoted_standby_gives_no_id_a_second_time_though_no_worker_has_met_it() {
+    let mut world = World::start("foimport", &WorldOptions::default());
+    world.import_rows("medina-kids-daily", 0, 60, "2026-12-01");
+    let standby = world.standby_that_lags();
+    world.import_rows("medina-kids-daily", 60, 60, "2026-12-01");
+    let last = world.number("SELECT max(id & 4294967295) FROM subscription");
+    world.fail_over(standby);
+    assert_eq!(world.number("SELECT count(*) FROM subscription"), 60, "the others are lost");
+    let unmet = failover_checks(&world);
+    assert!(
+        unmet.len() == 1 && unmet[0].0 == "bad" && unmet[0].1.contains("no worker has met it"),
+        "{unmet:?}"
+    );
+    world.import_rows("medina-kids-daily", 200, 60, "2026-12-01");
+    assert_eq!(world.number(WAITED_S), 600, "where the book says nothing");
+    assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1);
+    assert_eq!(world.number("SELECT count(*) FROM subscription WHERE id & 4294967295 > 1000000"), 60);
+    assert!(last < 1_000_000);
+    // A later command finds it, and opens no other.
+    world.import_rows("medina-kids-daily", 300, 1, "2026-12-01");
+    assert_eq!(world.number("SELECT count(*) FROM quarantine"), 1);
 }
 
 #[test]

@@ -436,6 +436,19 @@ fn a_file_of_nothing_of_another_carrier_or_of_no_dialect_is_refused() {
         let output = world.run(&["ops", "file", path, "--carrier", carrier]);
         assert!(!output.status.success() && told(&output).contains(expected), "{}", told(&output));
     }
+    // While a failover is cleared up, attempts of ours may be missing.
+    let hold = |kind: &str| world.as_superuser(&format!("UPDATE shard_owner SET held = {kind}"));
+    let early = written(&world, "early.csv", None, None);
+    hold("1");
+    let output = world.run(&["ops", "file", early.to_str().unwrap(), "--carrier", "medina"]);
+    assert!(
+        told(&output).contains("are held after a failover") && !output.status.success(),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(world.number("SELECT count(*) FROM carrier_file"), 0);
+    hold("2");
+    assert!(take(&world, &early).0);
     // Bytes that are no file at all are kept, and prove nothing.
     let noise = world.dir.join("files/noise.csv");
     std::fs::write(

@@ -14,7 +14,7 @@ fn an_owner_without_privileges_charges_and_one_that_may_not_see_the_server_is_to
     let world = World::start("plainrole", &options);
     assert_eq!(
         world.number(
-            "SELECT count(*) FROM pg_roles WHERE rolname = current_user AND rolname = 'toll_plain'
+            "SELECT count(*) FROM pg_roles WHERE rolname = current_role AND rolname = 'toll_plain'
                 AND NOT (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)
                 AND NOT EXISTS (SELECT FROM pg_auth_members m WHERE m.member = pg_roles.oid)"
         ),

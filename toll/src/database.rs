@@ -3,8 +3,10 @@
 use anyhow::Context;
 use sqlx::postgres::PgConnection;
 use storage::launcher::{LauncherOptions, PrivatePostgres};
-use storage::pg::{StoreError, connect, migrate};
+use storage::pg::{self, ServerMoved, StoreError, connect, migrate};
 
+use crate::exit::failed;
+use crate::held;
 use crate::home::Home;
 
 /// The name of the database in a private server.
@@ -52,6 +54,32 @@ impl Database {
     pub(crate) async fn migrated(&self) -> Result<PgConnection, StoreError> {
         let mut conn = self.conn().await?;
         migrate(&mut conn).await?;
+        Ok(conn)
+    }
+
+    /// One connection to a database of this version, for a command that writes: on a standby that was promoted since a worker
+    /// last wrote it opens the quarantine, as the first worker would. What was written before that would take ids that lost
+    /// commits have handed out.
+    ///
+    /// # Errors
+    /// When the database is away, or is another server than it was.
+    pub(crate) async fn writing(&self) -> anyhow::Result<PgConnection> {
+        let mut conn = self.migrated().await?;
+        match pg::server_moved(&mut conn).await? {
+            None => {}
+            Some(moved @ ServerMoved::Cluster { .. }) => {
+                let (found, todo) = held::unmet(&moved);
+                return Err(failed(format!("nothing was written: {found}; {todo}")));
+            }
+            Some(ServerMoved::Timeline { .. }) => {
+                let terms = held::terms_in_force(&mut conn).await?;
+                if let Some(id) = pg::check_guard(&mut conn, None, terms).await?.opened {
+                    eprintln!(
+                        "the database failed over: every shard is held (`toll ops quarantine`, number {id})"
+                    );
+                }
+            }
+        }
         Ok(conn)
     }
 

@@ -1,9 +1,12 @@
 //! What a failover of the database holds up, as `toll status` and `toll doctor` tell it.
 
+use billing_core::book::engine::EngineSettings;
+use carriers::StandInSecrets;
 use serde::Serialize;
 use sqlx::postgres::PgConnection;
-use storage::pg::{self, HeldShards, QuarantineLine, ServerMoved, StoreError};
+use storage::pg::{self, HeldShards, QuarantineLine, QuarantineTerms, ServerMoved, StoreError};
 
+use crate::book_store;
 use crate::out::Paint;
 use crate::shown::one_line;
 use crate::words::{self, count};
@@ -48,6 +51,18 @@ pub(crate) async fn held(conn: &mut PgConnection) -> Result<Vec<Held>, StoreErro
     let shards =
         if lines.iter().any(|line| line.held > 0) { pg::held_shards(conn).await? } else { Vec::new() };
     Ok(lines.into_iter().map(|line| Held::new(line, &shards)).collect())
+}
+
+/// How a quarantine is opened: as the workers do it, by the book in force, not by the files on disk.
+///
+/// # Errors
+/// When the database is away, or the book in force cannot be read.
+pub(crate) async fn terms_in_force(conn: &mut PgConnection) -> anyhow::Result<QuarantineTerms> {
+    let settings = match pg::current_book(conn).await? {
+        Some(version) => book_store::read(&version, &StandInSecrets)?.book.engine,
+        None => EngineSettings::default(),
+    };
+    Ok(QuarantineTerms::waiting(i64::try_from(settings.spool_wait_ms)?))
 }
 
 impl Held {

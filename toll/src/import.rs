@@ -66,7 +66,7 @@ pub(crate) async fn run(
     vault: &Vault,
     database: &Database,
 ) -> anyhow::Result<ImportReport> {
-    let mut conn = database.migrated().await?;
+    let mut conn = database.writing().await?;
     check_keys(&mut conn, vault).await?;
     let (loaded, names) = book_store::in_force(&mut conn, config, &StandInSecrets).await?;
     let clock = read_clock(&mut conn).await?;

@@ -117,7 +117,7 @@ async fn close(global: &Global, what: Closing<'_>) -> anyhow::Result<()> {
     let home = Home::open(&global.data)?;
     let database = Database::open(&home, global.database.as_deref()).await?;
     let done = async {
-        let mut conn = database.migrated().await?;
+        let mut conn = database.writing().await?;
         match what {
             Closing::Days(args) => seal(&mut conn, args).await,
             Closing::Month(args) => close_month(&mut conn, args).await,

@@ -124,7 +124,7 @@ async fn run(reading: &mut Reading, args: &RefundArgs) -> anyhow::Result<Refund>
         return Ok(refund);
     }
     let payload = request.encode().context("the request cannot be encoded")?;
-    let mut conn = reading.database.migrated().await.context("cannot connect to the database")?;
+    let mut conn = reading.database.writing().await.context("cannot connect to the database")?;
     let mut tx = conn.begin().await?;
     pg::ask_refund(&mut tx, charge.subscription.0, &payload).await?;
     let details = serde_json::json!({

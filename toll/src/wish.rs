@@ -214,7 +214,7 @@ async fn run(global: &Global, id: SubscriptionId, make: MakeWish<'_>) -> anyhow:
 
 async fn tell(reading: &mut Reading, id: SubscriptionId, make: MakeWish<'_>) -> anyhow::Result<Wished> {
     let before = reading.subscription(id).await?;
-    let mut conn = reading.database.migrated().await.context("cannot connect to the database")?;
+    let mut conn = reading.database.writing().await.context("cannot connect to the database")?;
     let now = pg::business_now(&mut conn).await?;
     let wish = make(&before, now.business_ms)?;
     let consents = matches!(wish, Wish::Consent(_));

@@ -93,8 +93,8 @@ pub use proposals::{
     open_proposals, proposal, propose_decision,
 };
 pub use quarantines::{
-    HeldShards, QuarantineLine, ServerMoved, adopt_server, force_quarantine, held_shards, quarantine_lines,
-    server_moved,
+    HeldShards, QuarantineLine, ServerMoved, adopt_server, force_quarantine, held_shards, is_held,
+    quarantine_lines, server_moved,
 };
 pub use query::*;
 pub use refund::{BeginRefund, ask_refund, begin_refund, carrier_txn_id, load_aside};

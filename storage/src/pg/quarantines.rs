@@ -96,6 +96,17 @@ pub async fn held_shards(conn: &mut PgConnection) -> Result<Vec<HeldShards>, Sto
     Ok(shards.fetch_all(conn).await?)
 }
 
+/// Whether shards of a carrier are held wholly: attempts whose intents were lost may not be here again yet.
+///
+/// # Errors
+/// [`StoreError`] when the database is away.
+pub async fn is_held(conn: &mut PgConnection, carrier_no: i32) -> Result<bool, StoreError> {
+    let held = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM shard_owner WHERE held = 1 AND shard BETWEEN $1 << 12 AND ($1 << 12) + 4095)",
+    );
+    Ok(held.bind(carrier_no).fetch_one(conn).await?)
+}
+
 /// How a server differs from the one that its own guard row names, when no worker has met it yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerMoved {

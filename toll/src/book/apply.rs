@@ -115,7 +115,7 @@ pub(super) async fn apply(global: &Global, args: &ApplyArgs) -> anyhow::Result<(
     let home = Home::open(&global.data)?;
     let database = Database::open(&home, global.database.as_deref()).await?;
     let done = async {
-        let mut conn = database.migrated().await?;
+        let mut conn = database.writing().await?;
         put_in_force(global, &mut conn, &loaded, &args.how).await
     };
     let done = done.await;
@@ -128,7 +128,7 @@ pub(super) async fn revert(global: &Global, args: &RevertArgs) -> anyhow::Result
     let home = Home::open(&global.data)?;
     let database = Database::open(&home, global.database.as_deref()).await?;
     let done = async {
-        let mut conn = database.migrated().await?;
+        let mut conn = database.writing().await?;
         let kept = book_version(&mut conn, args.version).await?;
         let none = || {
             failed(format!(

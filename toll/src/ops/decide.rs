@@ -235,7 +235,7 @@ async fn propose_with(reading: &mut Reading, args: &ProposeArgs) -> anyhow::Resu
         moved_minor: outcome.moved_minor,
         why,
     };
-    let mut conn = reading.database.migrated().await.context("cannot connect to the database")?;
+    let mut conn = reading.database.writing().await.context("cannot connect to the database")?;
     let made = pg::propose_decision(&mut conn, &who, &what).await?;
     let made = made.ok_or_else(|| {
         stale(format!("{subject} is proposed about already, or not open any more: toll ops cases lists both"))
@@ -281,7 +281,7 @@ pub(super) async fn approve(global: &Global, args: &ApproveArgs) -> anyhow::Resu
 
 async fn approve_with(database: &Database, args: &ApproveArgs) -> anyhow::Result<Proposed> {
     let who = actor(args.name.as_deref())?;
-    let mut conn = database.migrated().await?;
+    let mut conn = database.writing().await?;
     let none = || failed(format!("there is no proposal {}: toll ops cases lists them", args.id));
     let row = pg::proposal(&mut conn, args.id).await?.ok_or_else(none)?;
     if args.digest.as_ref().is_some_and(|seen| !hex_of(&row.digest).starts_with(&seen.to_lowercase())) {

@@ -219,7 +219,7 @@ async fn take_with(
     database: &Database,
 ) -> anyhow::Result<TakenIn> {
     let actor = actor(args.name.as_deref())?;
-    let mut conn = database.migrated().await?;
+    let mut conn = database.writing().await?;
     check_keys(&mut conn, vault).await?;
     let (loaded, names) = book_store::in_force(&mut conn, &global.config, &StandInSecrets).await?;
     let definition = loaded.carriers.iter().find(|carrier| *carrier.id == *args.carrier);

@@ -1,15 +1,13 @@
 //! `toll ops quarantine`: what a failover holds up, and the two things about it that only people know.
 
-use billing_core::book::engine::EngineSettings;
-use carriers::StandInSecrets;
 use serde::Serialize;
-use sqlx::{Connection, PgConnection};
-use storage::pg::{self, QuarantineLine, QuarantineTerms};
+use sqlx::Connection;
+use storage::pg::{self, QuarantineLine};
 
-use crate::book_store;
 use crate::cli::Global;
 use crate::database::Database;
 use crate::exit::failed;
+use crate::held;
 use crate::home::Home;
 use crate::out::{self, Paint, Table};
 use crate::reading::Reading;
@@ -122,7 +120,7 @@ async fn decide(database: &Database, verb: &QuarantineVerb) -> anyhow::Result<Do
         }
         QuarantineVerb::Adopt { name } => {
             let actor = who::actor(name.as_deref())?;
-            let terms = terms_in_force(&mut tx).await?;
+            let terms = held::terms_in_force(&mut tx).await?;
             let Some(id) = pg::adopt_server(&mut tx, &actor.who, terms).await? else {
                 return Err(failed("this server is the one that the database is kept on".to_owned()));
             };
@@ -132,15 +130,6 @@ async fn decide(database: &Database, verb: &QuarantineVerb) -> anyhow::Result<Do
     };
     tx.commit().await?;
     Ok(Done { done: true, what })
-}
-
-/// As the workers would open it: by the book in force, not by the files on disk.
-async fn terms_in_force(conn: &mut PgConnection) -> anyhow::Result<QuarantineTerms> {
-    let settings = match pg::current_book(conn).await? {
-        Some(version) => book_store::read(&version, &StandInSecrets)?.book.engine,
-        None => EngineSettings::default(),
-    };
-    Ok(QuarantineTerms::waiting(i64::try_from(settings.spool_wait_ms)?))
 }
 
 fn show(global: &Global, lines: &[QuarantineLine]) -> anyhow::Result<()> {
