@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from datetime import timedelta
 
-from keys import EPOCH, attempt_name, charge_name, money_digest
+from keys import EPOCH, AttemptName, attempt_name, charge_name, money_digest
 from sources import APPROVED, COLLECTING, OPS
 
 # A fence waits for batches in flight, at most as long as a statement may take.
@@ -20,7 +20,7 @@ def i06(books, found):
         if intent is None:
             found.violation(f"{line.carrier} was asked for a {line.op} without an intent of ours", line)
             continue
-        name, sub = attempt_name(line.attempt), books.subs[line.attempt[0]]
+        name, sub = AttemptName(line.attempt), books.subs[line.attempt[0]]
         if intent.at_us > line.at_us:
             found.violation(f"{name}: the carrier had it {(intent.at_us - line.at_us) / 1e6:.3f} s before its intent", line)
         if line.amount is None:
@@ -69,7 +69,7 @@ def i08(books, found):
     for attempt in sorted(books.outcomes):
         outcome, intent = books.outcomes[attempt], books.intents.get(attempt)
         found.looked()
-        name = attempt_name(attempt)
+        name = AttemptName(attempt)
         if intent is None:
             found.violation(f"{name}: an outcome without an intent", outcome)
             continue
@@ -218,7 +218,7 @@ def i16(books, found):
     unknown = 0
     for attempt, row in books.opens.items():
         found.looked()
-        name = attempt_name(attempt)
+        name = AttemptName(attempt)
         if attempt in books.outcomes:
             found.violation(f"{name}: it is final and still listed as open", row)
         if attempt not in books.intents:

@@ -71,6 +71,18 @@ def attempt_name(attempt):
     return f"at_{subscription_name(attempt[0])[4:]}-{period_name(attempt[1])}-{attempt[2]}"
 
 
+class AttemptName:
+    """The same, made only where a sentence needs it: of a million rows hardly one is told of."""
+
+    __slots__ = ("attempt",)
+
+    def __init__(self, attempt):
+        self.attempt = attempt
+
+    def __str__(self):
+        return attempt_name(self.attempt)
+
+
 def charge_name(charge):
     """ch_…, of (subscription, period)."""
     return f"ch_{subscription_name(charge[0])[4:]}-{period_name(charge[1])}"

@@ -5,7 +5,7 @@ from datetime import timedelta
 from zoneinfo import ZoneInfoNotFoundError
 
 import calendars
-from keys import EPOCH, attempt_name, period_name, subscription_name
+from keys import EPOCH, AttemptName, attempt_name, period_name, subscription_name
 from sources import NOT_SENT, OPS
 
 COLLECTING = (1, 4, 5, 6)
@@ -102,7 +102,7 @@ def i18(books, found):
         if intent.op not in (OPS["charge"], OPS["reserve"]):
             continue
         found.looked()
-        sub, name, at_ms = books.subs[attempt[0]], attempt_name(attempt), intent.business_at_ms
+        sub, name, at_ms = books.subs[attempt[0]], AttemptName(attempt), intent.business_at_ms
         if sub.stop_at_ms is not None and at_ms >= sub.stop_at_ms + STOP_HOLDS_MS * max(1, books.options.scale):
             found.violation(f"{name}: it was begun {(at_ms - sub.stop_at_ms) // 1000} s after the subscriber's STOP", intent)
         if not intent.not_before_ms <= at_ms < intent.not_after_ms:

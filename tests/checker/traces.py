@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 
-from keys import attempt_name, carrier_no, charge_name, our_ref
+from keys import AttemptName, attempt_name, carrier_no, charge_name, our_ref
 from sources import OPS, CannotRun, content
 
 LOG_BYTES_MAX = 1 << 30
@@ -84,7 +84,7 @@ def i15(books, found):
         if intent is None:
             continue  # I6 says so
         found.looked()
-        name = attempt_name(line.attempt)
+        name = AttemptName(line.attempt)
         if books.plan_of(line.attempt) is None:
             found.violation(f"{name}: version {intent.book_version} of the book, which decided it, is not kept", intent)
         decided = books.outcomes.get(line.attempt) or books.opens.get(line.attempt)

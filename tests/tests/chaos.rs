@@ -34,6 +34,7 @@ fn every_kind_of_fault_and_every_book_agrees() {
         kills_every: 8,
         // Only a machine that does next to nothing needs so long; what it missed then is told below.
         at_most: Duration::from_secs(600),
+        settled_within: Duration::from_secs(600),
         only: Vec::new(),
         seed: 8,
     };

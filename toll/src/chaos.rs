@@ -50,6 +50,9 @@ pub(crate) struct ChaosArgs {
     /// But no longer than this; without it four times --for, and ten minutes at least
     #[arg(long, value_name = "TIME", value_parser = crate::demo::parse_duration)]
     at_most: Option<Duration>,
+    /// After the faults everything has to be settled within this
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = crate::demo::parse_duration)]
+    settled_within: Duration,
     /// Only faults whose names contain this; may be repeated
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
@@ -102,6 +105,7 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
         kills_for: KILLS,
         kills_every: 1,
         at_most: args.at_most.unwrap_or_else(|| (OVERTIME_MAX * args.duration).max(AT_LEAST)),
+        settled_within: args.settled_within,
         only: args.only,
         seed: args.seed,
     };

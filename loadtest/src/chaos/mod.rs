@@ -59,6 +59,8 @@ pub struct Settings {
     pub kills_every: u64,
     /// But no longer than this.
     pub at_most: Duration,
+    /// After the faults everything is settled within this.
+    pub settled_within: Duration,
     /// Only faults whose names contain one of these; none: all of them.
     pub only: Vec<String>,
     /// Decides which faults come when.

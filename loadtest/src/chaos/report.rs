@@ -126,7 +126,11 @@ impl Report {
             format!("{}; clocks changed in {}", self.business_days, listed(&self.clock_changes)),
         );
         line("charges", format!("{} in {} attempts", self.charges, self.attempts));
-        line("applied by carriers", self.applied_by_carriers.to_string());
+        let a_second = self.applied_by_carriers / self.under_faults_s.max(1);
+        line(
+            "applied by carriers",
+            format!("{} ({a_second} a second under faults)", self.applied_by_carriers),
+        );
         line("kill -9 of engines", self.kills.to_string());
         for (point, kills) in &self.kills_by_point {
             line("", format!("{kills:>5}  {point}"));

@@ -21,6 +21,7 @@ use super::world::{LEASE_MS, World};
 use crate::sim::dice::Dice;
 
 const TICK: Duration = Duration::from_millis(20);
+const LOOKED_EVERY: Duration = Duration::from_millis(200);
 const WEIGHED_EVERY: Duration = Duration::from_millis(500);
 /// Anything that has to happen again happens within this.
 pub(super) const LONG: Duration = Duration::from_secs(90);
@@ -46,6 +47,7 @@ pub(super) struct Run<'a> {
     say: &'a mut dyn FnMut(&str),
     began: Instant,
     weighed: Instant,
+    looked: Instant,
     pending: Vec<Recovery>,
 }
 
@@ -100,6 +102,7 @@ impl<'a> Run<'a> {
             say,
             began: Instant::now(),
             weighed: Instant::now(),
+            looked: Instant::now(),
             pending: Vec::new(),
         })
     }
@@ -204,7 +207,11 @@ impl<'a> Run<'a> {
                 self.died(seat, status);
             }
         }
-        self.look_at_recoveries();
+        // What is measured is the moment of the intent, not that of the look.
+        if self.looked.elapsed() >= LOOKED_EVERY {
+            self.looked = Instant::now();
+            self.look_at_recoveries();
+        }
         if self.weighed.elapsed() >= WEIGHED_EVERY {
             self.weighed = Instant::now();
             self.seats.iter_mut().for_each(Seat::weigh);

@@ -12,8 +12,6 @@ use super::rounds::MEMORY_MAX;
 use super::run::Run;
 use super::world::{CALM, SCALE};
 
-/// Everything is settled within this.
-const SETTLED_WITHIN: Duration = Duration::from_secs(600);
 const COUNTED_EVERY: Duration = Duration::from_secs(2);
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Then time runs so much faster ...
@@ -43,7 +41,7 @@ impl Run<'_> {
         self.pass(LAST_DAY)?;
         let ended = self.world.business_now()?;
         self.world.stop_business()?;
-        self.wait("nothing is due or on its way", SETTLED_WITHIN, |run| {
+        self.wait("nothing is due or on its way", self.settings.settled_within, |run| {
             run.seats.iter().all(|seat| {
                 let idle = |status: serde_json::Value| {
                     ["in_flight", "due"].iter().all(|what| status["worker"][what].as_u64() == Some(0))
@@ -86,7 +84,7 @@ impl Run<'_> {
     /// Waits until nothing is counted any more, and says from time to time how much is left.
     fn wait_for_none(&mut self, what: &str, sql: &'static str) -> anyhow::Result<()> {
         let (mut looked, mut told) = (None::<Instant>, Instant::now());
-        self.wait(what, SETTLED_WITHIN, |run| {
+        self.wait(what, self.settings.settled_within, |run| {
             // A count over a million rows keeps the server from better work.
             if looked.is_some_and(|at| at.elapsed() < COUNTED_EVERY) {
                 return false;
