@@ -30,6 +30,8 @@ pub(super) struct Guarded {
     lost: std::collections::BTreeMap<AttemptKey, Lost>,
     /// Every attempt whose intent was made again.
     pub(super) restored: std::collections::BTreeSet<AttemptKey>,
+    /// Every key that a spool named when it was handed in.
+    pub(super) handed_in: std::collections::BTreeSet<AttemptKey>,
 }
 
 #[derive(Clone)]
@@ -194,6 +196,7 @@ impl MemoryConn {
                     fenced_us: Some(arrival.commit_us),
                 });
                 let key = key_of(&line);
+                state.guarded.handed_in.insert(key);
                 if state.intents.contains_key(&key) || state.guarded.lost.contains_key(&key) {
                     continue;
                 }
@@ -542,6 +545,7 @@ fn restore(state: &mut State, key: AttemptKey, cap: Option<CapDay>) -> Result<Ve
             rule_id: line.rule,
             cap_day: cap.map_or(0, |(_, [day, ..])| day),
             parent_no: line.parent_no,
+            wish: None,
         },
     );
     if let Some((subscriber_id, days)) = cap {
