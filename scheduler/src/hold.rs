@@ -37,6 +37,12 @@ impl Hold {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether they are stopped now.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.held().is_held
+    }
+
     fn is_held(&self, context: &Context<'_>) -> bool {
         let mut held = self.held();
         if held.is_held && !held.waiting.iter().any(|waker| waker.will_wake(context.waker())) {

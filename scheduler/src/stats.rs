@@ -115,6 +115,9 @@ impl Stats {
         let Ok(mut histogram) = self.latency.lock() else {
             return LatencyReport { p50_us: 0, p99_us: 0, max_us: 0, count: 0 };
         };
+        if histogram.is_empty() {
+            return LatencyReport { p50_us: 0, p99_us: 0, max_us: 0, count: 0 };
+        }
         let report = LatencyReport {
             p50_us: histogram.value_at_quantile(0.5),
             p99_us: histogram.value_at_quantile(0.99),

@@ -12,6 +12,16 @@ STATEMENT_US = 30_000_000
 ACCEPTED, UNKNOWN, IN_REVIEW = 1, 2, 3
 
 
+# By how much a worker's copy of the database's clock may be wrong: half of the longest reading of it.
+CLOCK_ERROR_US = 50_000
+
+
+def restored(books, intent):
+    """Whether a failover may have lost it and a spool given it back: dated by the worker, when it had become durable,
+    and written after what was recorded a second time."""
+    return any(row.from_us <= intent.at_us <= row.found_us for row in books.t.failovers)
+
+
 def i06(books, found):
     """Every request that the carrier received had an intent committed earlier, with the same digest."""
     for line in books.lines:
@@ -21,7 +31,7 @@ def i06(books, found):
             found.violation(f"{line.carrier} was asked for a {line.op} without an intent of ours", line)
             continue
         name, sub = AttemptName(line.attempt), books.subs[line.attempt[0]]
-        if intent.at_us > line.at_us:
+        if intent.at_us > line.at_us + CLOCK_ERROR_US * restored(books, intent):
             found.violation(f"{name}: the carrier had it {(intent.at_us - line.at_us) / 1e6:.3f} s before its intent", line)
         if line.amount is None:
             continue  # the carrier could not read it
@@ -46,8 +56,8 @@ def i07(books, found):
             if outcome is None:
                 found.violation(f"{attempt_name(after)} was begun while attempt {before[2]} has no outcome",
                                 books.intents[after])
-            # What a failover lost is dated as early as it may have left; the outcome before it was recorded a second time.
-            elif outcome.at_us > books.intents[after].at_us and after not in books.losts:
+            elif outcome.at_us > books.intents[after].at_us and not (
+                    restored(books, books.intents[after]) and books.intents[after].written_by > outcome.written_by):
                 found.violation(f"{attempt_name(after)} was begun before attempt {before[2]} had its outcome", outcome,
                                 books.intents[after])
 

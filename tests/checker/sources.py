@@ -35,14 +35,15 @@ TABLES = {
     "asides": "SELECT subscription_id, period, due_minor, collected_minor, attempt_no, open, state FROM charge_aside",
     "intents": "SELECT subscription_id, period, attempt_no, op, amount_minor, currency, digest_hi, digest_lo,"
                " not_before_ms, not_after_ms, incarnation, " + US.format("intent_at", "at_us") + ", business_at_ms,"
-               " book_version, round, step, rule_id, parent_no FROM attempt_intent",
+               " book_version, round, step, rule_id, parent_no, xmin::text::bigint AS written_by FROM attempt_intent",
     "outcomes": "SELECT subscription_id, period, attempt_no, class AS class_, reason, moved_minor, collected_after, incarnation, "
                 + US.format("decided_at", "at_us") + ", business_at_ms, charge_state, rule_id, carrier_code,"
                 " carrier_txn_id, xmin::text::bigint AS written_by FROM attempt_outcome",
     "opens": "SELECT subscription_id, period, attempt_no, amount_minor, currency, deadline_at_ms, kind, reason, rule_id,"
              " assignee, " + US.format("since", "since_us") + " FROM attempt_open",
     "notes": "SELECT subscription_id, period, rev, kind, rule_id, charge_state FROM charge_note",
-    "losts": "SELECT subscription_id, period, attempt_no FROM lost_attempt WHERE state IN (1, 2)",
+    "failovers": "SELECT " + US.format("window_from", "from_us") + ", " + US.format("found_at", "found_us")
+                 + " FROM quarantine",
     "grants": "SELECT subscription_id, period, attempt_no FROM entitlement_grant",
     "transfers": "SELECT source_id, period, attempt_no, leg, amount, asset, debit_account, credit_account,"
                  " business_date, xmin::text::bigint AS written_by FROM transfer",
@@ -242,7 +243,6 @@ class Books:
             return {named.setdefault(name, name): row for name, row in zip(names, rows)}
 
         self.intents, self.outcomes, self.opens = of(tables.intents), of(tables.outcomes), of(tables.opens)
-        self.losts = of(tables.losts)
         # The attempt that the carrier knows, and the later one by which people take it into the books.
         self.adoptions = {(*attempt[:2], row.parent_no): attempt for attempt, row in self.intents.items()
                           if row.op == OPS["adopt"]}

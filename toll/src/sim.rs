@@ -87,7 +87,7 @@ fn leave_out(name: Option<&str>) -> anyhow::Result<()> {
 
 fn text_of(summary: &Summary) -> String {
     let mut text = format!(
-        "seeds      {}\ncharges    {}\nattempts   {}\nfaults     {}\ndoubles    {}\nlost       {}\nphantoms   {}\n\
+        "seeds      {}\ncharges    {}\nattempts   {}\nfaults     {}\ndoubles    {}\nlost       {}\nforgotten  {}\nphantoms   {}\n\
          other      {}\nseeds/s    {:.2}\ncharges    {:.0} an hour of one core\n",
         summary.seeds,
         summary.charges,
@@ -95,6 +95,7 @@ fn text_of(summary: &Summary) -> String {
         summary.faults,
         summary.doubles,
         summary.lost,
+        summary.forgotten,
         summary.phantoms,
         summary.other,
         summary.seeds_per_s,

@@ -16,6 +16,7 @@ use super::clock::{SCALE, START_MS};
 use super::dice::Dice;
 use super::link::Link;
 use super::log::Log;
+use super::size::Size;
 
 /// By how much the resolution's intervals are divided in here: a business day is a minute.
 pub(super) const HURRY: u32 = 10;
@@ -102,6 +103,7 @@ pub(super) struct Carrier {
     pub(super) ways: Ways,
     /// Requests per second.
     pub(super) rate: u32,
+    pub(super) size: Size,
     start: Instant,
     log: Arc<Log>,
     db: MemoryDb,
@@ -160,6 +162,8 @@ pub(super) struct Script {
     pub(super) answered: bool,
     /// It arrives twice.
     pub(super) twice: bool,
+    /// Its process is stopped before the first byte: it leaves when that goes on.
+    pub(super) stalled: bool,
     pub(super) result: Does,
 }
 
@@ -182,13 +186,14 @@ impl Carrier {
         manners: Manners,
         ways: Ways,
         rate: u32,
+        size: Size,
         start: Instant,
         dice: Dice,
         log: Arc<Log>,
         db: MemoryDb,
     ) -> Self {
         let silent_until_us = AtomicI64::new(0);
-        Self { no, manners, ways, rate, start, log, db, silent_until_us, dice, books: Mutex::default() }
+        Self { no, manners, ways, rate, size, start, log, db, silent_until_us, dice, books: Mutex::default() }
     }
 
     /// Every answer of the next while is lost.
@@ -203,6 +208,12 @@ impl Carrier {
 
     pub(super) fn ledger(&self) -> Vec<Row> {
         self.books().ledger.clone()
+    }
+
+    /// Any of its rows.
+    pub(super) fn some_row(&self, dice: &Dice) -> Option<Row> {
+        let books = self.books();
+        books.ledger.get(dice.below(books.ledger.len() as u64) as usize).cloned()
     }
 
     pub(super) fn received(&self) -> Vec<Received> {
@@ -222,6 +233,7 @@ impl Carrier {
             late: Some(Duration::ZERO),
             answered: true,
             twice: false,
+            stalled: false,
             result: Does::Collects,
         };
         let fault = |what: &'static str| self.log.fault(what, &[i64::from(self.no)]);
@@ -233,6 +245,10 @@ impl Carrier {
             fault("a carrier is silent");
             let late = plain.late.filter(|_| chance.is_multiple_of(2));
             return Script { late, answered: false, ..plain };
+        }
+        let is_fault = matches!(chance, 0..110 | 220..260);
+        if is_fault && self.size.spares(dice) {
+            return plain;
         }
         if kind == ExchangeKind::Resend && chance >= 850 {
             fault("what was sent again is not processed");
@@ -280,6 +296,13 @@ impl Carrier {
             }
             _ => plain,
         }
+    }
+
+    /// What becomes of a request whose process is stopped with it: it takes as long as is possible at all, and its answer is
+    /// lost.
+    pub(super) fn script_of_stalled(&self, script: Script) -> Script {
+        let late = self.dice.millis(LATE_MAX_MS - 1_000, LATE_MAX_MS);
+        Script { late: Some(late), answered: false, twice: false, stalled: true, ..script }
     }
 
     /// The first byte of a request arrives: whatever becomes of it, its intent must be durable by now.

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use billing_core::outcome::Op;
 use carriers::ExchangeKind;
@@ -14,6 +13,7 @@ use storage::memory::Dump;
 use super::Outcome;
 use super::book::{CAP_DAY_MINOR, PRICE_MINOR, Population, WINDOW, ZONES};
 use super::carrier::{Received, Row};
+use super::forgotten;
 use super::world::World;
 
 /// A period's number is its local day times this, for plans of one charge a day.
@@ -103,7 +103,7 @@ pub(super) async fn judge(
     };
     let mut outcome = Outcome { seed, ..Outcome::default() };
     doubles(&books, &mut outcome);
-    lost(&books, &mut outcome);
+    lost(world, &books, &mut outcome);
     phantoms(&books, &mut outcome);
     refunds(&books, &mut outcome);
     undecided(world, &books, &mut outcome);
@@ -139,13 +139,22 @@ fn doubles(books: &Books, outcome: &mut Outcome) {
 }
 
 /// I3: everything that a carrier applied is approved here, with its amount, or still open.
-fn lost(books: &Books, outcome: &mut Outcome) {
+fn lost(world: &World, books: &Books, outcome: &mut Outcome) {
+    let gone = world.gone.lock().unwrap_or_else(PoisonError::into_inner);
     for row in &books.ledger {
         let key = attempt_of(row);
         let recorded = books.outcomes.get(&key);
         let approved = recorded
             .is_some_and(|r| int(r, "class") == APPROVED && int(r, "moved_minor") == row.amount_minor);
-        if !approved && (recorded.is_some() || !books.listed(&key)) {
+        if approved || recorded.is_none() && books.listed(&key) {
+            continue;
+        }
+        let destroyed = world.db.destroyed(row.subscription_id, row.period, row.attempt_no);
+        if !books.intents.contains_key(&key) && forgotten::may_be(row.op, &destroyed, &gone) {
+            outcome
+                .forgotten
+                .push(format!("{:?} applied, wish, intent and spool destroyed: {key:?}", row.op));
+        } else {
             let class = recorded.map(|recorded| int(recorded, "class"));
             outcome.lost.push(format!("{:?} applied, here {class:?}: {key:?}", row.op));
         }
@@ -384,7 +393,7 @@ fn watched(world: &World, outcome: &mut Outcome) {
 
 /// I14: every outcome has its row in a history, unless a machine was lost with it.
 async fn history(world: &World, books: &Books, outcome: &mut Outcome) -> anyhow::Result<()> {
-    if world.spool_lost.load(Ordering::SeqCst) {
+    if !world.gone.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
         return Ok(());
     }
     let histories = world.histories.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -18,13 +18,14 @@ use super::carrier::{Carrier, Script};
 use super::seat::{Seat, Step};
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
-const IN_FLIGHT_MAX: u32 = 16;
 
 /// One worker's link to one carrier.
 pub(super) struct Link {
     pub(super) carrier: Arc<Carrier>,
     pub(super) seat: Arc<Seat>,
     pub(super) incarnation: i64,
+    /// The life of the seat that it belongs to.
+    life: u64,
     /// Otherwise nothing new leaves: every request is refused with proof.
     sends: bool,
     caps: Caps,
@@ -52,13 +53,14 @@ impl Link {
             // What is refused here takes nothing of the carrier's rate.
             rate_n: if sends { carrier.rate } else { 10_000 },
             rate_per_ms: 1_000,
-            in_flight_max: IN_FLIGHT_MAX,
+            in_flight_max: carrier.size.in_flight_max,
             connect_timeout_ms: 1_000,
             reply_timeout_ms: u32::try_from(REPLY_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
             idle_timeout_ms: 10_000,
             final_deadline_s: 86_400,
         };
-        Ok(Self { carrier, seat, incarnation, sends, caps, sequence: Default::default() })
+        let life = seat.lives.load(Ordering::SeqCst);
+        Ok(Self { carrier, seat, incarnation, life, sends, caps, sequence: Default::default() })
     }
 
     /// Proof that no byte left.
@@ -105,7 +107,7 @@ impl Adapter for Link {
         sink: Arc<dyn OutcomeSink>,
     ) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX as usize));
+            let room = Arc::new(Semaphore::new(self.carrier.size.in_flight_max as usize));
             while let Ok(attempt) = queue.recv().await {
                 let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
                 let unsent = |proof| self.unsent(&attempt, proof);
@@ -114,7 +116,7 @@ impl Adapter for Link {
                     continue;
                 }
                 let calm = self.seat.calm.load(std::sync::atomic::Ordering::SeqCst);
-                if !calm && self.carrier.dice.permille(15) {
+                if !calm && self.carrier.dice.permille(15) && !self.carrier.size.spares(&self.carrier.dice) {
                     self.seat.log.fault("a connection was refused", &[self.seat.no]);
                     tokio::time::sleep(self.carrier.dice.millis(1, 900)).await;
                     sink.deliver(unsent(NotSentProof::Connect));
@@ -129,6 +131,15 @@ impl Adapter for Link {
                 }
                 self.carrier.receive(&attempt, &self);
                 let script = self.carrier.script(calm, attempt.kind, attempt.op);
+                let stalls = attempt.kind != ExchangeKind::Inquiry && self.sends;
+                let script = match stalls.then(|| self.seat.stalls_here()).flatten() {
+                    Some(span) => {
+                        let ms = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+                        self.seat.log.fault("stopped before the first byte", &[self.seat.no, ms]);
+                        self.carrier.script_of_stalled(script)
+                    }
+                    None => script,
+                };
                 let (link, sink) = (Arc::clone(&self), Arc::clone(&sink));
                 // On the wire: what the sender's death does not stop.
                 tokio::spawn(async move {
@@ -154,6 +165,9 @@ impl Link {
         let sent_at = Some(self.seat.clock.wall());
         let [sent, answered] = &self.sequence;
         let place = sent.fetch_add(1, Ordering::Relaxed);
+        if script.stalled && !self.seat.goes_on(self.life).await {
+            return;
+        }
         tokio::time::sleep(script.out).await;
         if attempt.kind == ExchangeKind::Inquiry {
             let told = match script.answered {

@@ -14,10 +14,12 @@ mod book;
 mod carrier;
 mod clock;
 pub(crate) mod dice;
+mod forgotten;
 mod judge;
 mod link;
 mod log;
 mod seat;
+mod size;
 mod world;
 
 use std::collections::BTreeMap;
@@ -64,6 +66,9 @@ pub struct Outcome {
     pub doubles: Vec<String>,
     /// Applied at a carrier and neither approved nor open here; due and without charge or reason.
     pub lost: Vec<String>,
+    /// Applied at a carrier, and known to nobody here because a failover destroyed the wish and the intent and a machine was
+    /// lost with its spool: what is not promised. No broken promise.
+    pub forgotten: Vec<String>,
     /// Approved here and not applied there.
     pub phantoms: Vec<String>,
     /// Every other promise that was broken.
@@ -103,6 +108,8 @@ pub struct Summary {
     pub doubles: u64,
     /// Applied and unknown to us, or due and forgotten.
     pub lost: u64,
+    /// Wish, intent and spool destroyed together: not promised, so not lost.
+    pub forgotten: u64,
     /// Approved here only.
     pub phantoms: u64,
     /// Every other promise that was broken.
@@ -174,6 +181,7 @@ impl Summary {
         }
         self.doubles += outcome.doubles.len() as u64;
         self.lost += outcome.lost.len() as u64;
+        self.forgotten += outcome.forgotten.len() as u64;
         self.phantoms += outcome.phantoms.len() as u64;
         self.other += outcome.other.len() as u64;
         if !outcome.holds() {

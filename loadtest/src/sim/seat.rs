@@ -61,6 +61,9 @@ impl Step {
     }
 }
 
+/// How often a stopped request looks whether its process goes on.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How much goes wrong, in thousandths.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Weather {
@@ -87,6 +90,8 @@ pub(super) struct Seat {
     /// At which step, after how many more passages.
     fuse: Mutex<Option<(Step, u64)>>,
     pub(super) lives: AtomicU64,
+    /// The next request is stopped between the last look at the lease and its first byte, for so many milliseconds.
+    stall_ms: AtomicU64,
 }
 
 impl Seat {
@@ -111,6 +116,7 @@ impl Seat {
             hold: Mutex::default(),
             fuse: Mutex::default(),
             lives: AtomicU64::new(0),
+            stall_ms: AtomicU64::new(0),
         }
     }
 
@@ -144,6 +150,42 @@ impl Seat {
         if let Some(hold) = hold.filter(|_| !self.dead.load(Ordering::SeqCst)) {
             hold.go_on();
         }
+    }
+
+    /// The next request that is about to leave is stopped there, and its whole process with it.
+    pub(super) fn stall(&self, span: Duration) {
+        self.stall_ms.store(u64::try_from(span.as_millis()).unwrap_or(0), Ordering::SeqCst);
+    }
+
+    /// Stops the process where it is, if that was planned: for how long.
+    pub(super) fn stalls_here(self: &Arc<Self>) -> Option<Duration> {
+        let span = Duration::from_millis(self.stall_ms.swap(0, Ordering::SeqCst));
+        if span.is_zero() || self.calm.load(Ordering::SeqCst) || self.is_dead() {
+            return None;
+        }
+        self.stop();
+        let seat = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(span).await;
+            seat.go_on();
+        });
+        Some(span)
+    }
+
+    /// Until the process of this life goes on; `false`: it never did.
+    pub(super) async fn goes_on(&self, life: u64) -> bool {
+        loop {
+            let alive = !self.is_dead() && self.lives.load(Ordering::SeqCst) == life;
+            if !alive || !self.is_stopped() {
+                return alive;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        hold.as_ref().is_some_and(|hold| hold.is_stopped())
     }
 
     pub(super) fn is_dead(&self) -> bool {

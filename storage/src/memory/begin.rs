@@ -115,5 +115,6 @@ fn intent(row: &BeginValues, lease: &Lease, arrival: Arrival, business_at_ms: i6
         rule_id: row.rule,
         cap_day: row.cap_day,
         parent_no: row.parent,
+        wish: None,
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Guarded {
     pub(super) lost: BTreeMap<AttemptKey, Lost>,
     /// Every attempt whose intent was made again.
     pub(super) restored: BTreeSet<AttemptKey>,
+    /// Every key that a spool named when it was handed in.
+    pub(super) handed_in: BTreeSet<AttemptKey>,
 }
 
 #[derive(Clone)]
@@ -290,6 +292,7 @@ impl MemoryConn {
                     fenced_us: Some(arrival.commit_us),
                 });
                 let key = key_of(&line);
+                state.guarded.handed_in.insert(key);
                 if state.intents.contains_key(&key) || state.guarded.lost.contains_key(&key) {
                     continue;
                 }

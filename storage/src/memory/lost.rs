@@ -170,6 +170,7 @@ pub(super) fn restore(
             rule_id: line.rule,
             cap_day: cap.map_or(0, |(_, [day, ..])| day),
             parent_no: line.parent_no,
+            wish: None,
         },
     );
     if let Some((subscriber_id, days)) = cap {

@@ -8,6 +8,7 @@ mod begin;
 mod dump;
 mod failover;
 mod inbox;
+mod losses;
 mod lost;
 mod read;
 mod record;
@@ -29,6 +30,7 @@ use crate::pg::{ClockRow, Names, StoreError};
 use state::State;
 
 pub use dump::{Dump, Watched};
+pub use losses::Destroyed;
 
 /// What becomes of one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,7 @@ struct Server {
     now_us: Box<ServerClock>,
     /// Rises with each failover: connections end with theirs.
     timeline: AtomicI32,
+    losses: Mutex<losses::Losses>,
 }
 
 /// A database in memory, as one client sees it.
@@ -103,7 +106,11 @@ impl fmt::Debug for MemoryDb {
 
 /// Everything that was committed until some instant.
 #[derive(Clone)]
-pub struct Snapshot(State);
+pub struct Snapshot {
+    state: State,
+    /// Of which it is.
+    timeline: i32,
+}
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,7 +124,12 @@ impl MemoryDb {
     pub fn new(names: Names, digest: Vec<u8>, clock: ClockRow, now_us: Box<ServerClock>) -> Self {
         let state = State::new(names, digest, clock, now_us());
         Self {
-            server: Arc::new(Server { state: Mutex::new(state), now_us, timeline: AtomicI32::new(1) }),
+            server: Arc::new(Server {
+                state: Mutex::new(state),
+                now_us,
+                timeline: AtomicI32::new(1),
+                losses: Mutex::default(),
+            }),
             faults: Arc::new(NoFaults),
         }
     }
@@ -126,19 +138,6 @@ impl MemoryDb {
     #[must_use]
     pub fn seen_by(&self, faults: Arc<dyn Faults>) -> Self {
         Self { server: Arc::clone(&self.server), faults }
-    }
-
-    /// Everything that is committed now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.state().clone())
-    }
-
-    /// A failover to a standby that has nothing newer than the snapshot: all connections end.
-    pub fn restore(&self, snapshot: Snapshot) {
-        let mut state = self.state();
-        self.server.timeline.fetch_add(1, Ordering::SeqCst);
-        *state = snapshot.0;
     }
 
     /// How often it failed over.
@@ -166,6 +165,14 @@ impl MemoryDb {
 
     fn timeline(&self) -> i32 {
         self.server.timeline.load(Ordering::SeqCst)
+    }
+
+    fn begin_timeline(&self) {
+        self.server.timeline.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn losses(&self) -> MutexGuard<'_, losses::Losses> {
+        self.server.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The amount and operation of an intent that is committed now.

@@ -69,6 +69,7 @@ impl MemoryConn {
                 rule_id: row.rule,
                 cap_day: 0,
                 parent_no: planned.parent_no,
+                wish: Some(row.inbox_id),
             },
         };
         self.call("begin_refund", move |state, arrival| begin(state, arrival, asked, &lease)).await

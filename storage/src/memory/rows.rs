@@ -117,6 +117,9 @@ pub(super) struct Intent {
     pub(super) rule_id: i16,
     pub(super) cap_day: i32,
     pub(super) parent_no: i16,
+    /// The inbox row that it began with.
+    #[serde(skip)]
+    pub(super) wish: Option<i64>,
 }
 
 /// A row of `attempt_outcome`.

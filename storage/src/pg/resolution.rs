@@ -184,6 +184,9 @@ fn asks_of(row: &PgRow) -> Result<Vec<Ask>, StoreError> {
         .collect()
 }
 
+/// The number of [`Finding::Found`].
+const FOUND: i16 = 1;
+
 /// An ask of its kept numbers. `times_us`: when it was asked, when its answer was kept.
 pub(crate) fn ask_of(
     kind: i16,
@@ -192,7 +195,9 @@ pub(crate) fn ask_of(
     reason: i16,
     moved_minor: i64,
 ) -> Result<Ask, StoreError> {
-    let outcome = StoryOutcome { reason, moved_minor, listed: false, after_ms: None }.outcome();
+    // Most asks found nothing: what was found is looked up only where something was.
+    let outcome = || StoryOutcome { reason, moved_minor, listed: false, after_ms: None }.outcome();
+    let outcome = if finding == FOUND { outcome() } else { None };
     let instant = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
     Ok(Ask {
         kind: AskKind::from_number(kind).ok_or_else(|| broken(&format!("no kind of ask {kind}")))?,
