@@ -32,7 +32,7 @@ crash points by name; a release build has them with --features fail-points, else
 
 Examples:
   toll chaos --for 180s --seed 4
-  toll chaos --for 33m --charges 1000000 --kills 200 --everything"
+  toll chaos --for 33m --charges 1000000 --kills 200 --kills-every 3 --everything"
 )]
 pub(crate) struct ChaosArgs {
     /// Faults for so long at least (such as 180s or 1h)
@@ -44,6 +44,9 @@ pub(crate) struct ChaosArgs {
     /// And until so many engines were killed
     #[arg(long, value_name = "N", default_value_t = 0)]
     kills: u64,
+    /// Kills at crash points come before each of so many other faults: hardly anything is charged meanwhile
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    kills_every: u64,
     /// And until every kind of fault was there and every crash point was reached
     #[arg(long)]
     everything: bool,
@@ -103,7 +106,7 @@ fn go(global: &Global, args: ChaosArgs) -> anyhow::Result<()> {
         every_point: args.everything,
         fault_for: FAULT,
         kills_for: KILLS,
-        kills_every: 1,
+        kills_every: args.kills_every,
         at_most: args.at_most.unwrap_or_else(|| (OVERTIME_MAX * args.duration).max(AT_LEAST)),
         settled_within: args.settled_within,
         only: args.only,
