@@ -334,6 +334,7 @@ impl World {
 async fn patient(url: &str) -> anyhow::Result<PgConnection> {
     let mut conn = connect(url, "tollbook chaos").await?;
     sqlx::query("SET statement_timeout = '900s'").execute(&mut conn).await?;
+    sqlx::query("SET work_mem = '128MB'").execute(&mut conn).await?;
     Ok(conn)
 }
 
