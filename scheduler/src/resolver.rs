@@ -19,6 +19,7 @@ use storage::store::{
     unknown_counts,
 };
 use storage::story::StoryOutcome;
+use tokio::time::Instant;
 
 use crate::guard::stripe_of;
 use crate::link::DbLink;
@@ -39,9 +40,13 @@ use request::Asking;
 
 /// How often due attempts are looked for; sooner while some wait for the rate.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-const LOOK_SOON: Duration = Duration::from_millis(50);
-/// Attempts of one carrier that are looked at in a pass.
-const ROWS_MAX: i32 = 200;
+const LOOK_SOON: Duration = Duration::from_millis(20);
+/// Or once there is room again.
+const LOOK_AFTER_ANSWER: Duration = Duration::from_millis(2);
+/// Attempts of one carrier that are looked at in a pass: some for each that may be on its way, so that a pass is cheap while
+/// many wait.
+const ROWS: std::ops::Range<usize> = 24..200;
+const ROWS_PER_PLACE: usize = 4;
 /// What is held by somebody else is looked at again after this.
 const HELD_AGAIN_MS: i64 = 1_000;
 /// Evidence that was posted and not applied is looked at again after this.
@@ -81,6 +86,8 @@ struct Pass {
 #[derive(Default)]
 pub(crate) struct ResolverState {
     asking: HashMap<i64, Asking>,
+    /// The last pass left some for whom there was no room.
+    waiting: bool,
     /// The database's clock and ours at the last pass.
     clocks: Option<(Timestamp, i64)>,
     trusted_since: Option<Timestamp>,
@@ -93,7 +100,7 @@ pub(crate) struct ResolverState {
 impl Resolver {
     /// Looks and listens until the worker stops claiming, then waits for the answers on their way.
     pub(crate) async fn run(mut self) -> Result<(), WorkerEnd> {
-        let mut wait = LOOK_EVERY;
+        let mut look_at = Instant::now() + LOOK_EVERY;
         loop {
             let stopping = self.shared.stop_claiming.is_cancelled();
             let idle = stopping && self.state.asking.is_empty();
@@ -101,24 +108,32 @@ impl Resolver {
                 return Ok(());
             }
             let replies = self.replies.clone();
-            let looked = tokio::select! {
+            let done = tokio::select! {
                 biased;
                 reply = replies.recv() => match reply {
-                    Ok(reply) => self.answered(and_more(reply, &replies)).await.map(|()| wait),
+                    Ok(reply) => {
+                        let kept = self.answered(and_more(reply, &replies)).await;
+                        // There is room for those that had none.
+                        if self.state.waiting {
+                            look_at = look_at.min(Instant::now() + LOOK_AFTER_ANSWER);
+                        }
+                        kept
+                    }
                     Err(_) => return Ok(()),
                 },
-                () = tokio::time::sleep(wait) => match stopping {
-                    true => Ok(LOOK_SOON),
-                    false => self.pass().await,
-                },
-                () = self.shared.stop_claiming.cancelled(), if !stopping => Ok(wait),
+                () = tokio::time::sleep_until(look_at) => {
+                    let looked = if stopping { Ok(LOOK_SOON) } else { self.pass().await };
+                    look_at = Instant::now() + *looked.as_ref().unwrap_or(&LOOK_EVERY);
+                    looked.map(drop)
+                }
+                () = self.shared.stop_claiming.cancelled(), if !stopping => Ok(()),
             };
-            match looked {
-                Ok(next) => wait = next,
+            match done {
+                Ok(()) => {}
                 Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
                 Err(error) => {
                     self.shared.trouble("resolving unknown attempts", &error);
-                    wait = LOOK_EVERY;
+                    look_at = Instant::now() + LOOK_EVERY;
                 }
             }
         }
@@ -144,7 +159,9 @@ impl Resolver {
             .filter(|shard| !shared.holds.is_held(*shard))
             .collect();
         self.count(&shards, now_ms).await?;
-        let rooms: Vec<(i32, i32)> = self.lanes.keys().map(|carrier_no| (*carrier_no, ROWS_MAX)).collect();
+        let rows = |lane: &AskLane| (lane.places() * ROWS_PER_PLACE).clamp(ROWS.start, ROWS.end) as i32;
+        let rooms: Vec<(i32, i32)> =
+            self.lanes.iter().map(|(carrier_no, lane)| (*carrier_no, rows(lane))).collect();
         let conn = self.db.conn().await?;
         let due = due_asks(conn, &shards, &rooms).await;
         let due = self.db.checked(due)?;
@@ -170,7 +187,8 @@ impl Resolver {
             let postponed = postpone_asks(conn, &shared.lease, &plan.later).await;
             self.db.checked(postponed)?;
         }
-        Ok(if plan.full.is_empty() { LOOK_EVERY } else { LOOK_SOON })
+        self.state.waiting = !plan.full.is_empty();
+        Ok(if self.state.waiting { LOOK_SOON } else { LOOK_EVERY })
     }
 
     /// Goes through what is due: what is asked is held, within the room that its carrier has.

@@ -259,7 +259,14 @@ fn calendar(books: &Books, times_ms: [i64; 2], population: &Population, outcome:
         // Active, and nobody said stop: yesterday is past.
         let goes_on = matches!(int(row, "state"), 1..=5) && maybe(row, "stop_at_ms").is_none();
         if goes_on && int(row, "flags") == 0 && current < today - 1 {
-            outcome.lost.push(format!("{} stands at day {current}, today is {today}: {row}", new.id));
+            let told = [&books.intents, &books.outcomes].map(|rows| {
+                let own = rows.range((new.id, i64::MIN, i64::MIN)..(new.id + 1, i64::MIN, i64::MIN));
+                own.map(|(_, row)| row.to_string()).collect::<Vec<_>>().join(", ")
+            });
+            outcome.lost.push(format!(
+                "{} stands at day {current}, today is {today}, at {} ms: {row}; told of it: {told:?}",
+                new.id, times_ms[0]
+            ));
         }
         let mut own = told.range((new.id, i64::MIN)..=(new.id, i64::MAX)).map(|(_, period)| *period);
         if let Some(wrong) =

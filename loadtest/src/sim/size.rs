@@ -32,23 +32,16 @@ impl Size {
         }
         let dice = Dice::new(seed, 5);
         let of = |low, high| u32::try_from(dice.between(low, high)).unwrap_or(u32::MAX);
-        match dice.below(20) {
-            0..13 => Self::SMALL,
-            13..17 => Self {
-                subscribers: Some(of(400, 1_200)),
-                rate_times: of(4, 10),
-                in_flight_max: 32,
-                calmer: 2,
-                quieter: 5,
-            },
-            _ => Self {
-                subscribers: Some(of(2_000, 5_000)),
-                rate_times: of(15, 40),
-                in_flight_max: 128,
-                calmer: 4,
-                quieter: 25,
-            },
-        }
+        let (low, high, size) = match dice.below(20) {
+            0..13 => return Self::SMALL,
+            13..17 => (400, 1_200, Self { in_flight_max: 32, calmer: 2, quieter: 5, ..Self::SMALL }),
+            _ => (2_000, 5_000, Self { in_flight_max: 128, calmer: 4, quieter: 25, ..Self::SMALL }),
+        };
+        let subscribers = of(low, high);
+        // The slowest carrier takes three of these a second: in half a business day what falls due in a whole one, or
+        // what trouble left behind would not be through when the world ends.
+        let rate_times = (subscribers / 90).max(4) + of(0, 20);
+        Self { subscribers: Some(subscribers), rate_times, ..size }
     }
 
     /// How many there are, where a small world has so many.

@@ -74,7 +74,7 @@ impl AskLane {
     }
 
     /// How many may be on their way at a time.
-    fn places(&self) -> usize {
+    pub(super) fn places(&self) -> usize {
         let (owned, all) = self.share;
         let part = self.adapter.caps().in_flight_max as usize * owned / all.max(1) / PART as usize;
         part.max(1)

@@ -274,6 +274,10 @@ async fn drain(args: &BacklogArgs, engine: &mut Engine, cluster: &mut Cluster) -
 /// The first attempts after the restart, in the sequence of their intents. What missed periods were dealt with is known to
 /// be due from then on.
 async fn sent_after(cluster: &mut Cluster, restart_us: i64) -> anyhow::Result<Vec<Sent>> {
+    // Postgres hashes a bigint by XOR of its halves: of ids whose upper half is a shard and whose lower one a small number,
+    // most collide, and hashing millions of them takes hours. Sorting takes seconds.
+    sqlx::query("SET enable_hashagg = off").execute(cluster.engine_conn()).await?;
+    sqlx::query("SET enable_hashjoin = off").execute(cluster.engine_conn()).await?;
     // As arrays: millions of rows would take gigabytes one by one.
     let (at_us, known_us, due_ms, closes_ms): (Vec<i64>, Vec<i64>, Vec<i64>, Vec<i64>) = sqlx::query_as(
         "SELECT coalesce(array_agg(at_us), '{}'), coalesce(array_agg(known_us), '{}'),
