@@ -18,6 +18,8 @@ pub(crate) struct LeaseGuard {
     clock: Arc<dyn Clock>,
     lease_end_ms: AtomicI64,
     halted: AtomicBool,
+    /// Machine time from which on nothing more is sent, while what is on its way may still be answered.
+    sends_until_ms: AtomicI64,
     send_max_age_ms: i64,
     stripes: OnceLock<Vec<Arc<Stripe>>>,
 }
@@ -29,6 +31,7 @@ impl LeaseGuard {
             clock,
             lease_end_ms: AtomicI64::new(i64::MIN),
             halted: AtomicBool::new(false),
+            sends_until_ms: AtomicI64::new(i64::MAX),
             send_max_age_ms,
             stripes: OnceLock::new(),
         }
@@ -48,10 +51,19 @@ impl LeaseGuard {
         self.halted.store(true, Ordering::SeqCst);
     }
 
+    /// From this machine time on nothing more is sent: what waits in a lane is not sent, and known not to be.
+    pub(crate) fn send_until(&self, machine_ms: i64) {
+        self.sends_until_ms.fetch_min(machine_ms, Ordering::SeqCst);
+    }
+
     /// Whether the lease lasts.
     #[must_use]
     pub(crate) fn lease_lasts(&self) -> bool {
         self.lasts_at(self.clock.machine_ms())
+    }
+
+    fn sends_at(&self, machine_ms: i64) -> bool {
+        self.lasts_at(machine_ms) && machine_ms < self.sends_until_ms.load(Ordering::SeqCst)
     }
 
     fn lasts_at(&self, machine_ms: i64) -> bool {
@@ -66,7 +78,7 @@ impl SendGuard for LeaseGuard {
         if on(Mutant::NoSendGuard) {
             return true;
         }
-        if !self.lasts_at(now_ms) {
+        if !self.sends_at(now_ms) {
             return false;
         }
         let Some(stripe) = self.stripes.get().and_then(|all| stripe_of(all, attempt.ticket as i64)) else {
@@ -95,6 +107,18 @@ pub(crate) fn stripe_index(stripes: usize, shard: i32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn a_drain_stops_sending_before_the_lease_ends() {
+        let guard = LeaseGuard::new(Arc::new(SystemClock::default()), 1_000);
+        guard.renewed(1_000, 10_000);
+        assert!(guard.sends_at(8_000));
+        guard.send_until(5_000);
+        guard.send_until(7_000);
+        assert!(guard.sends_at(4_999) && !guard.sends_at(5_000));
+        assert!(guard.lasts_at(8_000), "what was answered is recorded under the lease");
+    }
 
     #[test]
     fn slices_of_a_carrier_spread_evenly() {

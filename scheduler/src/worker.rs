@@ -404,8 +404,12 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         tracing::info!(in_flight = shared.report().in_flight, "draining");
         shared.stop_claiming.cancel();
-        let deadline_ms =
-            shared.clock.machine_ms() + i64::try_from(shared.settings.drain_deadline_ms).unwrap_or(0);
+        let drain_ms = i64::try_from(shared.settings.drain_deadline_ms).unwrap_or(0);
+        let now_ms = shared.clock.machine_ms();
+        let deadline_ms = now_ms + drain_ms;
+        // Half of it belongs to the answers: what a long queue still holds then is known not to have been sent, instead of
+        // being unknown to whoever takes over.
+        shared.guard.send_until(now_ms + drain_ms / 2);
         while shared.stripes.iter().any(|stripe| stripe.held() > 0) && shared.clock.machine_ms() < deadline_ms
         {
             if let Some(ended) = self.parts.try_join_next()
