@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tests::{Engine, World, WorldOptions, wait_until};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 fn first_charge(world: &World) -> String {
     let id = world.number("SELECT min(subscription_id) FROM attempt_intent");

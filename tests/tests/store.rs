@@ -17,7 +17,7 @@ use store_calls::{CALM_SEEDS, Pair};
 /// Calls per seed.
 const CALLS: usize = 260;
 /// Seeds with failovers, behind the calm ones.
-const FAILOVER_SEEDS: u64 = 8;
+const FAILOVER_SEEDS: u64 = 16;
 
 #[test]
 fn both_stores_answer_alike_and_hold_the_same() {

@@ -38,7 +38,7 @@ const NOW_MS: i64 = 1_800_000_000_000;
 const DAY: i32 = 9_876;
 const SUBSCRIPTIONS: u32 = 8;
 /// Up to this seed the server never fails over: what is held would hide the rest.
-pub(crate) const CALM_SEEDS: u64 = 6;
+pub(crate) const CALM_SEEDS: u64 = 10;
 
 /// The same world in both stores.
 pub(crate) struct Pair {
