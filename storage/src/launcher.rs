@@ -25,6 +25,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use self::directory::Account;
 use self::install::Install;
 use self::process::{Server, processes_on};
+use crate::lock_file::LockFile;
 
 const PORT: u16 = 5432;
 const SUPERUSER: &str = "postgres";
@@ -156,7 +157,7 @@ pub struct PrivatePostgres {
     dir: PathBuf,
     socket_dir: PathBuf,
     server: Option<Server>,
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl PrivatePostgres {

@@ -3,6 +3,7 @@ pub mod fail_point;
 pub mod guard;
 pub mod history;
 pub mod launcher;
+pub mod lock_file;
 #[cfg(test)]
 mod scratch;
 pub mod spool;

@@ -9,7 +9,7 @@
 mod line;
 mod reader;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,7 @@ pub use self::line::SentLine;
 use self::line::{HEADER_BYTES, Header, LINE_BYTES};
 pub use self::reader::{SentLines, StoredLine, read_all};
 use crate::fail_point::{Point, reached};
+use crate::lock_file::LockFile;
 
 /// The most lines of one [`SentLog::append`].
 pub const APPEND_LINES_MAX: usize = 16_384;
@@ -61,7 +62,7 @@ enum Place {
 struct Shared {
     writing: Mutex<Writing>,
     dirtied: Condvar,
-    _lock: File,
+    _lock: LockFile,
 }
 
 #[derive(Debug)]
@@ -312,16 +313,11 @@ impl Segment {
     }
 }
 
-fn lock(dir: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("sent.lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let text = format!("sent-key log {} is written by another process", dir.display());
-            Err(io::Error::new(io::ErrorKind::WouldBlock, text))
-        }
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+fn lock(dir: &Path) -> io::Result<LockFile> {
+    LockFile::take(&dir.join("sent.lock"))?.ok_or_else(|| {
+        let text = format!("sent-key log {} is written by another process", dir.display());
+        io::Error::new(io::ErrorKind::WouldBlock, text)
+    })
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Where a Tollbook keeps its things on this machine.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use storage::lock_file::LockFile;
 
 /// Spools on one machine: at most so many processes share a data folder.
 const SPOOLS_MAX: u32 = 64;
@@ -19,7 +20,7 @@ pub(crate) struct Home {
 #[derive(Debug)]
 pub(crate) struct Spool {
     pub(crate) dir: PathBuf,
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl Home {
@@ -58,18 +59,9 @@ impl Home {
             let dir = self.spools().join(number.to_string());
             fs::create_dir_all(&dir).with_context(|| format!("cannot make the spool {}", dir.display()))?;
             let path = dir.join("lock");
-            let lock = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(&path)
-                .with_context(|| format!("cannot open {}", path.display()))?;
-            match lock.try_lock() {
-                Ok(()) => return Ok(Spool { dir, _lock: lock }),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-                }
+            let taken = LockFile::take(&path).with_context(|| format!("cannot lock {}", path.display()))?;
+            if let Some(lock) = taken {
+                return Ok(Spool { dir, _lock: lock });
             }
         }
         bail!("all {SPOOLS_MAX} spools in {} are in use", self.spools().display())

@@ -1,7 +1,6 @@
 //! The kept rows of a subscription: asked of the processes that live, read from the spools of those that do not.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use api::client::{fetch_dictionary, fetch_history};
@@ -10,6 +9,7 @@ use storage::history::{
     Digest, FjallHistory, FjallHistoryOptions, HistoryError, HistoryKey, HistoryStore, SealedRow,
     TIMELINE_ROWS_MAX, seal,
 };
+use storage::lock_file::LockFile;
 use storage::pg::worker_rows;
 use storage::story::Story;
 use storage::vault::SubscriberKey;
@@ -88,14 +88,10 @@ impl Kept {
         if !history.join("db").is_dir() {
             return Ok(());
         }
-        let lock = File::options().write(true).open(spool.join("lock")).map_err(|error| error.to_string())?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err("a process has it that could not be asked".to_owned());
-            }
-            Err(TryLockError::Error(error)) => return Err(error.to_string()),
-        }
+        let taken = LockFile::take(&spool.join("lock")).map_err(|error| error.to_string())?;
+        let Some(lock) = taken else {
+            return Err("a process has it that could not be asked".to_owned());
+        };
         let open = move || FjallHistory::open(&history, FjallHistoryOptions::default());
         let store = tokio::task::spawn_blocking(open).await.map_err(|error| error.to_string())?;
         let store = store.map_err(|error| error.to_string())?;

@@ -117,6 +117,13 @@ pub(super) struct Ledger {
     line: BytesMut,
 }
 
+impl Drop for Ledger {
+    /// Gives the lock back at once, whatever child has a copy of the descriptor between its `fork` and `exec`.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
 /// Why a ledger cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {

@@ -15,7 +15,7 @@ mod room;
 mod tests;
 mod writer;
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -29,6 +29,7 @@ use self::writer::Writer;
 use super::dictionary::Digest;
 use super::memory_store::check_dictionary;
 use super::{HistoryError, HistoryFuture, HistoryKey, HistoryStore, Room, SealedRow, check_append};
+use crate::lock_file::LockFile;
 
 /// How long dropping the store waits for what is queued to be written.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -79,7 +80,7 @@ struct Shared {
     /// `None` while the database is being opened again.
     opened: RwLock<Option<Arc<Opened>>>,
     /// Released last: over all reopenings no other process gets in.
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl FjallHistory {
@@ -225,17 +226,8 @@ impl Drop for FjallHistory {
 }
 
 /// Takes the directory for this process, for as long as the returned file lives.
-fn lock(dir: &Path) -> Result<File, HistoryError> {
-    let path = dir.join("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| opened::io_error("opening the lock file", &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(HistoryError::Locked(dir.to_owned())),
-        Err(TryLockError::Error(e)) => Err(opened::io_error("locking the directory", &e)),
-    }
+fn lock(dir: &Path) -> Result<LockFile, HistoryError> {
+    LockFile::take(&dir.join("lock"))
+        .map_err(|e| opened::io_error("locking the directory", &e))?
+        .ok_or_else(|| HistoryError::Locked(dir.to_owned()))
 }

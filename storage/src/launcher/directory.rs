@@ -1,8 +1,8 @@
 //! The directory of a private server: who owns what, where the socket fits, what an earlier run left behind.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use aws_lc_rs::digest;
 
 use super::process::is_postgres;
 use super::{LOG_BYTES_MAX, LOG_TAIL_BYTES, LauncherError, PORT, SUPERUSER};
+use crate::lock_file::LockFile;
 
 /// A socket's path must fit into 108 bytes with its end mark; some clients allow less.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
@@ -72,23 +73,17 @@ pub(super) fn make_private(dir: &Path, account: Option<&Account>) -> Result<(), 
 }
 
 /// Takes the directory for this process as long as the returned file lives.
-pub(super) fn lock(dir: &Path) -> Result<File, LauncherError> {
+pub(super) fn lock(dir: &Path) -> Result<LockFile, LauncherError> {
     let path = dir.join("launcher.lock");
     let failed = |source| io_failed("locking", &path, source);
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let _ = file.take(20).read_to_string(&mut pid);
-            return Err(LauncherError::InUse { dir: dir.to_owned(), pid: pid.trim().to_owned() });
-        }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
-    }
+    let Some(mut lock) = LockFile::take(&path).map_err(failed)? else {
+        let mut pid = String::new();
+        let _ = File::open(&path).and_then(|file| file.take(20).read_to_string(&mut pid));
+        return Err(LauncherError::InUse { dir: dir.to_owned(), pid: pid.trim().to_owned() });
+    };
     // For the message above only.
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
-    Ok(file)
+    lock.write(&format!("{}\n", std::process::id())).map_err(failed)?;
+    Ok(lock)
 }
 
 /// Where the socket goes: `dir/run`, or a short private directory where that would be too long a path.
