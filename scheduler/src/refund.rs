@@ -18,7 +18,7 @@ use storage::fail_point::{Point, reached};
 use storage::mutants::{Mutant, on};
 use storage::pg::{AttemptRow, BeginRefund, DueRow, InboxRow, StoreError, Verdict};
 use storage::spool::SentLine;
-use storage::store::{begin_refund, drop_inbox, list_doubts};
+use storage::store::{begin_refund, list_doubts};
 
 use crate::catalog::Catalog;
 use crate::link::{DbLink, RETRY_PAUSE};
@@ -226,8 +226,13 @@ pub(crate) async fn begin(
     loaded: Loaded<'_>,
 ) -> Result<Begun, StoreError> {
     let id = asked.subscription_id;
-    let prepared = prepare(shared, asked, loaded);
-    let (planned, aside, mut flight, attempt) = match prepared {
+    let doubted = shared.holds.is_doubted_refund(asked.shard.0, asked.id);
+    // Of a refund that may have left it is not said that it was not sent because the one before it is open.
+    if doubted && loaded.attempts.iter().any(|row| !state_of(row).is_final()) {
+        stripe.release(id);
+        return Ok(Begun::Later);
+    }
+    let (planned, aside, mut flight, attempt) = match prepare(shared, asked, loaded) {
         Ok(prepared) => prepared,
         Err(why) => {
             stripe.release(id);
@@ -267,11 +272,12 @@ pub(crate) async fn begin(
         step: planned.step,
         parent_no: planned.parent_no,
         rule: Rule::REFUND_SEND.number(),
+        wish: asked.id,
     };
-    if shared.holds.is_doubted_refund(asked.shard.0, asked.id) {
+    if doubted {
         lane.give_back(1);
         stripe.release(id);
-        return list_doubted(shared, db, asked, line).await;
+        return list_doubted(shared, db, line).await;
     }
     let floor = stripe.open_floor(shared.database_us.load(std::sync::atomic::Ordering::SeqCst), 1);
     let intent = BeginRefund {
@@ -327,19 +333,12 @@ pub(crate) async fn begin(
     Ok(Begun::Sent)
 }
 
-/// A spool is missing after a failover, and this refund may have been sent before it: it is asked about first.
-async fn list_doubted(
-    shared: &Shared,
-    db: &mut DbLink,
-    asked: &InboxRow,
-    line: SentLine,
-) -> Result<Begun, StoreError> {
+/// A spool is missing after a failover, and this refund may have been sent before it: it is asked about first. Its inbox row
+/// goes in the commit that lists it; while another refund of the charge has its number, it stays.
+async fn list_doubted(shared: &Shared, db: &mut DbLink, line: SentLine) -> Result<Begun, StoreError> {
     let conn = db.conn().await?;
     let listed = list_doubts(conn, &shared.lease, false, &[line]).await;
     db.checked(listed)?;
-    let conn = db.conn().await?;
-    let dropped = drop_inbox(conn, asked.shard, &[asked.id]).await;
-    db.checked(dropped)?;
     Ok(Begun::Later)
 }
 

@@ -76,7 +76,8 @@ struct Pass {
     wanted: Vec<(DueAsk, AskKind)>,
     /// Held, for the people, with the rule that says why.
     review: Vec<(DueAsk, Rule)>,
-    /// When others are looked at next, milliseconds from now on.
+    /// When others are looked at next, milliseconds from now on: what cannot be carried out now must not stand before all that
+    /// is behind it.
     later: Vec<(AttemptKey, i64)>,
     /// Carriers without room for more.
     full: HashSet<i32>,
@@ -219,8 +220,7 @@ impl Resolver {
                     continue;
                 }
                 Some(Step::Review(rule)) => {
-                    let known = plan.review.iter().any(|(other, _)| other.key.subscription_id == id);
-                    match stripe_of(&shared.stripes, id).filter(|stripe| !known && stripe.hold(id)) {
+                    match stripe_of(&shared.stripes, id).filter(|stripe| stripe.hold(id)) {
                         Some(_) => plan.review.push((row, rule)),
                         None => plan.later.push((row.key, HELD_AGAIN_MS)),
                     }
@@ -268,7 +268,7 @@ impl Resolver {
     /// What was found to do, each kind in one commit.
     async fn carry_out(&mut self, plan: &mut Pass, now_ms: i64) -> Result<(), StoreError> {
         self.ask(plan, now_ms).await?;
-        self.review(std::mem::take(&mut plan.review)).await
+        self.review(plan).await
     }
 
     /// Sends what is held and has room: first it is durable that the same requests go out again.
@@ -294,7 +294,10 @@ impl Resolver {
                     self.db.checked(named)?
                 }
             };
-            let Some(row) = rows.remove(&id) else { continue };
+            let Some(row) = rows.remove(&id) else {
+                plan.later.push((due.key, HELD_AGAIN_MS));
+                continue;
+            };
             let catalog = shared.books.for_answer(due.book_version);
             match request::again(&due, &row, kind, &catalog, &shared.vault, parent_txn_id) {
                 Ok((attempt, our_ref, key)) => {
@@ -322,6 +325,8 @@ impl Resolver {
         for (asking, attempt) in made {
             if asking.kind == AskKind::Inquiry || begun.contains(&asking.due.key) {
                 self.send(asking, attempt);
+            } else {
+                plan.later.push((asking.due.key, HELD_AGAIN_MS));
             }
         }
         Ok(())
@@ -381,7 +386,8 @@ impl Resolver {
     }
 
     /// Gives what is held to the people.
-    async fn review(&mut self, review: Vec<(DueAsk, Rule)>) -> Result<(), StoreError> {
+    async fn review(&mut self, plan: &mut Pass) -> Result<(), StoreError> {
+        let review = std::mem::take(&mut plan.review);
         if review.is_empty() {
             return Ok(());
         }
@@ -405,8 +411,12 @@ impl Resolver {
                 moved
             }
         };
-        for ((due, rule), _) in review.iter().zip(moved).filter(|(_, moved)| *moved) {
+        for ((due, rule), moved) in review.iter().zip(moved) {
             let id = due.key.subscription_id;
+            if !moved {
+                plan.later.push((due.key, HELD_AGAIN_MS));
+                continue;
+            }
             tracing::warn!(subscription = %billing_core::ids::SubscriptionId(id), rule = rule.id(), "in review: only people can settle it");
             resolved(&self.shared.carrier_name((id >> 44) as i32), *rule);
         }

@@ -7,9 +7,6 @@ use crate::cli::Global;
 use crate::exit;
 use crate::out;
 
-/// Lines of the event log that are shown of a single seed.
-const LINES: usize = 200;
-
 /// What `toll sim` takes.
 #[derive(Debug, Args)]
 pub(crate) struct SimArgs {
@@ -22,6 +19,9 @@ pub(crate) struct SimArgs {
     /// Only this one, with the end of its event log
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "first"])]
     seed: Option<u64>,
+    /// So many lines of its event log, the last ones
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "seed")]
+    lines: usize,
     /// Seeds at a time
     #[arg(long = "jobs", value_name = "N", default_value_t = 1)]
     at_a_time: usize,
@@ -56,7 +56,7 @@ fn run(args: &SimArgs, json: bool) -> anyhow::Result<()> {
 fn one(args: &SimArgs, seed: u64, json: bool) -> anyhow::Result<()> {
     #[cfg(feature = "mutants")]
     leave_out(args.mutant.as_deref())?;
-    let outcome = run_seed(seed, &Settings { days: args.days, lines: LINES })?;
+    let outcome = run_seed(seed, &Settings { days: args.days, lines: args.lines })?;
     if json {
         out::json(&outcome)?;
     } else {

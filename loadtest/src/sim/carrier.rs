@@ -26,10 +26,8 @@ const LATE_MAX_MS: u64 = 40_000;
 const SETTLE_S: u32 = 42;
 /// How far apart two answers "not found" have to be.
 const SPACING_S: u32 = 2;
-/// For so long a carrier remembers keys; so long before that, nothing may be sent again: what is written then waits for
-/// its turn, is under way, and may be late.
+/// For so long a carrier remembers keys.
 const WINDOW_S: u32 = 120;
-const MARGIN_S: u32 = 55;
 /// One answer about a key may come out of a copy that knows nothing yet: one of the first so many.
 const STALE_ASKS: u64 = 5;
 
@@ -55,12 +53,12 @@ pub(super) struct Ways {
 
 impl Ways {
     /// As its file would declare it.
-    pub(super) fn declared(self) -> Proof {
+    pub(super) fn declared(self, size: Size) -> Proof {
         Proof {
             repeat: self.repeat.then(|| RepeatCap {
                 key: "key".into(),
                 window_s: WINDOW_S * HURRY,
-                margin_s: MARGIN_S * HURRY,
+                margin_s: size.margin_s * HURRY,
             }),
             inquiry: self.inquiry.then_some(InquiryCap {
                 by: InquiryKey::OurRef,
@@ -333,7 +331,9 @@ impl Carrier {
             }
             Some(_) => {}
         }
-        if attempt.op == Op::Refund && self.db.has_other_open(id, period, no) {
+        // An intent that a failover destroyed says nothing about what is open now.
+        let known = self.db.intent(id, period, no).is_some();
+        if attempt.op == Op::Refund && known && self.db.has_other_open(id, period, no) {
             self.log.broken(format!("refund beside an open attempt: {id} {period} {no}"));
         }
         let business_ms = START_MS + self.now_us() / 1_000 * i64::from(SCALE);

@@ -105,7 +105,7 @@ pub(super) async fn judge(
     doubles(&books, &mut outcome);
     lost(world, &books, &mut outcome);
     phantoms(&books, &mut outcome);
-    refunds(&books, &mut outcome);
+    refunds(world, &books, &mut outcome);
     undecided(world, &books, &mut outcome);
     calendar(&books, times_ms, population, &mut outcome);
     caps(&books, &mut outcome);
@@ -173,20 +173,29 @@ fn phantoms(books: &Books, outcome: &mut Outcome) {
     }
 }
 
-/// I12: nothing is given back above what was collected; one refund per key.
-fn refunds(books: &Books, outcome: &mut Outcome) {
+/// I12: nothing is given back above what was collected; one refund per key, and per wish.
+fn refunds(world: &World, books: &Books, outcome: &mut Outcome) {
+    let asked = world.asked_back.lock().unwrap_or_else(PoisonError::into_inner);
     let mut sums: BTreeMap<(i64, i32), (i64, i64)> = BTreeMap::new();
+    let mut given: BTreeMap<(i64, i32), usize> = BTreeMap::new();
     let mut keys: BTreeSet<&str> = BTreeSet::new();
     for row in &books.ledger {
         let sum = sums.entry((row.subscription_id, row.period)).or_default();
         match row.op {
             Op::Refund => {
                 sum.1 += row.amount_minor;
+                *given.entry((row.subscription_id, row.period)).or_default() += 1;
                 if !keys.insert(&row.our_ref) || row.parent_ref.is_none() {
                     outcome.other.push(format!("refund applied twice or of nothing: {}", row.our_ref));
                 }
             }
             _ => sum.0 += row.amount_minor,
+        }
+    }
+    for (key, given) in given {
+        let asked = asked.get(&key).copied().unwrap_or(0);
+        if given > asked {
+            outcome.other.push(format!("{given} refunds, {asked} were asked for: {key:?}"));
         }
     }
     for (key, (collected, back)) in sums.into_iter().filter(|(_, (collected, back))| back > collected) {

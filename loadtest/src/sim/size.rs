@@ -20,10 +20,15 @@ pub(super) struct Size {
     pub(super) calmer: u64,
     /// People do one thing in so many.
     pub(super) quieter: u32,
+    /// So long before a carrier forgets a key nothing is sent again under it: what is written then waits for its turn, is under
+    /// way, and may be late; where processes are stopped before the first byte, that comes on top.
+    pub(super) margin_s: u32,
 }
 
 impl Size {
-    const SMALL: Self = Self { subscribers: None, rate_times: 1, in_flight_max: 16, calmer: 1, quieter: 1 };
+    const SMALL: Self =
+        Self { subscribers: None, rate_times: 1, in_flight_max: 16, calmer: 1, quieter: 1, margin_s: 55 };
+    const STALLED: Self = Self { margin_s: 72, ..Self::SMALL };
 
     /// The size of a seed's world: a stream of its own, so that nothing else of it changes.
     pub(super) fn of(seed: u64) -> Self {
@@ -33,9 +38,9 @@ impl Size {
         let dice = Dice::new(seed, 5);
         let of = |low, high| u32::try_from(dice.between(low, high)).unwrap_or(u32::MAX);
         let (low, high, size) = match dice.below(20) {
-            0..13 => return Self::SMALL,
-            13..17 => (400, 1_200, Self { in_flight_max: 32, calmer: 2, quieter: 5, ..Self::SMALL }),
-            _ => (2_000, 5_000, Self { in_flight_max: 128, calmer: 4, quieter: 25, ..Self::SMALL }),
+            0..13 => return Self::STALLED,
+            13..17 => (400, 1_200, Self { in_flight_max: 32, calmer: 2, quieter: 5, ..Self::STALLED }),
+            _ => (2_000, 5_000, Self { in_flight_max: 128, calmer: 4, quieter: 25, ..Self::STALLED }),
         };
         let subscribers = of(low, high);
         // The slowest carrier takes three of these a second: in half a business day what falls due in a whole one, or

@@ -1,7 +1,7 @@
 //! One run: a world that is built from its seed, in which things go wrong for a while, then nothing more does, and then the
 //! books are compared.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -53,6 +53,8 @@ pub(super) struct World {
     pub(super) histories: Mutex<Vec<Arc<MemoryHistory>>>,
     /// Spools that are gone with their machines.
     pub(super) gone: Mutex<BTreeSet<String>>,
+    /// How many refunds were asked for, by subscription and period.
+    pub(super) asked_back: Mutex<BTreeMap<(i64, i32), usize>>,
     calm: Arc<AtomicBool>,
     stop: CancellationToken,
     book: &'static Book,
@@ -103,6 +105,7 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
         carriers: carriers.collect(),
         histories: Mutex::default(),
         gone: Mutex::default(),
+        asked_back: Mutex::default(),
         calm: Arc::new(AtomicBool::new(failovers)),
         stop: CancellationToken::new(),
         book,
@@ -222,7 +225,7 @@ impl World {
                 id: id.unwrap_or_default().to_owned(),
                 adapter: Arc::new(link(sends)?),
                 asker: Arc::new(link(true)?),
-                proof: carrier.ways.declared(),
+                proof: carrier.ways.declared(carrier.size),
                 breaker: BreakerSettings { share_percent: 95, ..BreakerSettings::default() },
                 dictionary: Vec::new(),
             });
@@ -478,6 +481,9 @@ fn refund(world: &World, dice: &Dice) {
     let Ok(payload) = request.encode() else { return };
     for _ in 0..dice.between(1, 3) {
         world.log.event("refund asked", &[row.subscription_id, i64::from(row.period), amount_minor]);
+        let mut asked = world.asked_back.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked.entry((row.subscription_id, row.period)).or_default() += 1;
+        drop(asked);
         world.db.ask_refund(row.subscription_id, &payload);
     }
 }

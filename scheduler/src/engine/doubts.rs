@@ -86,6 +86,7 @@ impl Engine {
             step: row.planned.step,
             parent_no: row.planned.parent_no,
             rule: row.rule,
+            wish: 0,
         }
     }
 

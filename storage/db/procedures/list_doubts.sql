@@ -1,10 +1,11 @@
 -- Lists attempts that the owner would begin now as possibly sent before a failover, because a spool is missing. Where
--- p_chain, only those that follow an attempt which the carrier knew. Returns how many are listed.
+-- p_chain, only those that follow an attempt which the carrier knew. The wish that one began with goes in the same commit.
+-- Returns how many are listed.
 CREATE OR REPLACE FUNCTION list_doubts(
     p_slot int, p_incarnation bigint, p_epoch int, p_chain bool, p_ids bigint[], p_periods int[], p_attempt_nos int2[],
     p_ops int2[], p_rounds int2[], p_steps int2[], p_amounts bigint[], p_currencies int2[], p_digest_his bigint[],
     p_digest_los bigint[], p_not_befores bigint[], p_not_afters bigint[], p_rules int2[], p_book_versions int[],
-    p_parents int2[], p_incarnations bigint[], p_intent_us bigint[], p_business_ms bigint[]
+    p_parents int2[], p_incarnations bigint[], p_intent_us bigint[], p_business_ms bigint[], p_wishes bigint[]
 ) RETURNS bigint
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
@@ -14,9 +15,9 @@ BEGIN
     WITH wanted AS (
         SELECT * FROM unnest(p_ids, p_periods, p_attempt_nos, p_ops, p_rounds, p_steps, p_amounts, p_currencies, p_digest_his,
                              p_digest_los, p_not_befores, p_not_afters, p_rules, p_book_versions, p_parents, p_incarnations,
-                             p_intent_us, p_business_ms)
+                             p_intent_us, p_business_ms, p_wishes)
                AS l (id, period, attempt_no, op, round, step, amount, currency, digest_hi, digest_lo, not_before, not_after,
-                     rule, book_version, parent, incarnation, intent_us, business_ms)
+                     rule, book_version, parent, incarnation, intent_us, business_ms, wish)
          WHERE EXISTS (SELECT FROM shard_owner o WHERE o.shard = (l.id >> 32)::int AND o.slot = p_slot)
            AND (NOT p_chain OR EXISTS (SELECT FROM lost_attempt k WHERE k.subscription_id = l.id AND k.period = l.period
                                           AND k.attempt_no < l.attempt_no AND k.state = 2))
@@ -37,7 +38,11 @@ BEGIN
                w.round, w.step, w.currency, w.rule, w.parent, true
           FROM wanted w
             ON CONFLICT DO NOTHING
-        RETURNING subscription_id
+        RETURNING subscription_id, period, attempt_no
+    ), carried_out AS (
+        DELETE FROM shard_inbox b
+         USING wanted w JOIN listed l ON l.subscription_id = w.id AND l.period = w.period AND l.attempt_no = w.attempt_no
+         WHERE w.wish <> 0 AND b.shard = (w.id >> 32)::int AND b.id = w.wish AND b.subscription_id = w.id
     ), held AS (
         UPDATE shard_owner o SET held = 2
          WHERE o.held = 0 AND o.shard IN (SELECT (subscription_id >> 32)::int FROM listed)

@@ -293,6 +293,7 @@ impl MemoryConn {
                 });
                 let key = key_of(&line);
                 state.guarded.handed_in.insert(key);
+                state.carry_out(&line);
                 if state.intents.contains_key(&key) || state.guarded.lost.contains_key(&key) {
                     continue;
                 }
@@ -451,6 +452,7 @@ impl MemoryConn {
                 }
                 let row = Lost { line, state: 0, chain: true, listed_us: arrival.now_us };
                 state.guarded.lost.insert(key, row);
+                state.carry_out(&line);
                 listed += 1;
                 if state.guarded.held(shard_of(&line)) == 0 {
                     state.guarded.held.insert(shard_of(&line), 2);

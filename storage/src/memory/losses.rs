@@ -199,6 +199,7 @@ mod tests {
             step: 0,
             parent_no: 1,
             rule: 0,
+            wish: 0,
         };
         db.connect().await.unwrap().hand_in_lines(&who, &[line]).await.unwrap();
         assert!(destroyed(&db)[0].handed_in);

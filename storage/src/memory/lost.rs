@@ -55,6 +55,7 @@ fn line_of(intent: &Intent) -> SentLine {
         step: intent.step,
         parent_no: intent.parent_no,
         rule: intent.rule_id,
+        wish: 0,
     }
 }
 

@@ -259,8 +259,10 @@ impl MemoryConn {
         let key = (subscription_id, period, attempt_no);
         self.call("was_resent", move |state, _| {
             let begun = state.opens.get(&key).is_some_and(|open| open.last_writer.is_some());
-            let mut own = state.asks.range((key, i16::MIN)..=(key, i16::MAX)).map(|(_, ask)| ask);
-            Ok(begun || own.any(|ask| ask.kind == AskKind::Resend as i16))
+            let own = state.asks.range((key, i16::MIN)..=(key, i16::MAX));
+            let last = own.clone().next_back().map_or(0, |((_, ask_no), _)| *ask_no);
+            let missing = usize::try_from(last).unwrap_or(0) > own.clone().count();
+            Ok(begun || missing || own.into_iter().any(|(_, ask)| ask.kind == AskKind::Resend as i16))
         })
         .await
     }

@@ -10,6 +10,7 @@ use super::rows::{
 };
 use crate::mutants::{Mutant, on};
 use crate::pg::{ClockRow, Lease, Names, StoreError};
+use crate::spool::SentLine;
 
 /// (subscription, period, attempt)
 pub(super) type AttemptKey = (i64, i32, i16);
@@ -115,6 +116,14 @@ impl State {
 
     pub(super) fn attempts_of(&self, id: i64, period: i32) -> impl Iterator<Item = &Intent> {
         self.intents.range((id, period, i16::MIN)..=(id, period, i16::MAX)).map(|(_, intent)| intent)
+    }
+
+    /// The wish that a line began with is done with.
+    pub(super) fn carry_out(&mut self, line: &SentLine) {
+        let at = ((line.subscription_id >> 32) as i32, line.wish);
+        if self.inbox.get(&at).is_some_and(|row| row.subscription_id == line.subscription_id) {
+            self.inbox.remove(&at);
+        }
     }
 
     pub(super) fn add_inbox(&mut self, kind: i16, subscription_id: i64, payload: Vec<u8>) -> i64 {

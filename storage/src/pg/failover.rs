@@ -154,6 +154,7 @@ struct Columns {
     incarnations: Vec<i64>,
     intents_us: Vec<i64>,
     business_ms: Vec<i64>,
+    wishes: Vec<i64>,
 }
 
 impl Columns {
@@ -179,6 +180,7 @@ impl Columns {
             columns.incarnations.push(line.incarnation);
             columns.intents_us.push(line.intent_at_us);
             columns.business_ms.push(line.business_at_ms);
+            columns.wishes.push(line.wish);
         }
         columns
     }
@@ -203,12 +205,14 @@ impl Columns {
             .bind(&self.incarnations)
             .bind(&self.intents_us)
             .bind(&self.business_ms)
+            .bind(&self.wishes)
     }
 }
 
 type Query<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;
 
-/// Hands in lines of a spool; gives how many of them have no intent here.
+/// Hands in lines of a spool; gives how many of them have no intent here. A wish that a line began with is done with: it
+/// goes from the inbox in the same commit.
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
@@ -219,14 +223,14 @@ pub async fn hand_in_lines(
 ) -> Result<i64, StoreError> {
     let columns = Columns::of(lines);
     let handed = sqlx::query_scalar(
-        "SELECT hand_in_lines($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)",
+        "SELECT hand_in_lines($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
     );
     let handed = handed.bind(&who.host).bind(&who.spool).bind(&who.boot_id);
     Ok(columns.bind(handed).fetch_one(conn).await?)
 }
 
-/// Lists attempts that would be begun now as possibly sent before; `chain`: only behind one that the carrier knew. Gives
-/// how many are listed.
+/// Lists attempts that would be begun now as possibly sent before, and takes the wishes that those began with out of the
+/// inbox; `chain`: only behind one that the carrier knew. Gives how many are listed.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when the lease is over.
@@ -238,7 +242,7 @@ pub async fn list_doubts(
 ) -> Result<i64, StoreError> {
     let columns = Columns::of(lines);
     let listed = sqlx::query_scalar(
-        "SELECT list_doubts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
+        "SELECT list_doubts($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)",
     );
     let listed = listed.bind(lease.slot).bind(lease.incarnation).bind(lease.epoch).bind(chain);
     Ok(columns.bind(listed).fetch_one(conn).await?)

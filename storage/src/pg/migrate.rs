@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (10, "reversal", include_str!("../../db/migrations/0010_reversal.sql")),
     (11, "failover", include_str!("../../db/migrations/0011_failover.sql")),
     (12, "files", include_str!("../../db/migrations/0012_files.sql")),
+    (13, "wishes", include_str!("../../db/migrations/0013_wishes.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.

@@ -360,7 +360,8 @@ pub async fn unknown_counts(conn: &mut PgConnection, shards: &[i32]) -> Result<V
     Ok(counts.bind(shards).fetch_all(conn).await?)
 }
 
-/// Whether the same request was sent again under this key, or was about to be.
+/// Whether the same request was sent again under this key, or was about to be. The number of a repeat whose answer nobody kept is
+/// missing among those that were.
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
@@ -374,7 +375,9 @@ pub async fn was_resent(
         "SELECT EXISTS (SELECT FROM attempt_open WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
                            AND last_writer IS NOT NULL)
              OR EXISTS (SELECT FROM attempt_ask WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
-                           AND kind = 1)",
+                           AND kind = 1)
+             OR (SELECT coalesce(max(ask_no), 0) > count(*) FROM attempt_ask
+                  WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3)",
     );
     Ok(resent.bind(subscription_id).bind(period).bind(attempt_no).fetch_one(conn).await?)
 }

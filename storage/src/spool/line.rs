@@ -3,12 +3,12 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-/// A line: 61 bytes of fields and 4 of CRC-32.
-pub(super) const LINE_BYTES: usize = 101;
+/// A line: 105 bytes of fields and 4 of CRC-32.
+pub(super) const LINE_BYTES: usize = 109;
 /// A header: magic, boot id, start, CRC-32.
 pub(super) const HEADER_BYTES: usize = 36;
 
-const MAGIC: &[u8; 8] = b"TOLLSNT2";
+const MAGIC: &[u8; 8] = b"TOLLSNT3";
 
 /// What a request is known by, and the whole intent behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub struct SentLine {
     pub parent_no: i16,
     /// The rule that decided to send.
     pub rule: i16,
+    /// The inbox row with the wish that it began with, which is gone from the inbox since; 0 for none.
+    pub wish: i64,
 }
 
 impl SentLine {
@@ -71,6 +73,7 @@ impl SentLine {
         for number in [self.round, self.step, self.parent_no, self.rule] {
             out.extend_from_slice(&number.to_le_bytes());
         }
+        out.extend_from_slice(&self.wish.to_le_bytes());
         let crc = crc32(&out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
     }
@@ -97,6 +100,7 @@ impl SentLine {
             step: i16::from_le_bytes(take(&mut fields)?),
             parent_no: i16::from_le_bytes(take(&mut fields)?),
             rule: i16::from_le_bytes(take(&mut fields)?),
+            wish: i64::from_le_bytes(take(&mut fields)?),
         })
     }
 }

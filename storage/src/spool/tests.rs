@@ -32,6 +32,7 @@ fn line(n: i64) -> SentLine {
         step: (n % 8) as i16,
         parent_no: (n % 9) as i16,
         rule: (n % 130) as i16,
+        wish: n.wrapping_add(11),
     }
 }
 

@@ -126,6 +126,7 @@ impl Pair {
                 step: 0,
                 parent_no: i16::from(op == Op::Refund),
                 rule: 1,
+                wish: self.some_wish_of(id).await.map_or(0, |(_, wish)| wish),
             });
         }
         lines
