@@ -92,6 +92,8 @@ pub(crate) struct Steward {
     pub(crate) shared: Arc<Shared>,
     pub(crate) db: DbLink,
     seen: HashMap<(i32, i64), (i64, i64)>,
+    /// This pass saw the others.
+    saw: bool,
     leaving: BTreeMap<i32, i64>,
     given: HashSet<(i64, i32, i16)>,
     partitions_until_day: i32,
@@ -107,6 +109,7 @@ impl Steward {
             shared,
             db,
             seen: HashMap::new(),
+            saw: false,
             leaving: BTreeMap::new(),
             given: HashSet::new(),
             partitions_until_day: i32::MIN,
@@ -124,7 +127,9 @@ impl Steward {
                 Err(StoreError::Fenced(why)) => return Err(WorkerEnd::Fenced(why)),
                 Err(error) => {
                     // What could not be seen must not count as silence of the others.
-                    self.seen.clear();
+                    if !self.saw {
+                        self.seen.clear();
+                    }
                     self.shared.trouble("keeping house", &error);
                 }
             }
@@ -171,11 +176,13 @@ impl Steward {
     /// One pass.
     pub(crate) async fn run_once(&mut self) -> Result<(), StoreError> {
         let now_ms = self.shared.clock.machine_ms();
+        self.saw = false;
         self.keep_time().await?;
         let conn = self.db.conn().await?;
         let asked_ms = self.shared.clock.machine_ms();
         let workers = worker_rows(conn).await;
         let workers = self.db.checked(workers)?;
+        self.saw = true;
         self.fence_the_dead(&workers, asked_ms, self.shared.clock.machine_ms()).await?;
         let conn = self.db.conn().await?;
         let held = held_up(conn, &self.shared.identity).await;
@@ -410,7 +417,7 @@ impl Steward {
             };
             let conn = self.db.conn().await?;
             let before_us = self.shared.clock.boot_us();
-            let set = set_low_water(conn, &shards, low_water).await;
+            let set = set_low_water(conn, &self.shared.lease, &shards, low_water).await;
             now_us = self.db.checked(set)?;
             if !self.shared.clock.adopt(now_us, before_us, self.shared.clock.boot_us()) {
                 self.shared.trouble("reading the database's clock", &"it jumped by more than two seconds");

@@ -212,7 +212,7 @@ impl Worker {
         }
         let lease = register_worker(&mut conn, parts.slot, parts.incarnation, &parts.identity).await?;
         let before_us = clock.boot_us();
-        let database_us = set_low_water(&mut conn, &[], None).await?;
+        let database_us = set_low_water(&mut conn, &lease, &[], None).await?;
         clock.adopt(database_us, before_us, clock.boot_us());
         tracing::info!(slot = lease.slot, epoch = lease.epoch, "registered");
         let settings = parts.settings;

@@ -161,7 +161,7 @@ calls! {
     owned_shards() -> (i64, i64, i64);
     claim_shards(lease: &Lease, want: i32) -> Vec<i32>;
     hand_over(lease: &Lease, shards: &[i32]) -> i32;
-    set_low_water(shards: &[i32], low_water_us: Option<i64>) -> i64;
+    set_low_water(lease: &Lease, shards: &[i32], low_water_us: Option<i64>) -> i64;
 
     check_guard(remembered: Option<Seen>, terms: QuarantineTerms) -> Checked;
     touch_guard() -> (i64, i64);

@@ -40,6 +40,7 @@ fn both_stores_answer_alike_and_hold_the_same() {
                 }
             }
             same_tables(&mut pair, seed, CALLS).await;
+            pair.low_water().await;
             for (verdict, count) in std::mem::take(&mut pair.verdicts) {
                 *verdicts.entry(verdict).or_insert(0) += count;
             }
@@ -73,6 +74,10 @@ fn both_stores_answer_alike_and_hold_the_same() {
             "review true",
             "review false",
             "due with asks",
+            "low water true",
+            "low water false",
+            "open below the low water true",
+            "open below the low water false",
             "guard opened true",
             "guard opened false",
             "lost true",

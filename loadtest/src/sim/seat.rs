@@ -84,6 +84,8 @@ pub(super) struct Seat {
     pub(super) calm: Arc<AtomicBool>,
     /// The database cannot be reached from here.
     pub(super) cut_off: AtomicBool,
+    /// Its lease is not renewed: everything else that it says gets through.
+    pub(super) unrenewed: AtomicBool,
     pub(super) killed: Notify,
     dead: AtomicBool,
     hold: Mutex<Option<Arc<Hold>>>,
@@ -111,6 +113,7 @@ impl Seat {
             dice,
             calm,
             cut_off: AtomicBool::new(false),
+            unrenewed: AtomicBool::new(false),
             killed: Notify::new(),
             dead: AtomicBool::new(false),
             hold: Mutex::default(),
@@ -247,7 +250,8 @@ impl Faults for Seat {
         if self.calm.load(Ordering::SeqCst) {
             return fate(End::Answered);
         }
-        if self.cut_off.load(Ordering::SeqCst) || self.dice.permille(self.weather.not_reached) {
+        let unrenewed = statement == "renew_lease" && self.unrenewed.load(Ordering::SeqCst);
+        if unrenewed || self.cut_off.load(Ordering::SeqCst) || self.dice.permille(self.weather.not_reached) {
             self.log.fault_of("a statement is lost", statement, &[self.no, 1]);
             return fate(End::NotReached);
         }

@@ -7,6 +7,9 @@ use super::dice::Dice;
 /// Worlds of smaller seeds are small, as they were before there were others: a seed that found something keeps its world.
 pub(super) const SIZED_FROM: u64 = 10_000;
 
+/// From here on leases run out while a request is about to leave.
+pub(super) const LAST_MOMENTS_FROM: u64 = 20_000;
+
 /// What a world's size decides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {

@@ -34,8 +34,9 @@ use super::{Outcome, Settings, book, judge, size};
 /// Machine time for everything to come to rest: a dead worker's lease, an accepted request's deadline (24 business hours),
 /// a charge's last round.
 const CALM: Duration = Duration::from_secs(80);
-/// Machine time of the last takeover: at least a lease, and for as long as something is neither settled nor in review.
-const LAST: std::ops::Range<Duration> = Duration::from_secs(20)..Duration::from_secs(1_200);
+/// Machine time of the last takeover: at least a lease, and for as long as something is neither settled nor in review. Where a
+/// spool is missing, the refunds of a charge are asked about one after the other, and twenty may have been wanted.
+const LAST: std::ops::Range<Duration> = Duration::from_secs(20)..Duration::from_secs(6_000);
 
 /// How long a lease lasts.
 const LEASE_MS: i64 = 8_000;
@@ -43,6 +44,9 @@ const LEASE_MS: i64 = 8_000;
 /// How long a request is stopped before its first byte: its worker is fenced meanwhile. Not longer than two leases: what a
 /// fence adds to the time to settle, and the lease that was left.
 const STALL_MS: std::ops::Range<u64> = 12_000..16_900;
+
+/// The same where little of the lease is left.
+const LAST_STALL_MS: std::ops::Range<u64> = 12_500..13_500;
 
 /// What all parts of a run share.
 pub(super) struct World {
@@ -140,14 +144,17 @@ async fn live(seed: u64, settings: &Settings) -> anyhow::Result<Outcome> {
         let trouble = tokio::spawn(trouble(Arc::clone(&world), seats.clone(), own, troubled));
         let people = tokio::spawn(people(Arc::clone(&world), ids, Dice::new(seed, 3), troubled, size));
         let stalls = tokio::spawn(stalls(seats.clone(), seed, troubled));
+        let late = tokio::spawn(stalls_of_the_last_moment(seats.clone(), seed, troubled));
         tokio::time::sleep(troubled).await;
         trouble.await?;
         people.await?;
         stalls.await?;
+        late.await?;
     }
     world.calm.store(true, Ordering::SeqCst);
     for seat in &seats {
         seat.cut_off.store(false, Ordering::SeqCst);
+        seat.unrenewed.store(false, Ordering::SeqCst);
         seat.clock.set_skew(0);
         seat.go_on();
     }
@@ -440,6 +447,30 @@ async fn stalls(seats: Vec<Arc<Seat>>, seed: u64, troubled: Duration) {
         tokio::time::sleep(dice.millis(2_000, 20_000)).await;
         let Some(seat) = seats.get(dice.below(seats.len() as u64) as usize) else { return };
         seat.stall(dice.millis(STALL_MS.start, STALL_MS.end));
+    }
+}
+
+/// The same in the last moments of a lease that is not renewed: its worker is fenced at once and what it began is listed, long
+/// before the request leaves. For less than a lease and what "not found" waits for besides: nobody can tell of longer ones.
+/// Worlds of the first kind do without these, in which a longer one could meet a shorter lease.
+async fn stalls_of_the_last_moment(seats: Vec<Arc<Seat>>, seed: u64, troubled: Duration) {
+    if seed < size::LAST_MOMENTS_FROM || !Dice::new(seed, 6).permille(500) {
+        return;
+    }
+    let dice = Dice::new(seed, 7);
+    let ends = Instant::now() + troubled;
+    while Instant::now() < ends {
+        tokio::time::sleep(dice.millis(2_000, 15_000)).await;
+        let Some(seat) = seats.get(dice.below(seats.len() as u64) as usize) else { return };
+        seat.log.fault("a lease is not renewed", &[seat.no]);
+        seat.unrenewed.store(true, Ordering::SeqCst);
+        tokio::time::sleep(dice.millis(2_000, 3_500)).await;
+        seat.stall(dice.millis(LAST_STALL_MS.start, LAST_STALL_MS.end));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // Where nothing left meanwhile, nothing is stopped.
+        seat.stall(Duration::ZERO);
+        tokio::time::sleep(Duration::from_millis(LAST_STALL_MS.end)).await;
+        seat.unrenewed.store(false, Ordering::SeqCst);
     }
 }
 

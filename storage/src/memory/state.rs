@@ -121,6 +121,9 @@ impl State {
     /// The wish that a line began with is done with.
     pub(super) fn carry_out(&mut self, line: &SentLine) {
         let at = ((line.subscription_id >> 32) as i32, line.wish);
+        if on(Mutant::WishCarriedOutTwice) {
+            return;
+        }
         if self.inbox.get(&at).is_some_and(|row| row.subscription_id == line.subscription_id) {
             self.inbox.remove(&at);
         }

@@ -144,13 +144,16 @@ impl MemoryConn {
 
     pub(crate) async fn set_low_water(
         &mut self,
+        lease: &Lease,
         shards: &[i32],
         low_water_us: Option<i64>,
     ) -> Result<i64, StoreError> {
-        let shards = shards.to_vec();
+        let (lease, shards) = (*lease, shards.to_vec());
         self.call("set_low_water", move |state, arrival| {
+            state.check_fence(&lease)?;
             if let Some(low_water_us) = low_water_us {
-                for shard in shards {
+                let own = |shard: &i32| state.owners.get(shard) == Some(&Some(lease.slot));
+                for shard in shards.into_iter().filter(own).collect::<Vec<_>>() {
                     state.low_water.entry(shard).and_modify(|kept| *kept = (*kept).max(low_water_us));
                 }
             }

@@ -61,6 +61,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/seal_day.sql"),
     include_str!("../../db/procedures/close_month.sql"),
     include_str!("../../db/procedures/verify_ledger.sql"),
+    include_str!("../../db/procedures/set_low_water.sql"),
     include_str!("../../db/procedures/trim_minutes.sql"),
     include_str!("../../db/procedures/us.sql"),
     include_str!("../../db/procedures/due_asks.sql"),

@@ -154,27 +154,22 @@ pub async fn owned_shards(conn: &mut PgConnection) -> Result<(i64, i64, i64), St
     .await?)
 }
 
-/// Notes that every intent of these shards before `low_water` (the database's clock, microseconds since 1970) has its
-/// outcome or its open row. Gives the database's clock. Never goes back.
+/// Notes that every intent of those of these shards that are this worker's, before `low_water_us` (the database's clock,
+/// microseconds since 1970), has its outcome or its open row. Gives the database's clock. Never goes back.
 ///
 /// # Errors
-/// [`StoreError`] when the database is away.
+/// [`StoreError::Fenced`] when the lease is over: a former owner knows nothing of what was begun since.
 pub async fn set_low_water(
     conn: &mut PgConnection,
+    lease: &Lease,
     shards: &[i32],
     low_water_us: Option<i64>,
 ) -> Result<i64, StoreError> {
-    if let Some(low_water_us) = low_water_us {
-        sqlx::query(
-            "UPDATE shard_progress
-                SET low_water = greatest(low_water, timestamptz 'epoch' + $2 * interval '1 microsecond')
-              WHERE shard = ANY ($1)",
-        )
+    let set = sqlx::query_scalar("SELECT set_low_water($1, $2, $3, $4, $5)")
+        .bind(lease.slot)
+        .bind(lease.incarnation)
+        .bind(lease.epoch)
         .bind(shards)
-        .bind(low_water_us)
-        .execute(&mut *conn)
-        .await?;
-    }
-    let now = sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
-    Ok(now.fetch_one(conn).await?)
+        .bind(low_water_us);
+    Ok(set.fetch_one(conn).await?)
 }

@@ -202,7 +202,7 @@ impl Pair {
         }
     }
 
-    fn met(&mut self, what: String) {
+    pub(super) fn met(&mut self, what: String) {
         *self.verdicts.entry(what).or_default() += 1;
     }
 }

@@ -34,6 +34,8 @@ use storage::pg::{
 use storage::store::{self, Conn, Database};
 
 const NOW_MS: i64 = 1_800_000_000_000;
+/// Later than anything, microseconds since 1970.
+const FAR_US: i64 = 4_000_000_000_000_000;
 /// 2027-01-15 in days since 2000-01-01.
 const DAY: i32 = 9_876;
 const SUBSCRIPTIONS: u32 = 8;
@@ -258,6 +260,24 @@ impl Pair {
             _ => {
                 drop(both!(self, worker_rows()));
                 drop(both!(self, owned_shards()));
+            }
+        }
+    }
+
+    /// Whoever wants moves the low water of all shards past everything: only of an owner's shards nothing is open then.
+    pub(crate) async fn low_water(&mut self) {
+        let shards = self.shards.clone();
+        for lease in self.leases.clone() {
+            // The clocks of the two differ.
+            let told = |set: Result<i64, StoreError>| set.map(drop);
+            let left = told(store::set_low_water(&mut self.memory, &lease, &shards, Some(FAR_US)).await);
+            let right = told(store::set_low_water(&mut self.postgres, &lease, &shards, Some(FAR_US)).await);
+            alike("set_low_water", &left, &right);
+            self.met(format!("low water {}", left.is_ok()));
+            for shard in &shards {
+                let first = (i64::from(*shard) << 32, 0, 0);
+                let open = both!(self, open_intents(billing_core::ids::Shard(*shard), first, 1_000)).unwrap();
+                self.met(format!("open below the low water {}", !open.is_empty()));
             }
         }
     }
