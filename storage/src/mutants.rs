@@ -71,8 +71,6 @@ mutants! {
     EarlyNotFound = "early-not-found",
     /// One answer "not found" settles an attempt, though late enough.
     SingleNotFound = "single-not-found",
-    /// "Not found" counts although a sender that nobody heard of again may still write, or has just written.
-    NotFoundWhileSenderLives = "not-found-while-sender-lives",
     /// A wish that a failover left is not taken away when it is known that it may have been carried out.
     WishCarriedOutTwice = "wish-carried-out-twice",
     /// The reply to a resend is read like the reply to a first request.

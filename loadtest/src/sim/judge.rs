@@ -40,6 +40,8 @@ struct Books {
     outcomes: BTreeMap<Key, Value>,
     open: BTreeMap<Key, Value>,
     waiting: BTreeSet<Key>,
+    /// Open, and only assumed after a failover: what was sent after them stands behind them.
+    assumed: BTreeSet<Key>,
     /// Lost in a failover, and here again.
     restored: BTreeSet<Key>,
     /// Subscriptions that people look at because a failover left rows behind which do not fit: nothing is sent for them, and
@@ -49,9 +51,13 @@ struct Books {
 }
 
 impl Books {
-    /// Open, or lost in a failover and waiting for its turn: known, and blocking.
+    /// Open, or lost in a failover and waiting for its turn: known, and blocking. Where the spool is missing, the attempt that
+    /// would have been next is assumed and blocks its charge; how many followed it nobody knows.
     fn listed(&self, key: &Key) -> bool {
-        self.open.contains_key(key) || self.waiting.contains(key)
+        let before = (key.0, key.1, i64::MIN)..=*key;
+        self.open.contains_key(key)
+            || self.waiting.contains(key)
+            || self.assumed.range(before).next().is_some()
     }
 }
 
@@ -80,8 +86,8 @@ pub(super) async fn judge(
         dump.remove(table).unwrap_or_default().into_iter().map(|row| (key(&row), row)).collect()
     };
     // Listed as lost, and waiting for the attempt before it: known, and blocking, as an open one.
-    let waiting =
-        world.db.waiting_lost().into_iter().map(|(id, period, no)| (id, i64::from(period), i64::from(no)));
+    let wide = |(id, period, no): (i64, i32, i16)| (id, i64::from(period), i64::from(no));
+    let waiting = world.db.waiting_lost().into_iter().map(wide);
     let quarantined =
         |row: &&Value| world.db.failovers() > 0 && row.get("kind").is_some_and(|kind| kind == "quarantine");
     let cases = dump.get("case_file").into_iter().flatten();
@@ -91,12 +97,8 @@ pub(super) async fn judge(
         outcomes: by_key(&mut dump, "attempt_outcome"),
         open: by_key(&mut dump, "attempt_open"),
         waiting: waiting.collect(),
-        restored: world
-            .db
-            .restored()
-            .into_iter()
-            .map(|(id, no, at)| (id, i64::from(no), i64::from(at)))
-            .collect(),
+        assumed: world.db.assumed().into_iter().map(wide).collect(),
+        restored: world.db.restored().into_iter().map(wide).collect(),
         misfits,
         dump,
         ledger: world.carriers.iter().flat_map(|carrier| carrier.ledger()).collect(),

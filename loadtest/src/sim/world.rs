@@ -46,7 +46,7 @@ const LEASE_MS: i64 = 8_000;
 const STALL_MS: std::ops::Range<u64> = 12_000..16_900;
 
 /// The same where little of the lease is left.
-const LAST_STALL_MS: std::ops::Range<u64> = 12_500..13_500;
+const LAST_STALL_MS: std::ops::Range<u64> = 14_500..15_300;
 
 /// What all parts of a run share.
 pub(super) struct World {

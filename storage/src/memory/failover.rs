@@ -106,6 +106,11 @@ impl Guarded {
         self.of_charge(id, period).any(|(key, lost)| key.2 > attempt_no || key.2 == attempt_no && lost.chain)
     }
 
+    /// Whether nobody knows if this was ever sent.
+    pub(super) fn is_assumed(&self, key: &AttemptKey) -> bool {
+        self.lost.get(key).is_some_and(|lost| lost.chain)
+    }
+
     /// Keys that wait for an attempt before them.
     pub(super) fn waiting(&self) -> Vec<AttemptKey> {
         self.lost.iter().filter(|(_, lost)| lost.state == 0).map(|(key, _)| *key).collect()

@@ -152,6 +152,13 @@ impl MemoryDb {
         self.state().guarded.waiting()
     }
 
+    /// Open attempts of which nobody knows whether they were ever sent, because a spool is missing: subscription, period, number.
+    #[must_use]
+    pub fn assumed(&self) -> Vec<(i64, i32, i16)> {
+        let state = self.state();
+        state.opens.keys().filter(|key| state.guarded.is_assumed(key)).copied().collect()
+    }
+
     /// Attempts whose intents a failover lost or may have lost, and that were made again: subscription, period, number.
     #[must_use]
     pub fn restored(&self) -> Vec<(i64, i32, i16)> {
