@@ -367,7 +367,7 @@ impl Inputs {
 impl Rule {
     /// The number that the database and the history keep.
     #[must_use]
-    pub fn number(self) -> i16 {
+    pub const fn number(self) -> i16 {
         self.0
     }
 

@@ -358,7 +358,8 @@ impl InboxReader {
             return Ok(());
         }
         let at = &due.sub.progress;
-        let current = at.period.number() == evidence.period;
+        let current = at.period.number() == evidence.period && at.attempt_no == evidence.attempt_no;
+        // After a failover a charge may stand ahead of its subscription, which comes to its period later.
         let aside = match current {
             true => None,
             false => asides::aside_of(&mut self.db, row.subscription_id, evidence.period)
@@ -368,7 +369,7 @@ impl InboxReader {
         };
         let (attempt_no, open) =
             aside.as_ref().map_or((at.attempt_no, at.open), |aside| (aside.attempt_no, aside.open));
-        let same = (current || aside.is_some()) && attempt_no == evidence.attempt_no;
+        let same = current || aside.as_ref().is_some_and(|_| attempt_no == evidence.attempt_no);
         let Some(from) = state_of_open(open).filter(|_| same) else {
             stripe.release(row.subscription_id);
             self.fires_again(stripe, due.next_entry());
@@ -550,7 +551,7 @@ impl InboxReader {
 
 /// Whether what a request met says nothing about an attempt that is unknown or in review: proof that one request was not
 /// sent or not processed counts for the first one only, and a doubt adds nothing to a doubt.
-fn says_nothing(outcome: Outcome, from: AttemptState) -> bool {
+pub(crate) fn says_nothing(outcome: Outcome, from: AttemptState) -> bool {
     matches!(from, AttemptState::Unknown | AttemptState::InReview)
         && matches!(
             outcome,

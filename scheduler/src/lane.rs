@@ -47,6 +47,8 @@ impl governor::clock::Clock for LaneClock {
 pub(crate) struct Lane {
     /// The carrier's id.
     pub(crate) carrier: String,
+    /// Requests whose answer was lost may be sent to it again.
+    pub(crate) repeats: bool,
     adapter: Arc<dyn Adapter>,
     queue: async_channel::Sender<Attempt>,
     /// The adapter's queue: what is in it has its permit.
@@ -173,6 +175,7 @@ impl Lane {
         running.spawn(held(hold, Arc::clone(&adapter).run(gate, guard, sink)));
         Arc::new(Self {
             carrier: carrier.id,
+            repeats: carrier.proof.repeat.is_some(),
             adapter,
             queue,
             feed,

@@ -18,6 +18,7 @@ use storage::story::{Story, StoryOutcome};
 use storage::vault::SubscriberKey;
 
 use crate::asides;
+use crate::inbox::says_nothing;
 use crate::item::{Item, SEQ_EXCHANGE};
 use crate::link::DbLink;
 use crate::shared::Shared;
@@ -182,6 +183,12 @@ pub(crate) async fn hand_held(
             }
         };
         let known = own_answer(shared, &row, intent.planned.period, intent.planned.attempt_no).await;
+        // Proof that the first request was not processed says nothing about repeats, which the failover may have lost.
+        let known = known.filter(|(outcome, ..)| {
+            !intent.failed_over
+                || !may_be_repeated(shared, intent.subscription_id)
+                || !says_nothing(*outcome, AttemptState::Unknown)
+        });
         let left = match on(Mutant::ResendAfterTakeover) {
             true => Outcome::NotSent(NotSentProof::Guard),
             false => Outcome::Unknown(Doubt::SenderDied),
@@ -234,6 +241,11 @@ async fn load_chunk(
     let conn = db.conn().await?;
     let own = load_asides(conn, &keys).await;
     Ok((rows, poison, db.checked(own)?))
+}
+
+/// Whether somebody may have sent a request to this carrier again.
+fn may_be_repeated(shared: &Shared, subscription_id: i64) -> bool {
+    shared.lanes.get(&((subscription_id >> 44) as i32)).is_none_or(|lane| lane.repeats)
 }
 
 /// The charge's own row as it was when the refund's intent was made: its last attempt is the one before it.

@@ -539,6 +539,7 @@ CREATE TABLE public.lost_attempt (
     parent_no smallint NOT NULL,
     state smallint DEFAULT 0 NOT NULL,
     chain boolean DEFAULT false NOT NULL,
+    follows boolean DEFAULT false NOT NULL,
     CONSTRAINT lost_attempt_amount_minor_check CHECK ((amount_minor > 0)),
     CONSTRAINT lost_attempt_state_check CHECK (((state >= 0) AND (state <= 3)))
 );
@@ -548,6 +549,8 @@ COMMENT ON TABLE public.lost_attempt IS 'attempts that may have been sent and wh
 COMMENT ON COLUMN public.lost_attempt.state IS '0 waits for the attempt before it, 1 its intent is here again, 2 the carrier knew it, so the next one is asked about too, 3 its subscription is lost: a case';
 
 COMMENT ON COLUMN public.lost_attempt.chain IS 'not listed by a spool: assumed, because a spool is missing';
+
+COMMENT ON COLUMN public.lost_attempt.follows IS 'assumed because the attempt before it was: intent_at is the earliest that it may have had, and its intent is made when that one is settled';
 
 CREATE TABLE public.merchant (
     merchant_no integer NOT NULL,

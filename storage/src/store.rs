@@ -172,6 +172,7 @@ calls! {
     lost_attempts(lease: &Lease, shard: i32, after: (i64, i32, i16), limit: i32) -> Vec<LostAttempt>;
     restore_lost(lease: &Lease, key: (i64, i32, i16), cap: Option<CapDay>) -> Verdict;
     list_doubts(lease: &Lease, chain: bool, lines: &[SentLine]) -> i64;
+    end_doubt(lease: &Lease, key: (i64, i32, i16)) -> bool;
 
     read_clock() -> ClockRow;
     ensure_partitions(from_day: i32, to_day: i32) -> i32;

@@ -30,6 +30,7 @@ pub use refund::{
     decide_refund, decide_reversal, plan_refund, reverse,
 };
 pub(crate) use rounds::arrears_of;
+pub use waiting::soonest_again_s;
 
 /// What `decide` looks at.
 #[derive(Debug, Clone, Copy)]

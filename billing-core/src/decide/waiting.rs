@@ -34,6 +34,15 @@ pub(super) fn delay_s(dunning: &Dunning, why: WhyAgain, attempt_no: i16, tries: 
     base.saturating_mul(1 << doublings)
 }
 
+/// Seconds after which an attempt that was not applied may have been made again at the earliest, for whatever reason.
+#[must_use]
+pub fn soonest_again_s(dunning: &Dunning, attempt_no: i16) -> i64 {
+    let whys = [WhyAgain::NotSent, WhyAgain::Throttled, WhyAgain::Temporary, WhyAgain::Fault];
+    // As many doublings as the fewest counted tries allow, and at least a second: time passes.
+    let soonest = whys.into_iter().map(|why| delay_s(dunning, why, attempt_no, attempt_no)).min();
+    soonest.unwrap_or(0).max(1)
+}
+
 pub(super) fn again(facts: &Facts<'_>, again: &Again) -> Result<Decision, CoreError> {
     let at = &facts.sub.progress;
     let delay_s = delay_s(&facts.rules.dunning, again.why, facts.attempt.attempt_no, at.tries);
@@ -137,4 +146,43 @@ fn waiting(
     rule: Rule,
 ) -> Result<Decision, CoreError> {
     assembled(facts, attempt, ChargeState::Waiting, progress, (rule, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Budget, GiveUp, Rounds, RoundsOf};
+
+    #[test]
+    fn nothing_is_tried_again_before_the_soonest() {
+        let none = Rounds::fixed(Vec::new(), GiveUp::NextPeriod);
+        let dunning = |throttled_delay_s, temporary_delay_s, fault_delay_s| Dunning {
+            no_funds: none.clone(),
+            limit: none.clone(),
+            limits: RoundsOf::default(),
+            barred: none.clone(),
+            unknown_subscriber: none.clone(),
+            subscriber_refused: none.clone(),
+            not_allowed: none.clone(),
+            throttled_delay_s,
+            temporary_delay_s,
+            fault_delay_s,
+            budget: Budget::default(),
+        };
+        for (dunning, soonest) in [
+            (dunning(60, 300, 900), [5, 10, 20, 40, 60, 60]),
+            (dunning(0, 7, 7), [1; 6]),
+            (dunning(9, 7, 8), [5, 7, 7, 7, 7, 7]),
+        ] {
+            for (attempt_no, expected) in (1..).zip(soonest) {
+                assert_eq!(soonest_again_s(&dunning, attempt_no), expected, "attempt {attempt_no}");
+                for why in [WhyAgain::NotSent, WhyAgain::Throttled, WhyAgain::Temporary, WhyAgain::Fault] {
+                    for tries in 0..=attempt_no {
+                        let delay_s = delay_s(&dunning, why, attempt_no, tries);
+                        assert!(delay_s.max(1) >= expected, "attempt {attempt_no}, {tries} tries: {delay_s}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -5,11 +5,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use billing_core::ids::Shard;
+use billing_core::decide::soonest_again_s;
+use billing_core::ids::{ATTEMPT_NO_MAX, AttemptId, ChargeId, Shard, SubscriptionId, money_digest};
 use billing_core::reason::Rule;
+use jiff::{SignedDuration, Timestamp};
 use storage::pg::{CapDay, DueRow, LostAttempt, OpenIntent, Resumed, StoreError, Verdict, WheelEntry};
 use storage::spool::SentLine;
-use storage::store::{hand_in_done, hand_in_lines, load, lost_attempts, restore_lost, resume_shard};
+use storage::store::{
+    end_doubt, hand_in_done, hand_in_lines, list_doubts, load, lost_attempts, restore_lost, resume_shard,
+};
 
 use crate::bounds;
 use crate::engine::Engine;
@@ -167,6 +171,11 @@ impl Clearing {
         let rows: HashMap<i64, Box<DueRow>> = rows.into_iter().map(|row| (row.sub.id.0, row)).collect();
         for lost in chunk {
             let id = lost.subscription_id;
+            if let Some(until) = lost.followed_until {
+                self.follow(&lost, rows.get(&id).map(AsRef::as_ref), until).await?;
+                *waits += 1;
+                continue;
+            }
             // One after the other: another attempt of the subscription may be the one whose turn it is.
             if !stripe.hold(id) {
                 *waits += 1;
@@ -204,6 +213,77 @@ impl Clearing {
             handed?;
         }
         Ok(())
+    }
+
+    /// An assumed attempt was proven not to have been applied: whoever may have sent it may have found out as well, and gone
+    /// on with the next one, if there was time for that. Then the next one is asked about too.
+    async fn follow(
+        &mut self,
+        lost: &LostAttempt,
+        row: Option<&DueRow>,
+        until: Timestamp,
+    ) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let next = row.and_then(|row| self.next_of(lost, row));
+        if let Some(line) = next.filter(|line| line.intent_at_us <= until.as_microsecond()) {
+            let conn = self.db.conn().await?;
+            let listed = list_doubts(conn, &shared.lease, true, &[line]).await;
+            if self.db.checked(listed)? > 0 {
+                return Ok(());
+            }
+            // It is here already, and has its own way.
+        }
+        let key = (lost.subscription_id, lost.planned.period.number(), lost.planned.attempt_no);
+        let conn = self.db.conn().await?;
+        let ended = end_doubt(conn, &shared.lease, key).await;
+        self.db.checked(ended).map(drop)
+    }
+
+    /// The attempt that its sender would have made next, as early as it may have; none when the subscriber had said STOP by
+    /// then, or the charging window was over. A clock that runs faster, for a rehearsal, counts as if it did not: in a minute
+    /// of such a clock a charge could be tried again a hundred times.
+    fn next_of(&self, lost: &LostAttempt, row: &DueRow) -> Option<SentLine> {
+        let planned = &lost.planned;
+        let attempt_no = planned.attempt_no.checked_add(1).filter(|no| *no <= ATTEMPT_NO_MAX)?;
+        let catalog = self.shared.books.for_answer(lost.book_version);
+        let plan = catalog.plan(row.sub.plan_no);
+        let delay_s = plan.map_or(1, |plan| soonest_again_s(&plan.rules.dunning, planned.attempt_no));
+        let delay = SignedDuration::from_secs(delay_s);
+        let business_at = lost.business_at.checked_add(delay).ok()?;
+        let ends = [row.sub.stop_at, row.consent_until, Some(planned.not_after)];
+        if ends.into_iter().flatten().any(|end| end <= business_at) {
+            return None;
+        }
+        let subscription = SubscriptionId(lost.subscription_id);
+        let charge = ChargeId { subscription, period: planned.period };
+        Some(SentLine {
+            subscription_id: lost.subscription_id,
+            period: planned.period.number(),
+            attempt_no,
+            op: planned.op as u8,
+            carrier_no: subscription.shard().carrier_no(),
+            amount_minor: planned.amount_minor,
+            currency: lost.currency,
+            digest: money_digest(
+                AttemptId { charge, attempt_no },
+                planned.op,
+                row.sub.subscriber_id,
+                row.sub.plan_no,
+                planned.amount_minor,
+                lost.currency,
+            ),
+            incarnation: lost.incarnation,
+            intent_at_us: lost.intent_at.checked_add(delay).ok()?.as_microsecond(),
+            business_at_ms: business_at.as_millisecond(),
+            not_before_ms: planned.not_before.as_millisecond(),
+            not_after_ms: planned.not_after.as_millisecond(),
+            book_version: lost.book_version,
+            round: planned.round,
+            step: planned.step,
+            parent_no: planned.parent_no,
+            rule: lost.rule,
+            wish: 0,
+        })
     }
 
     /// What fired while it was held fell out of the wheel: it is looked at again.
@@ -270,5 +350,6 @@ fn intent(lost: LostAttempt) -> OpenIntent {
         currency: lost.currency,
         incarnation: lost.incarnation,
         book_version: lost.book_version,
+        failed_over: true,
     }
 }

@@ -74,6 +74,10 @@ fn last_write(due: &DueAsk, known: &Known) -> (Timestamp, bool) {
     if let (true, Some(begun_at), Some(writer)) = (unkept, due.last_write_at, due.last_writer) {
         lost(begun_at, writer, due.writer_fenced_at);
     }
+    // A repeat that the failover lost: whoever made it dies with it.
+    if let Some(found_at) = due.failed_over_at {
+        lost(found_at, due.sender, Some(found_at));
+    }
     (last.max(due.last_write_at.unwrap_or(Timestamp::MIN)), alive)
 }
 
@@ -163,6 +167,7 @@ mod tests {
             last_write_at: None,
             last_writer: None,
             writer_fenced_at: None,
+            failed_over_at: None,
             asked: 0,
             flags: 0,
             agreed_until_ms: None,
@@ -225,6 +230,13 @@ mod tests {
         };
         asked.asks.push(kept);
         assert_eq!(written(&asked), (at(100), false), "its answer was kept");
+    }
+
+    #[test]
+    fn a_failover_may_have_lost_a_repeat_that_is_on_its_way() {
+        let mut listed = due(Outcome::Unknown(Doubt::NoReply), US);
+        listed.failed_over_at = Some(at(100));
+        assert_eq!(written(&listed), (at(130), false));
     }
 
     #[test]

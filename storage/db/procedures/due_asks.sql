@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION due_asks(p_shards int[], p_carriers int[], p_limits i
     currency int2, round int2, step int2, not_before_ms bigint, not_after_ms bigint, book_version int,
     business_at_ms bigint, digest_hi bigint, digest_lo bigint, intent_us bigint, since_us bigint, reason int2,
     carrier_txn_id text, sender bigint, sender_fenced_us bigint, last_write_us bigint, last_writer bigint,
-    writer_fenced_us bigint, asks int2, flags int, agreed_until_ms bigint, no_repeat bool, ask_kinds int2[], asked_us bigint[], answered_us bigint[],
+    writer_fenced_us bigint, failed_over_us bigint, asks int2, flags int, agreed_until_ms bigint, no_repeat bool, ask_kinds int2[], asked_us bigint[], answered_us bigint[],
     findings int2[], reasons int2[], moveds bigint[]
 )
 -- The first few of an index that is in this sequence. After mass kills tens of thousands are due while the statistics say
@@ -15,7 +15,7 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp SET enable_bitmapscan = of
            i.currency, i.round, i.step, i.not_before_ms, i.not_after_ms, i.book_version,
            i.business_at_ms, i.digest_hi, i.digest_lo, us(i.intent_at), us(o.since), o.reason,
            o.carrier_txn_id, i.incarnation, us(sender.fenced_at), us(o.last_write_at), o.last_writer,
-           us(writer.fenced_at), o.asks, s.flags, least(s.stop_at_ms, s.consent_until_ms),
+           us(writer.fenced_at), (SELECT us(max(q.found_at)) FROM quarantine q WHERE q.found_at >= i.intent_at), o.asks, s.flags, least(s.stop_at_ms, s.consent_until_ms),
            -- Nobody knows whether it was sent, held against the caps, or settled and followed by another; or a later attempt of
            -- the charge is listed, so that this one was settled once.
            EXISTS (SELECT FROM lost_attempt l

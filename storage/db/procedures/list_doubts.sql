@@ -1,5 +1,6 @@
 -- Lists attempts that the owner would begin now as possibly sent before a failover, because a spool is missing. Where
--- p_chain, only those that follow an attempt which the carrier knew. The wish that one began with goes in the same commit.
+-- p_chain, only those that follow an attempt which the carrier knew, or one that was proven not to have been applied, as long
+-- as a sender without its spool may have gone on (doubt_until). The wish that one began with goes in the same commit.
 -- Returns how many are listed.
 CREATE OR REPLACE FUNCTION list_doubts(
     p_slot int, p_incarnation bigint, p_epoch int, p_chain bool, p_ids bigint[], p_periods int[], p_attempt_nos int2[],
@@ -19,8 +20,12 @@ BEGIN
                AS l (id, period, attempt_no, op, round, step, amount, currency, digest_hi, digest_lo, not_before, not_after,
                      rule, book_version, parent, incarnation, intent_us, business_ms, wish)
          WHERE EXISTS (SELECT FROM shard_owner o WHERE o.shard = (l.id >> 32)::int AND o.slot = p_slot)
-           AND (NOT p_chain OR EXISTS (SELECT FROM lost_attempt k WHERE k.subscription_id = l.id AND k.period = l.period
-                                          AND k.attempt_no < l.attempt_no AND k.state = 2))
+           AND (NOT p_chain OR EXISTS (SELECT FROM lost_attempt k
+                                         LEFT JOIN attempt_outcome o USING (subscription_id, period, attempt_no)
+                                        WHERE k.subscription_id = l.id AND k.period = l.period
+                                          AND k.attempt_no < l.attempt_no AND k.state = 2
+                                          AND (o.class IS NULL OR o.class NOT IN (7, 8) OR k.op = 5 OR o.rule_id = 108
+                                               OR l.intent_us <= us(doubt_until((l.id >> 32)::int)))))
            AND NOT EXISTS (SELECT FROM attempt_intent i
                             WHERE i.subscription_id = l.id AND i.period = l.period AND i.attempt_no = l.attempt_no)
     ), gone AS (
@@ -29,13 +34,13 @@ BEGIN
     ), listed AS (
         INSERT INTO lost_attempt (subscription_id, amount_minor, digest_hi, digest_lo, not_before_ms, not_after_ms,
             business_at_ms, incarnation, intent_at, period, book_version, attempt_no, op, round, step, currency, rule_id,
-            parent_no, chain)
+            parent_no, chain, follows)
         SELECT w.id, w.amount, w.digest_hi, w.digest_lo, w.not_before, w.not_after, w.business_ms,
                -- Whoever has not handed in its spool may have sent it.
                coalesce((SELECT i.incarnation FROM quarantine_spool p JOIN worker_incarnation i USING (host, spool, boot_id)
                           WHERE p.handed_in_at IS NULL AND NOT p_chain ORDER BY i.started_at DESC LIMIT 1), w.incarnation),
                timestamptz 'epoch' + w.intent_us * interval '1 microsecond', w.period, w.book_version, w.attempt_no, w.op,
-               w.round, w.step, w.currency, w.rule, w.parent, true
+               w.round, w.step, w.currency, w.rule, w.parent, true, p_chain
           FROM wanted w
             ON CONFLICT DO NOTHING
         RETURNING subscription_id, period, attempt_no

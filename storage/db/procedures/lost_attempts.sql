@@ -1,10 +1,12 @@
 -- What of a shard was lost and is not settled yet, in key order after the given key. First drops what is done with: an
--- attempt that has its row again; of those that are only assumed, one that the carrier knew leaves the next one in doubt.
+-- attempt that has its row again. One that is only assumed leaves the next one in doubt: where the carrier knew it, whoever
+-- begins the next one lists it; where it was proven not to have been applied (state 2 and until_us in the answer), its
+-- sender may have found out too, and gone on: the owner lists the next one, if there was time for it until until_us.
 CREATE OR REPLACE FUNCTION lost_attempts(
     p_slot int, p_incarnation bigint, p_epoch int, p_shard int, p_after_id bigint, p_after_period int, p_after_no int2, p_limit int
 ) RETURNS TABLE (subscription_id bigint, period int, attempt_no int2, op int2, amount_minor bigint, currency int2, round int2,
                  step int2, not_before_ms bigint, not_after_ms bigint, incarnation bigint, book_version int, parent_no int2,
-                 business_at_ms bigint, state int2, chain bool)
+                 business_at_ms bigint, state int2, chain bool, rule_id int2, intent_us bigint, until_us bigint)
 LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -12,11 +14,12 @@ DECLARE
     v_last  bigint := (p_shard::bigint << 32) + 4294967295;
 BEGIN
     PERFORM check_fence(p_slot, p_incarnation, p_epoch);
+    -- People looked at all that the carrier has of the charge (rule 108); a refund is not tried again by itself.
     UPDATE lost_attempt l SET state = 2
      WHERE l.subscription_id BETWEEN v_first AND v_last AND l.state = 1 AND l.chain
        AND EXISTS (SELECT FROM attempt_outcome o
                     WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no
-                      AND o.class NOT IN (7, 8));
+                      AND (o.class NOT IN (7, 8) OR l.op <> 5 AND o.rule_id <> 108));
     DELETE FROM lost_attempt l
      WHERE l.subscription_id BETWEEN v_first AND v_last
        AND (l.state = 1
@@ -30,7 +33,10 @@ BEGIN
             AND NOT EXISTS (SELECT FROM attempt_open o
                              WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no)
             AND (l.listed_at < now() - interval '1 day'
-                 OR NOT EXISTS (SELECT FROM subscription s WHERE s.id = l.subscription_id AND s.period = l.period)
+                 OR NOT EXISTS (SELECT FROM attempt_outcome o
+                                 WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no
+                                   AND o.class IN (7, 8) AND l.op <> 5 AND o.rule_id <> 108)
+                    AND NOT EXISTS (SELECT FROM subscription s WHERE s.id = l.subscription_id AND s.period = l.period)
                     AND NOT EXISTS (SELECT FROM charge_aside c
                                      WHERE c.subscription_id = l.subscription_id AND c.period = l.period AND c.next_at_ms IS NOT NULL)));
     UPDATE shard_owner o SET held = 0
@@ -38,9 +44,14 @@ BEGIN
        AND NOT EXISTS (SELECT FROM lost_attempt l WHERE l.subscription_id BETWEEN v_first AND v_last AND l.state < 3);
     RETURN QUERY
     SELECT l.subscription_id, l.period, l.attempt_no, l.op, l.amount_minor, l.currency, l.round, l.step, l.not_before_ms,
-           l.not_after_ms, l.incarnation, l.book_version, l.parent_no, l.business_at_ms, l.state, l.chain
+           l.not_after_ms, l.incarnation, l.book_version, l.parent_no, l.business_at_ms, l.state, l.chain, l.rule_id,
+           us(l.intent_at), CASE WHEN l.state = 2 THEN coalesce(us(doubt_until(p_shard)), 0) END
       FROM lost_attempt l
-     WHERE l.subscription_id BETWEEN v_first AND v_last AND l.state < 2
+     WHERE l.subscription_id BETWEEN v_first AND v_last
+       AND (l.state < 2
+            OR l.state = 2 AND EXISTS (SELECT FROM attempt_outcome o
+                                        WHERE o.subscription_id = l.subscription_id AND o.period = l.period
+                                          AND o.attempt_no = l.attempt_no AND o.class IN (7, 8) AND l.op <> 5 AND o.rule_id <> 108))
        AND (l.subscription_id, l.period, l.attempt_no) > (p_after_id, p_after_period, p_after_no)
        AND NOT (l.state = 1 AND EXISTS (SELECT FROM attempt_open o
                  WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no))

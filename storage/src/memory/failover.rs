@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::lost::{clear, mark_open, restore, told};
+use super::lost::{clear, is_followed, mark_open, restore, told};
 use super::rows::{Case, Incarnation};
 use super::state::{AttemptKey, State};
 use super::{Arrival, MemoryConn};
@@ -78,6 +78,7 @@ pub(super) struct Lost {
     /// As in `lost_attempt`.
     pub(super) state: i16,
     pub(super) chain: bool,
+    pub(super) follows: bool,
     pub(super) listed_us: i64,
 }
 
@@ -85,6 +86,8 @@ pub(super) struct Lost {
 const SYSTEM: i64 = 1;
 /// So long what was doubted or handed in counts, microseconds.
 pub(super) const DAY_US: i64 = 86_400_000_000;
+/// Clocks differ by less.
+const DOUBT_SLACK_US: i64 = 5_000_000;
 /// Ids jump by so many.
 const JUMP: i64 = 1_000_000;
 
@@ -109,6 +112,19 @@ impl Guarded {
     /// Whether nobody knows if this was ever sent.
     pub(super) fn is_assumed(&self, key: &AttemptKey) -> bool {
         self.lost.get(key).is_some_and(|lost| lost.chain)
+    }
+
+    /// When the last failover since an instant was found.
+    pub(super) fn failed_over_us(&self, since_us: i64) -> Option<i64> {
+        self.quarantines.iter().map(|q| q.found_us).filter(|found_us| *found_us >= since_us).max()
+    }
+
+    /// `doubt_until.sql`
+    fn doubt_until_us(&self, shard: i32) -> Option<i64> {
+        let all =
+            |s: &&HeldShard| s.shard == shard && s.resumed.is_some_and(|resumed| resumed.doubt.is_some());
+        let of = |s: &HeldShard| self.quarantines.iter().find(|q| q.id == s.quarantine_id);
+        self.shards.iter().filter(all).filter_map(of).map(|q| q.found_us + DOUBT_SLACK_US).max()
     }
 
     /// Keys that wait for an attempt before them.
@@ -317,7 +333,13 @@ impl MemoryConn {
                     });
                 }
                 let state_no = if orphan { 3 } else { 0 };
-                let row = Lost { line, state: state_no, chain: false, listed_us: arrival.now_us };
+                let row = Lost {
+                    line,
+                    state: state_no,
+                    chain: false,
+                    follows: false,
+                    listed_us: arrival.now_us,
+                };
                 state.guarded.lost.insert(key, row);
                 lost += 1;
                 if !orphan && state.guarded.held(shard_of(&line)) == 0 {
@@ -404,10 +426,13 @@ impl MemoryConn {
         self.call("lost_attempts", move |state, arrival| {
             state.check_fence(&lease)?;
             clear(state, shard, arrival.now_us);
+            let until_us = state.guarded.doubt_until_us(shard);
             let waiting = state.guarded.of_shard(shard).filter(|(key, lost)| {
-                **key > after && lost.state < 2 && !(lost.state == 1 && state.opens.contains_key(key))
+                let waits = lost.state < 2 && !(lost.state == 1 && state.opens.contains_key(key))
+                    || is_followed(state, key, lost);
+                **key > after && waits
             });
-            waiting.take(usize::try_from(limit).unwrap_or(0)).map(|(_, lost)| told(lost)).collect()
+            waiting.take(usize::try_from(limit).unwrap_or(0)).map(|(_, lost)| told(lost, until_us)).collect()
         })
         .await
     }
@@ -419,12 +444,12 @@ impl MemoryConn {
         cap: Option<CapDay>,
     ) -> Result<Verdict, StoreError> {
         let lease = *lease;
-        self.call("restore_lost", move |state, _| {
+        self.call("restore_lost", move |state, arrival| {
             state.check_fence(&lease)?;
             if !state.owns(lease.slot, key.0) {
                 return Ok(Verdict::NotOwner);
             }
-            restore(state, key, cap)
+            restore(state, key, cap, (lease.incarnation, arrival.now_us))
         })
         .await
     }
@@ -443,7 +468,11 @@ impl MemoryConn {
             for mut line in lines {
                 line.incarnation = sender.unwrap_or(line.incarnation);
                 let key = key_of(&line);
-                let before = |(at, lost): (&AttemptKey, &Lost)| at.2 < key.2 && lost.state == 2;
+                let in_time =
+                    state.guarded.doubt_until_us(shard_of(&line)).is_some_and(|us| line.intent_at_us <= us);
+                let before = |(at, lost): (&AttemptKey, &Lost)| {
+                    at.2 < key.2 && lost.state == 2 && (in_time || !is_followed(state, at, lost))
+                };
                 let known = state.guarded.of_charge(key.0, key.1).any(before);
                 if !state.owns(lease.slot, key.0) || state.intents.contains_key(&key) || chain && !known {
                     continue;
@@ -455,7 +484,7 @@ impl MemoryConn {
                 if state.guarded.lost.contains_key(&key) {
                     continue;
                 }
-                let row = Lost { line, state: 0, chain: true, listed_us: arrival.now_us };
+                let row = Lost { line, state: 0, chain: true, follows: chain, listed_us: arrival.now_us };
                 state.guarded.lost.insert(key, row);
                 state.carry_out(&line);
                 listed += 1;
@@ -464,6 +493,24 @@ impl MemoryConn {
                 }
             }
             Ok(listed)
+        })
+        .await
+    }
+
+    pub(crate) async fn end_doubt(
+        &mut self,
+        lease: &Lease,
+        key: (i64, i32, i16),
+    ) -> Result<bool, StoreError> {
+        let lease = *lease;
+        self.call("end_doubt", move |state, _| {
+            state.check_fence(&lease)?;
+            let ends = state.owns(lease.slot, key.0)
+                && state.guarded.lost.get(&key).is_some_and(|lost| lost.state == 2);
+            if ends {
+                state.guarded.lost.remove(&key);
+            }
+            Ok(ends)
         })
         .await
     }

@@ -2,6 +2,7 @@
 
 use billing_core::outcome::Op;
 use billing_core::period::Period;
+use billing_core::reason::Rule;
 use billing_core::subscription::Planned;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -11,6 +12,8 @@ use super::rows::{Aside, Intent};
 use super::state::{AttemptKey, State};
 use crate::pg::{CapDay, LostAttempt, StoreError, Verdict};
 use crate::spool::SentLine;
+
+const PEOPLE_DECIDED: i16 = Rule::PEOPLE_DECIDED.number();
 
 /// What is open since the window may have been settled and followed by the next attempt, which only a missing spool knows.
 pub(super) fn mark_open(state: &mut State, shard: i32, from_us: i64, now_us: i64) {
@@ -26,7 +29,7 @@ pub(super) fn mark_open(state: &mut State, shard: i32, from_us: i64, now_us: i64
         .map(|(key, intent)| (*key, line_of(intent)))
         .collect();
     for (key, line) in open {
-        let mark = Lost { line, state: 2, chain: true, listed_us: now_us };
+        let mark = Lost { line, state: 2, chain: true, follows: false, listed_us: now_us };
         let kept = state.guarded.lost.entry(key).or_insert(mark);
         if kept.state == 1 {
             (kept.state, kept.chain) = (2, true);
@@ -64,17 +67,21 @@ pub(super) fn clear(state: &mut State, shard: i32, now_us: i64) {
     let keys: Vec<AttemptKey> = state.guarded.of_shard(shard).map(|(key, _)| *key).collect();
     for key in keys {
         let class = state.outcomes.get(&key).map(|outcome| outcome.class);
+        let by_people = state.outcomes.get(&key).is_some_and(|outcome| outcome.rule_id == PEOPLE_DECIDED);
         let open = state.opens.contains_key(&key);
         let goes_on = state.subscriptions.get(&key.0).is_some_and(|sub| sub.period == key.1)
             || state.asides.get(&(key.0, key.1)).is_some_and(|own| own.next_at_ms.is_some());
         let Some(lost) = state.guarded.lost.get_mut(&key) else { continue };
-        if lost.state == 1 && lost.chain && class.is_some_and(|class| class != 7 && class != 8) {
+        let tried_again = lost.line.op != Op::Refund as u8 && !by_people;
+        let not_applied = class.is_some_and(|class| matches!(class, 7 | 8));
+        if lost.state == 1 && lost.chain && class.is_some() && (!not_applied || tried_again) {
             lost.state = 2;
         }
         let settled = lost.state == 1 && (class.is_some() || !lost.chain && open);
         // While it is open the mark says that it is not repeated.
         let long_ago = lost.listed_us < now_us - DAY_US;
-        if settled || lost.state == 2 && !open && (long_ago || !goes_on) {
+        let followed = not_applied && tried_again;
+        if settled || lost.state == 2 && !open && (long_ago || !followed && !goes_on) {
             state.guarded.lost.remove(&key);
         }
     }
@@ -83,11 +90,12 @@ pub(super) fn clear(state: &mut State, shard: i32, now_us: i64) {
     }
 }
 
-/// `restore_lost.sql`, once the owner is known.
+/// `restore_lost.sql`, once the owner is known; `now`: its incarnation, and the instant.
 pub(super) fn restore(
     state: &mut State,
     key: AttemptKey,
     cap: Option<CapDay>,
+    now: (i64, i64),
 ) -> Result<Verdict, StoreError> {
     let Some(lost) = state.guarded.lost.get_mut(&key).filter(|lost| lost.state < 2) else {
         return Ok(Verdict::NotFound);
@@ -98,6 +106,7 @@ pub(super) fn restore(
         return Ok(if told { Verdict::FinalSame } else { Verdict::Ok });
     }
     let line = lost.line;
+    let made = if lost.follows { now } else { (line.incarnation, line.intent_at_us) };
     if !state.has_partition(key.1) {
         return Ok(Verdict::NoPartition);
     }
@@ -159,9 +168,9 @@ pub(super) fn restore(
             digest_lo: digest as i64,
             not_before_ms: line.not_before_ms,
             not_after_ms: line.not_after_ms,
-            incarnation: line.incarnation,
-            intent_at_us: line.intent_at_us,
-            committed_us: line.intent_at_us,
+            incarnation: made.0,
+            intent_at_us: made.1,
+            committed_us: made.1,
             business_at_ms: line.business_at_ms,
             book_version: line.book_version,
             op: i16::from(line.op),
@@ -183,13 +192,24 @@ pub(super) fn restore(
     Ok(Verdict::Ok)
 }
 
+/// Whether an assumed attempt was proven not to have been applied, so that the next one may have been sent.
+pub(super) fn is_followed(state: &State, key: &AttemptKey, lost: &Lost) -> bool {
+    lost.state == 2
+        && lost.line.op != Op::Refund as u8
+        && state
+            .outcomes
+            .get(key)
+            .is_some_and(|outcome| matches!(outcome.class, 7 | 8) && outcome.rule_id != PEOPLE_DECIDED)
+}
+
 /// As `lost_attempts.sql` returns it.
-pub(super) fn told(lost: &Lost) -> Result<LostAttempt, StoreError> {
+pub(super) fn told(lost: &Lost, until_us: Option<i64>) -> Result<LostAttempt, StoreError> {
     fn broken(error: impl std::fmt::Display) -> StoreError {
         StoreError::Broken(format!("a lost attempt: {error}"))
     }
     let line = &lost.line;
     let instant = |ms| Timestamp::from_millisecond(ms).map_err(broken);
+    let micros = |us| Timestamp::from_microsecond(us).map_err(broken);
     let op = Op::from_number(i16::from(line.op)).ok_or_else(|| broken(format!("operation {}", line.op)))?;
     Ok(LostAttempt {
         subscription_id: line.subscription_id,
@@ -210,6 +230,9 @@ pub(super) fn told(lost: &Lost) -> Result<LostAttempt, StoreError> {
         business_at: instant(line.business_at_ms)?,
         restored: lost.state == 1,
         assumed: lost.chain,
+        rule: line.rule,
+        intent_at: micros(line.intent_at_us)?,
+        followed_until: (lost.state == 2).then(|| micros(until_us.unwrap_or(0))).transpose()?,
     })
 }
 
@@ -225,7 +248,7 @@ impl Lost {
             "business_at_ms": line.business_at_ms, "incarnation": line.incarnation,
             "intent_us": line.intent_at_us, "book_version": line.book_version, "op": line.op,
             "round": line.round, "step": line.step, "currency": line.currency, "rule_id": line.rule,
-            "parent_no": line.parent_no, "state": self.state, "chain": self.chain,
+            "parent_no": line.parent_no, "state": self.state, "chain": self.chain, "follows": self.follows,
         })
     }
 }

@@ -77,7 +77,7 @@ impl MemoryConn {
             let left = left.filter(|key| **key > after).filter_map(|key| state.intents.get(key));
             left.filter(|intent| intent.intent_at_us >= low_water)
                 .take(usize::try_from(limit).unwrap_or(0))
-                .map(open_intent)
+                .map(|intent| open_intent(state, intent))
                 .collect()
         })
         .await
@@ -330,7 +330,7 @@ fn due_row(sub: &Subscription, subscriber: &Subscriber) -> Result<DueRow, String
     })
 }
 
-fn open_intent(intent: &rows::Intent) -> Result<OpenIntent, StoreError> {
+fn open_intent(state: &State, intent: &rows::Intent) -> Result<OpenIntent, StoreError> {
     let broken = |what: &dyn std::fmt::Display| StoreError::Broken(format!("intent: {what}"));
     let op = Op::from_number(intent.op)
         .ok_or_else(|| broken(&format!("operation {} is not one of this version", intent.op)))?;
@@ -350,6 +350,7 @@ fn open_intent(intent: &rows::Intent) -> Result<OpenIntent, StoreError> {
         currency: intent.currency,
         incarnation: intent.incarnation,
         book_version: intent.book_version,
+        failed_over: state.guarded.failed_over_us(intent.intent_at_us).is_some(),
     })
 }
 

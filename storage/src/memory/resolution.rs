@@ -127,6 +127,7 @@ impl State {
             last_write_at: open.last_write_us.map(at).transpose()?,
             last_writer: open.last_writer,
             writer_fenced_at: open.last_writer.and_then(fenced).map(at).transpose()?,
+            failed_over_at: self.guarded.failed_over_us(intent.intent_at_us).map(at).transpose()?,
             asked: open.asks,
             flags: sub.flags,
             no_repeat: self.guarded.may_not_repeat(key),

@@ -326,6 +326,12 @@ pub struct LostAttempt {
     pub restored: bool,
     /// No spool lists it: assumed, because one is missing.
     pub assumed: bool,
+    /// The rule that decided to send.
+    pub rule: i16,
+    /// When its intent was made, or may have been.
+    pub intent_at: Timestamp,
+    /// It was assumed, and proven not to have been applied: its sender may have gone on with the next one until then.
+    pub followed_until: Option<Timestamp>,
 }
 
 /// Lost attempts of a shard that have neither an outcome nor an open row, behind a key.
@@ -358,6 +364,7 @@ fn lost(row: &PgRow) -> Result<LostAttempt, StoreError> {
     let instant = |name: &str| -> Result<Timestamp, StoreError> {
         Timestamp::from_millisecond(row.try_get(name)?).map_err(|error| broken(&error))
     };
+    let micros = |us: i64| Timestamp::from_microsecond(us).map_err(|error| broken(&error));
     let op: i16 = row.try_get("op")?;
     Ok(LostAttempt {
         subscription_id: row.try_get("subscription_id")?,
@@ -378,7 +385,24 @@ fn lost(row: &PgRow) -> Result<LostAttempt, StoreError> {
         business_at: instant("business_at_ms")?,
         restored: row.try_get::<i16, _>("state")? == 1,
         assumed: row.try_get("chain")?,
+        rule: row.try_get("rule_id")?,
+        intent_at: micros(row.try_get("intent_us")?)?,
+        followed_until: row.try_get::<Option<i64>, _>("until_us")?.map(micros).transpose()?,
     })
+}
+
+/// Ends the doubt about what followed an attempt ([`LostAttempt::followed_until`]); `false` when there was none.
+///
+/// # Errors
+/// [`StoreError::Fenced`] when the lease is over.
+pub async fn end_doubt(
+    conn: &mut PgConnection,
+    lease: &Lease,
+    key: (i64, i32, i16),
+) -> Result<bool, StoreError> {
+    let ended = sqlx::query_scalar("SELECT end_doubt($1, $2, $3, $4, $5, $6)");
+    let ended = ended.bind(lease.slot).bind(lease.incarnation).bind(lease.epoch);
+    Ok(ended.bind(key.0).bind(key.1).bind(key.2).fetch_one(conn).await?)
 }
 
 /// What an attempt's amount counts against: the subscriber, and its local day, week and month.

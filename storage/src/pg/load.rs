@@ -96,6 +96,8 @@ pub struct OpenIntent {
     pub incarnation: i64,
     /// The version of the book that it was decided under.
     pub book_version: i32,
+    /// The database failed over since: it may have been listed and sent again in commits that are lost.
+    pub failed_over: bool,
 }
 
 /// The last id and the number of rows of a chunk; of those that fire: ids, instants, plans, zones and kinds.
@@ -320,7 +322,7 @@ pub async fn open_intents(
     after: (i64, i32, i16),
     limit: i32,
 ) -> Result<Vec<OpenIntent>, StoreError> {
-    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64, i32, i16);
+    type Row = (i64, i32, i16, i16, i64, i16, i16, i16, i64, i64, i64, i32, i16, bool);
     let rows: Vec<Row> = sqlx::query_as("SELECT * FROM open_intents($1, $2, $3, $4, $5)")
         .bind(shard.0)
         .bind(after.0)
@@ -346,6 +348,7 @@ pub async fn open_intents(
                 incarnation,
                 book_version,
                 parent_no,
+                failed_over,
             )| {
                 let op = Op::from_number(op)
                     .ok_or_else(|| broken(&format!("operation {op} is not one of this version")))?;
@@ -365,6 +368,7 @@ pub async fn open_intents(
                     currency,
                     incarnation,
                     book_version,
+                    failed_over,
                 })
             },
         )

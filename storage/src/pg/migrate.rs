@@ -22,6 +22,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (11, "failover", include_str!("../../db/migrations/0011_failover.sql")),
     (12, "files", include_str!("../../db/migrations/0012_files.sql")),
     (13, "wishes", include_str!("../../db/migrations/0013_wishes.sql")),
+    (14, "repeats", include_str!("../../db/migrations/0014_repeats.sql")),
 ];
 
 /// Functions in the sequence in which they are created: SQL functions need what they call to exist.
@@ -83,7 +84,9 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/resume_shard.sql"),
     include_str!("../../db/procedures/lost_attempts.sql"),
     include_str!("../../db/procedures/restore_lost.sql"),
+    include_str!("../../db/procedures/doubt_until.sql"),
     include_str!("../../db/procedures/list_doubts.sql"),
+    include_str!("../../db/procedures/end_doubt.sql"),
     include_str!("../../db/procedures/read_file.sql"),
     include_str!("../../db/procedures/settle_file_row.sql"),
 ];

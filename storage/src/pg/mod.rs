@@ -62,8 +62,8 @@ pub use cases::{LateEvidenceKey, open_case, own_open_attempts, quarantine};
 pub use clock::{ClockRow, read_clock, set_clock};
 pub use connect::{StoreError, connect};
 pub use failover::{
-    CapDay, Checked, HeldUp, LostAttempt, QuarantineTerms, Resumed, check_guard, hand_in_done, hand_in_lines,
-    held_up, list_doubts, lost_attempts, restore_lost, resume_shard, touch_guard,
+    CapDay, Checked, HeldUp, LostAttempt, QuarantineTerms, Resumed, check_guard, end_doubt, hand_in_done,
+    hand_in_lines, held_up, list_doubts, lost_attempts, restore_lost, resume_shard, touch_guard,
 };
 pub use files::{
     FileCounts, FileRead, FileRecord, FileRowRecord, FileRowState, FileState, KeyedAttempt, NewFile,

@@ -59,6 +59,8 @@ pub struct DueAsk {
     pub last_writer: Option<i64>,
     /// When that one was fenced.
     pub writer_fenced_at: Option<Timestamp>,
+    /// When the last failover since its intent was found: repeats of before may be lost, and on their way.
+    pub failed_over_at: Option<Timestamp>,
     /// Repeats and questions so far; more than `asks.len()`: somebody died over one.
     pub asked: i16,
     /// The subscription's flags.
@@ -159,6 +161,7 @@ fn due_ask(row: &PgRow) -> Result<DueAsk, StoreError> {
         last_write_at: maybe("last_write_us")?,
         last_writer: row.try_get("last_writer")?,
         writer_fenced_at: maybe("writer_fenced_us")?,
+        failed_over_at: maybe("failed_over_us")?,
         asked: row.try_get("asks")?,
         flags: row.try_get("flags")?,
         agreed_until_ms: row.try_get("agreed_until_ms")?,

@@ -125,7 +125,13 @@ fn told(due: Result<Vec<DueAsk>, StoreError>) -> Result<Vec<DueAsk>, StoreError>
     let mut due = due?;
     for row in &mut due {
         (row.now, row.intent_at, row.since) = (zero, zero, zero);
-        for instant in [&mut row.sender_fenced_at, &mut row.last_write_at, &mut row.writer_fenced_at] {
+        let instants = [
+            &mut row.sender_fenced_at,
+            &mut row.last_write_at,
+            &mut row.writer_fenced_at,
+            &mut row.failed_over_at,
+        ];
+        for instant in instants {
             *instant = instant.map(|_| zero);
         }
         row.asks.iter_mut().for_each(|ask| ask.answered_at = zero);

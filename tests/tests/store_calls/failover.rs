@@ -2,7 +2,9 @@
 
 use billing_core::outcome::Op;
 use storage::guard::Seen;
-use storage::pg::{Checked, HeldUp, QuarantineTerms, Resumed, StoreError, Verdict, WorkerIdentity};
+use storage::pg::{
+    Checked, HeldUp, LostAttempt, QuarantineTerms, Resumed, StoreError, Verdict, WorkerIdentity,
+};
 use storage::spool::SentLine;
 use storage::store;
 
@@ -178,7 +180,17 @@ impl Pair {
         let first = i64::from(shard) << 32;
         let after = if self.once_in(4) { (first + self.roll(9) as i64, 0, 0) } else { (first, 0, 0) };
         let limit = 1 + self.roll(8) as i32;
-        let Ok(lost) = both!(self, lost_attempts(&lease, shard, after, limit)) else { return };
+        let left = told(store::lost_attempts(&mut self.memory, &lease, shard, after, limit).await);
+        let right = told(store::lost_attempts(&mut self.postgres, &lease, shard, after, limit).await);
+        alike("lost_attempts", &left, &right);
+        let Ok(lost) = left else { return };
+        let (followed, lost): (Vec<LostAttempt>, Vec<LostAttempt>) =
+            lost.into_iter().partition(|lost| lost.followed_until.is_some());
+        for lost in followed {
+            let key = (lost.subscription_id, lost.planned.period.number(), lost.planned.attempt_no);
+            let ended = both!(self, end_doubt(&lease, key));
+            self.met(format!("doubt ended {ended:?}"));
+        }
         let mut keys: Vec<(i64, i32, i16)> = lost
             .iter()
             .map(|lost| (lost.subscription_id, lost.planned.period.number(), lost.planned.attempt_no))
@@ -205,4 +217,15 @@ impl Pair {
     pub(super) fn met(&mut self, what: String) {
         *self.verdicts.entry(what).or_default() += 1;
     }
+}
+
+/// What was open when the window began has its server's own instant, and so has the end of the doubt.
+fn told(lost: Result<Vec<LostAttempt>, StoreError>) -> Result<Vec<LostAttempt>, StoreError> {
+    let zero = jiff::Timestamp::UNIX_EPOCH;
+    let told = |row: LostAttempt| LostAttempt {
+        intent_at: zero,
+        followed_until: row.followed_until.map(|_| zero),
+        ..row
+    };
+    lost.map(|lost| lost.into_iter().map(told).collect())
 }
