@@ -30,7 +30,7 @@ use crate::link::DbLink;
 use crate::refund::{Begun, Loaded, RefundRequest, begin};
 use crate::shared::Shared;
 use crate::stripe::{Found, Stripe, Work};
-use crate::takeover::Evidence;
+use crate::takeover::{Evidence, may_be_repeated};
 use crate::told::{Origin, agrees, state_of_open};
 use crate::worker::WorkerEnd;
 
@@ -454,7 +454,8 @@ impl InboxReader {
 
     async fn was_resent(&mut self, subscription_id: i64, evidence: &Evidence) -> Result<bool, StoreError> {
         let conn = self.db.conn().await?;
-        let resent = was_resent(conn, subscription_id, evidence.period, evidence.attempt_no).await;
+        let repeats = may_be_repeated(&self.shared, subscription_id);
+        let resent = was_resent(conn, subscription_id, evidence.period, evidence.attempt_no, repeats).await;
         self.db.checked(resent)
     }
 

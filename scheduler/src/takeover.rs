@@ -186,6 +186,7 @@ pub(crate) async fn hand_held(
         // Proof that the first request was not processed says nothing about repeats, which the failover may have lost.
         let known = known.filter(|(outcome, ..)| {
             !intent.failed_over
+                || on(Mutant::OwnProofAfterFailover)
                 || !may_be_repeated(shared, intent.subscription_id)
                 || !says_nothing(*outcome, AttemptState::Unknown)
         });
@@ -244,7 +245,7 @@ async fn load_chunk(
 }
 
 /// Whether somebody may have sent a request to this carrier again.
-fn may_be_repeated(shared: &Shared, subscription_id: i64) -> bool {
+pub(crate) fn may_be_repeated(shared: &Shared, subscription_id: i64) -> bool {
     shared.lanes.get(&((subscription_id >> 44) as i32)).is_none_or(|lane| lane.repeats)
 }
 

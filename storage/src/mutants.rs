@@ -73,6 +73,12 @@ mutants! {
     SingleNotFound = "single-not-found",
     /// A wish that a failover left is not taken away when it is known that it may have been carried out.
     WishCarriedOutTwice = "wish-carried-out-twice",
+    /// "Not found" counts although a sender that nobody heard of again may still write, or has just written.
+    NotFoundWhileSenderLives = "not-found-while-sender-lives",
+    /// The doubt about an assumed attempt ends when it is proven not to have been applied.
+    DoubtEndsWithAbsence = "doubt-ends-with-absence",
+    /// A sender's own proof that its request was not processed counts after a failover, whoever sent it again.
+    OwnProofAfterFailover = "own-proof-after-failover",
     /// The reply to a resend is read like the reply to a first request.
     ResendReadLikeFirst = "resend-read-like-first",
     /// Requests are sent again after the carrier has forgotten their keys.

@@ -147,7 +147,7 @@ calls! {
     record_asks(lease: &Lease, asks: &[(AttemptKey, NewAsk)]) -> Vec<bool>;
     postpone_asks(lease: &Lease, asks: &[(AttemptKey, i64)]) -> ();
     review_attempts(lease: &Lease, attempts: &[(AttemptKey, i16)]) -> Vec<bool>;
-    was_resent(subscription_id: i64, period: i32, attempt_no: i16) -> bool;
+    was_resent(subscription_id: i64, period: i32, attempt_no: i16, repeats: bool) -> bool;
     unknown_counts(shards: &[i32]) -> Vec<(i32, i64)>;
 
     open_case(subscription_id: i64, attempt: Option<(i32, i16)>, kind: &str, what: &str) -> ();

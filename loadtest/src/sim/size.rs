@@ -10,6 +10,9 @@ pub(super) const SIZED_FROM: u64 = 10_000;
 /// From here on leases run out while a request is about to leave.
 pub(super) const LAST_MOMENTS_FROM: u64 = 20_000;
 
+/// From here on in every world, and as long as is possible at all.
+pub(super) const LONG_MOMENTS_FROM: u64 = 30_000;
+
 /// What a world's size decides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {

@@ -48,6 +48,9 @@ const STALL_MS: std::ops::Range<u64> = 12_000..16_900;
 /// The same where little of the lease is left.
 const LAST_STALL_MS: std::ops::Range<u64> = 14_500..15_300;
 
+/// As long as is possible at all: what was listed meanwhile is asked about before the request arrives.
+const LONG_STALL_MS: std::ops::Range<u64> = 15_900..16_700;
+
 /// What all parts of a run share.
 pub(super) struct World {
     pub(super) start: Instant,
@@ -439,7 +442,7 @@ async fn trouble(world: Arc<World>, seats: Vec<Arc<Seat>>, dice: Dice, troubled:
 /// there, so "not found" must not count before they can have come. In half of the worlds that may have more than the first.
 async fn stalls(seats: Vec<Arc<Seat>>, seed: u64, troubled: Duration) {
     let dice = Dice::new(seed, 6);
-    if seed < size::SIZED_FROM || dice.permille(500) {
+    if !(size::SIZED_FROM..size::LONG_MOMENTS_FROM).contains(&seed) || dice.permille(500) {
         return;
     }
     let ends = Instant::now() + troubled;
@@ -454,9 +457,11 @@ async fn stalls(seats: Vec<Arc<Seat>>, seed: u64, troubled: Duration) {
 /// before the request leaves. For less than a lease and what "not found" waits for besides: nobody can tell of longer ones.
 /// Worlds of the first kind do without these, in which a longer one could meet a shorter lease.
 async fn stalls_of_the_last_moment(seats: Vec<Arc<Seat>>, seed: u64, troubled: Duration) {
-    if seed < size::LAST_MOMENTS_FROM || !Dice::new(seed, 6).permille(500) {
+    let always = seed >= size::LONG_MOMENTS_FROM;
+    if seed < size::LAST_MOMENTS_FROM || !always && !Dice::new(seed, 6).permille(500) {
         return;
     }
+    let stall_ms = if always { LONG_STALL_MS } else { LAST_STALL_MS };
     let dice = Dice::new(seed, 7);
     let ends = Instant::now() + troubled;
     while Instant::now() < ends {
@@ -465,11 +470,11 @@ async fn stalls_of_the_last_moment(seats: Vec<Arc<Seat>>, seed: u64, troubled: D
         seat.log.fault("a lease is not renewed", &[seat.no]);
         seat.unrenewed.store(true, Ordering::SeqCst);
         tokio::time::sleep(dice.millis(2_000, 3_500)).await;
-        seat.stall(dice.millis(LAST_STALL_MS.start, LAST_STALL_MS.end));
+        seat.stall(dice.millis(stall_ms.start, stall_ms.end));
         tokio::time::sleep(Duration::from_secs(3)).await;
         // Where nothing left meanwhile, nothing is stopped.
         seat.stall(Duration::ZERO);
-        tokio::time::sleep(Duration::from_millis(LAST_STALL_MS.end)).await;
+        tokio::time::sleep(Duration::from_millis(stall_ms.end)).await;
         seat.unrenewed.store(false, Ordering::SeqCst);
     }
 }

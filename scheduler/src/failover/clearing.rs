@@ -9,6 +9,7 @@ use billing_core::decide::soonest_again_s;
 use billing_core::ids::{ATTEMPT_NO_MAX, AttemptId, ChargeId, Shard, SubscriptionId, money_digest};
 use billing_core::reason::Rule;
 use jiff::{SignedDuration, Timestamp};
+use storage::mutants::{Mutant, on};
 use storage::pg::{CapDay, DueRow, LostAttempt, OpenIntent, Resumed, StoreError, Verdict, WheelEntry};
 use storage::spool::SentLine;
 use storage::store::{
@@ -224,7 +225,7 @@ impl Clearing {
         until: Timestamp,
     ) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let next = row.and_then(|row| self.next_of(lost, row));
+        let next = row.and_then(|row| self.next_of(lost, row)).filter(|_| !on(Mutant::DoubtEndsWithAbsence));
         if let Some(line) = next.filter(|line| line.intent_at_us <= until.as_microsecond()) {
             let conn = self.db.conn().await?;
             let listed = list_doubts(conn, &shared.lease, true, &[line]).await;

@@ -4,6 +4,7 @@ use billing_core::outcome::{Doubt, Op, Outcome};
 use billing_core::resolve::{Covered, Facts, Inquiry, Proof, Repeat};
 use billing_core::subscription::FLAG_QUARANTINED;
 use jiff::{SignedDuration, Timestamp};
+use storage::mutants::{Mutant, on};
 use storage::pg::DueAsk;
 
 /// What is known besides the row.
@@ -58,6 +59,9 @@ pub(super) fn of<'a>(
 /// The instant after which no write under this key can begin, and whether somebody may still make one. Who recorded the
 /// attempt as unknown by itself was done with it; of a dead sender only its fence and its lease tell.
 fn last_write(due: &DueAsk, known: &Known) -> (Timestamp, bool) {
+    if on(Mutant::NotFoundWhileSenderLives) {
+        return (due.since.max(due.last_write_at.unwrap_or(Timestamp::MIN)), false);
+    }
     let (mut last, mut alive) = (due.since, false);
     let mut lost = |begun_at: Timestamp, writer: i64, fenced_at: Option<Timestamp>| {
         last = last.max(after(begun_at, known.send_max_age_ms));

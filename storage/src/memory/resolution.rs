@@ -181,8 +181,16 @@ impl MemoryConn {
                         && shards.contains(&((key.0 >> 32) as i32))
                 };
                 let mut rows: Vec<(&Key, &Open)> = state.opens.iter().filter(own).collect();
-                rows.sort_by_key(|(_, open)| open.next_ask_us);
-                rows.truncate(usize::try_from(places).unwrap_or(0));
+                // After a failover thousands are due: only the first few are put in sequence.
+                let (places, longest_overdue) =
+                    (usize::try_from(places).unwrap_or(0), |(key, open): &(&Key, &Open)| {
+                        (open.next_ask_us, **key)
+                    });
+                if places < rows.len() {
+                    rows.select_nth_unstable_by_key(places, longest_overdue);
+                    rows.truncate(places);
+                }
+                rows.sort_unstable_by_key(longest_overdue);
                 for (key, open) in rows {
                     due.extend(state.due_ask(*key, open, arrival.now_us)?);
                 }
@@ -256,6 +264,7 @@ impl MemoryConn {
         subscription_id: i64,
         period: i32,
         attempt_no: i16,
+        repeats: bool,
     ) -> Result<bool, StoreError> {
         let key = (subscription_id, period, attempt_no);
         self.call("was_resent", move |state, _| {
@@ -263,7 +272,9 @@ impl MemoryConn {
             let own = state.asks.range((key, i16::MIN)..=(key, i16::MAX));
             let last = own.clone().next_back().map_or(0, |((_, ask_no), _)| *ask_no);
             let missing = usize::try_from(last).unwrap_or(0) > own.clone().count();
-            Ok(begun || missing || own.into_iter().any(|(_, ask)| ask.kind == AskKind::Resend as i16))
+            let since_us = state.intents.get(&key).map(|intent| intent.intent_at_us);
+            let lost = repeats && since_us.is_some_and(|us| state.guarded.failed_over_us(us).is_some());
+            Ok(begun || missing || lost || own.into_iter().any(|(_, ask)| ask.kind == AskKind::Resend as i16))
         })
         .await
     }

@@ -364,7 +364,8 @@ pub async fn unknown_counts(conn: &mut PgConnection, shards: &[i32]) -> Result<V
 }
 
 /// Whether the same request was sent again under this key, or was about to be. The number of a repeat whose answer nobody kept is
-/// missing among those that were.
+/// missing among those that were. `repeats`: its carrier takes repeats, so that after a failover there may have been one whose
+/// commits are lost.
 ///
 /// # Errors
 /// [`StoreError`] when the database is away.
@@ -373,6 +374,7 @@ pub async fn was_resent(
     subscription_id: i64,
     period: i32,
     attempt_no: i16,
+    repeats: bool,
 ) -> Result<bool, StoreError> {
     let resent = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM attempt_open WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
@@ -380,7 +382,9 @@ pub async fn was_resent(
              OR EXISTS (SELECT FROM attempt_ask WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3
                            AND kind = 1)
              OR (SELECT coalesce(max(ask_no), 0) > count(*) FROM attempt_ask
-                  WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3)",
+                  WHERE subscription_id = $1 AND period = $2 AND attempt_no = $3)
+             OR $4 AND EXISTS (SELECT FROM attempt_intent i JOIN quarantine q ON q.found_at >= i.intent_at
+                                WHERE i.subscription_id = $1 AND i.period = $2 AND i.attempt_no = $3)",
     );
-    Ok(resent.bind(subscription_id).bind(period).bind(attempt_no).fetch_one(conn).await?)
+    Ok(resent.bind(subscription_id).bind(period).bind(attempt_no).bind(repeats).fetch_one(conn).await?)
 }

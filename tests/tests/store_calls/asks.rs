@@ -109,7 +109,8 @@ impl Pair {
         let shards = self.shards[..count].to_vec();
         drop(both!(self, unknown_counts(&shards)));
         if let Some((id, period, attempt_no)) = self.begun.last().copied() {
-            drop(both!(self, was_resent(id, period, attempt_no)));
+            let repeats = self.once_in(2);
+            drop(both!(self, was_resent(id, period, attempt_no, repeats)));
         }
         let rooms = [(1, 1_000), (2, 1_000)];
         let left = told(store::due_asks(&mut self.memory, &shards, &rooms).await);
