@@ -52,7 +52,7 @@ fn lines_on(plan: &str) -> i64 {
 
 fn world() -> World {
     let options = WorldOptions {
-        behaviour: r#"{"silent_applied_ppm":1000000}"#,
+        behaviour: r#"{"silent_applied_ppm":1000000,"working_ms":3600000}"#,
         business_at: "2026-12-01T05:10:00Z",
         scale: SCALE,
         engine_toml: HURRIED,
@@ -180,14 +180,14 @@ fn notes(world: &World, rule: i16) -> i64 {
 #[test]
 fn six_hours_of_charges_drain_in_sequence_within_the_rate_while_unknown_ones_are_settled() {
     let world = world();
-    // Before the outage: some are sent, and no answer comes back. Then the engine dies.
+    // Before the outage: some are sent, and no answer comes back, to questions about them neither. Then the engine dies.
     let engine = world.serve("before");
     let unknown = "SELECT count(*) FROM attempt_open WHERE kind = 2";
     wait_until("some are unknown", SOON, || world.number(unknown) == lines_on("before"));
     engine.kill9();
 
     // Six business hours later it is there again; the carrier loses an answer now and then.
-    world.mock.behave(r#"{"silent_applied_ppm":5000}"#);
+    world.mock.behave(r#"{"silent_applied_ppm":5000,"working_ms":0}"#);
     world.set_business("2026-12-01T11:12:00Z", SCALE);
     let restart = Timestamp::now();
     let engine = world.serve("after");
