@@ -144,10 +144,12 @@ def i09(books, found):
                 found.violation(f"{attempt_name(attempt)}: its {kind} is older than who wrote it", row)
             if life.fenced_us is not None and row.at_us > life.fenced_us + STATEMENT_US:
                 found.violation(f"{attempt_name(attempt)}: its {kind} was written after its writer was fenced", row)
-    # Exact, without allowing for waiting: a successor's first write comes after the last of who had the slot before.
+    # Exact, without allowing for waiting: a successor's first write comes after the last of who had the slot before. Of
+    # slot 0 are those whose registration a failover lost.
     slots = defaultdict(list)
     for incarnation in wrote:
-        slots[lives[incarnation].slot].append(lives[incarnation])
+        if lives[incarnation].slot:
+            slots[lives[incarnation].slot].append(lives[incarnation])
     for slot, those in slots.items():
         those.sort(key=lambda life: life.epoch)
         for before, after in zip(those, those[1:]):

@@ -285,4 +285,18 @@ fn without_the_spool_of_one_that_died_everything_that_was_due_is_asked_about_fir
     world.mock.behave(r#"{"latency_ms":1,"latency_jitter_ms":1}"#);
     settle(&world, back);
     assert!(world.number("SELECT count(*) FROM attempt_ask WHERE finding = 1") > 10, "the carrier knew many");
+    // Also of those that fell due after it was dead, in a slot that another has by then.
+    assert_eq!(
+        world.number(
+            "SELECT count(*) FROM attempt_intent i JOIN worker_incarnation w USING (incarnation)
+              WHERE i.intent_at < w.started_at OR i.intent_at > w.fenced_at"
+        ),
+        0,
+        "an attempt is dated outside the life of who made it"
+    );
+    // Behind one that never arrived the next one is asked about, too: its sender may have found that out.
+    let followed =
+        "SELECT count(*) FROM attempt_outcome a JOIN attempt_outcome b USING (subscription_id, period)
+        WHERE a.reason = 9 AND b.reason = 9 AND b.attempt_no = a.attempt_no + 1";
+    assert!(world.number(followed) > 0, "nobody asked about what may have followed");
 }

@@ -87,6 +87,7 @@ fn both_stores_answer_alike_and_hold_the_same() {
             "resume NotYet",
             "resume ListAll",
             "resume Yes",
+            "doubt ended Ok(true)",
             "restore Ok",
             "restore FinalSame",
             "restore StaleRev",

@@ -173,8 +173,11 @@ impl Clearing {
         for lost in chunk {
             let id = lost.subscription_id;
             if let Some(until) = lost.followed_until {
-                self.follow(&lost, rows.get(&id).map(AsRef::as_ref), until).await?;
-                *waits += 1;
+                // A row that cannot be read is with people, and its charge stays held.
+                if let Some(row) = rows.get(&id) {
+                    self.follow(&lost, row, until).await?;
+                    *waits += 1;
+                }
                 continue;
             }
             // One after the other: another attempt of the subscription may be the one whose turn it is.
@@ -218,14 +221,9 @@ impl Clearing {
 
     /// An assumed attempt was proven not to have been applied: whoever may have sent it may have found out as well, and gone
     /// on with the next one, if there was time for that. Then the next one is asked about too.
-    async fn follow(
-        &mut self,
-        lost: &LostAttempt,
-        row: Option<&DueRow>,
-        until: Timestamp,
-    ) -> Result<(), StoreError> {
+    async fn follow(&mut self, lost: &LostAttempt, row: &DueRow, until: Timestamp) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        let next = row.and_then(|row| self.next_of(lost, row)).filter(|_| !on(Mutant::DoubtEndsWithAbsence));
+        let next = self.next_of(lost, row).filter(|_| !on(Mutant::DoubtEndsWithAbsence));
         if let Some(line) = next.filter(|line| line.intent_at_us <= until.as_microsecond()) {
             let conn = self.db.conn().await?;
             let listed = list_doubts(conn, &shared.lease, true, &[line]).await;

@@ -12,10 +12,13 @@ LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
     v_lost bigint;
 BEGIN
-    -- An incarnation that only its spool knows: its registration was lost too. It is dead, since this is its spool.
-    INSERT INTO worker_incarnation (incarnation, slot, epoch, host, boot_id, spool, endpoint, fenced_at)
-    SELECT n.incarnation, 0, hashint8(n.incarnation) & 2147483647, p_host, p_boot_id, p_spool, '', now()
-      FROM (SELECT DISTINCT incarnation FROM unnest(p_incarnations) AS u (incarnation)) AS n
+    -- An incarnation that only its spool knows: its registration was lost too. It is dead, since this is its spool. Which slot
+    -- it had nobody knows (0), and it lived when it wrote its first line.
+    INSERT INTO worker_incarnation (incarnation, slot, epoch, host, boot_id, spool, endpoint, started_at, fenced_at)
+    SELECT n.incarnation, 0, hashint8(n.incarnation) & 2147483647, p_host, p_boot_id, p_spool, '',
+           least(now(), timestamptz 'epoch' + n.first_us * interval '1 microsecond'), now()
+      FROM (SELECT incarnation, min(intent_us) AS first_us
+              FROM unnest(p_incarnations, p_intent_us) AS u (incarnation, intent_us) GROUP BY 1) AS n
      WHERE NOT EXISTS (SELECT FROM worker_incarnation w WHERE w.incarnation = n.incarnation)
         ON CONFLICT DO NOTHING;
     WITH line AS (

@@ -24,7 +24,7 @@ BEGIN
                                          LEFT JOIN attempt_outcome o USING (subscription_id, period, attempt_no)
                                         WHERE k.subscription_id = l.id AND k.period = l.period
                                           AND k.attempt_no < l.attempt_no AND k.state = 2
-                                          AND (o.class IS NULL OR o.class NOT IN (7, 8) OR k.op = 5 OR o.rule_id = 108
+                                          AND (o.class IS NULL OR NOT may_be_followed(o.class, k.op, o.rule_id)
                                                OR l.intent_us <= us(doubt_until((l.id >> 32)::int)))))
            AND NOT EXISTS (SELECT FROM attempt_intent i
                             WHERE i.subscription_id = l.id AND i.period = l.period AND i.attempt_no = l.attempt_no)
@@ -36,9 +36,10 @@ BEGIN
             business_at_ms, incarnation, intent_at, period, book_version, attempt_no, op, round, step, currency, rule_id,
             parent_no, chain, follows)
         SELECT w.id, w.amount, w.digest_hi, w.digest_lo, w.not_before, w.not_after, w.business_ms,
-               -- Whoever has not handed in its spool may have sent it.
+               -- Whoever has not handed in its spool may have sent it: who of them lived then, or would begin next.
                coalesce((SELECT i.incarnation FROM quarantine_spool p JOIN worker_incarnation i USING (host, spool, boot_id)
-                          WHERE p.handed_in_at IS NULL AND NOT p_chain ORDER BY i.started_at DESC LIMIT 1), w.incarnation),
+                          WHERE p.handed_in_at IS NULL AND NOT p_chain
+                          ORDER BY us(i.started_at) > w.intent_us, abs(us(i.started_at) - w.intent_us), i.incarnation LIMIT 1), w.incarnation),
                timestamptz 'epoch' + w.intent_us * interval '1 microsecond', w.period, w.book_version, w.attempt_no, w.op,
                w.round, w.step, w.currency, w.rule, w.parent, true, p_chain
           FROM wanted w

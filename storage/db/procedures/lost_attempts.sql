@@ -14,12 +14,11 @@ DECLARE
     v_last  bigint := (p_shard::bigint << 32) + 4294967295;
 BEGIN
     PERFORM check_fence(p_slot, p_incarnation, p_epoch);
-    -- People looked at all that the carrier has of the charge (rule 108); a refund is not tried again by itself.
     UPDATE lost_attempt l SET state = 2
      WHERE l.subscription_id BETWEEN v_first AND v_last AND l.state = 1 AND l.chain
        AND EXISTS (SELECT FROM attempt_outcome o
                     WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no
-                      AND (o.class NOT IN (7, 8) OR l.op <> 5 AND o.rule_id <> 108));
+                      AND (o.class NOT IN (7, 8) OR may_be_followed(o.class, l.op, o.rule_id)));
     DELETE FROM lost_attempt l
      WHERE l.subscription_id BETWEEN v_first AND v_last
        AND (l.state = 1
@@ -35,7 +34,7 @@ BEGIN
             AND (l.listed_at < now() - interval '1 day'
                  OR NOT EXISTS (SELECT FROM attempt_outcome o
                                  WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no
-                                   AND o.class IN (7, 8) AND l.op <> 5 AND o.rule_id <> 108)
+                                   AND may_be_followed(o.class, l.op, o.rule_id))
                     AND NOT EXISTS (SELECT FROM subscription s WHERE s.id = l.subscription_id AND s.period = l.period)
                     AND NOT EXISTS (SELECT FROM charge_aside c
                                      WHERE c.subscription_id = l.subscription_id AND c.period = l.period AND c.next_at_ms IS NOT NULL)));
@@ -51,7 +50,7 @@ BEGIN
        AND (l.state < 2
             OR l.state = 2 AND EXISTS (SELECT FROM attempt_outcome o
                                         WHERE o.subscription_id = l.subscription_id AND o.period = l.period
-                                          AND o.attempt_no = l.attempt_no AND o.class IN (7, 8) AND l.op <> 5 AND o.rule_id <> 108))
+                                          AND o.attempt_no = l.attempt_no AND may_be_followed(o.class, l.op, o.rule_id)))
        AND (l.subscription_id, l.period, l.attempt_no) > (p_after_id, p_after_period, p_after_no)
        AND NOT (l.state = 1 AND EXISTS (SELECT FROM attempt_open o
                  WHERE o.subscription_id = l.subscription_id AND o.period = l.period AND o.attempt_no = l.attempt_no))

@@ -6,7 +6,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::MemoryDb;
-use super::state::AttemptKey;
 
 /// Tables by name; rows in the sequence of their keys, or in which they came.
 pub type Dump = BTreeMap<&'static str, Vec<Value>>;
@@ -14,8 +13,8 @@ pub type Dump = BTreeMap<&'static str, Vec<Value>>;
 /// What a simulated server saw.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// Arrival and commit of each intent that was made to be sent, not because one is assumed, by subscription, period and
-    /// attempt.
+    /// Arrival and commit of each intent that somebody decided to make, not because the one before it is assumed, by
+    /// subscription, period and attempt.
     pub intents: BTreeMap<(i64, i32, i16), (i64, i64)>,
     /// When each STOP was committed.
     pub stopped_us: BTreeMap<i64, i64>,
@@ -35,9 +34,7 @@ impl MemoryDb {
     #[must_use]
     pub fn watched(&self) -> Watched {
         let state = self.state();
-        let sent =
-            |key: &AttemptKey| !state.guarded.restored.contains(key) || state.guarded.handed_in.contains(key);
-        let times = state.intents.iter().filter(|(key, _)| sent(key));
+        let times = state.intents.iter().filter(|(key, _)| !state.guarded.followed.contains(*key));
         let times = times.map(|(key, intent)| (*key, (intent.intent_at_us, intent.committed_us)));
         Watched {
             intents: times.collect(),

@@ -28,6 +28,8 @@ pub(super) struct Guarded {
     pub(super) lost: BTreeMap<AttemptKey, Lost>,
     /// Every attempt whose intent was made again.
     pub(super) restored: BTreeSet<AttemptKey>,
+    /// Those of them that were assumed because the attempt before them was: nobody decided to send them.
+    pub(super) followed: BTreeSet<AttemptKey>,
     /// Every key that a spool named when it was handed in.
     pub(super) handed_in: BTreeSet<AttemptKey>,
 }
@@ -161,14 +163,15 @@ impl Guarded {
         self.held.insert(shard, kind);
     }
 
-    /// Who may have sent what is assumed: the latest of those whose spool is missing.
-    fn of_missing_spool(&self, incarnations: &BTreeMap<i64, Incarnation>) -> Option<i64> {
+    /// Who may have sent what is assumed, of those whose spool is missing: who lived at that instant, or would begin next.
+    fn of_missing_spool(&self, incarnations: &BTreeMap<i64, Incarnation>, at_us: i64) -> Option<i64> {
         let missing = |row: &&Incarnation| {
             let place = place_of_row(row);
             self.spools.iter().any(|spool| !spool.handed_in && spool.place == place)
         };
-        let latest = incarnations.values().filter(missing).max_by_key(|row| row.started);
-        latest.map(|row| row.incarnation)
+        let far =
+            |row: &&Incarnation| (row.started_us > at_us, row.started_us.abs_diff(at_us), row.incarnation);
+        incarnations.values().filter(missing).min_by_key(far).map(|row| row.incarnation)
     }
 
     /// As `database_guard` says.
@@ -298,13 +301,18 @@ impl MemoryConn {
         let (who, lines) = (who.clone(), lines.to_vec());
         self.call("hand_in_lines", move |state, arrival| {
             let mut lost = 0;
+            let mut first_us: BTreeMap<i64, i64> = BTreeMap::new();
+            for line in &lines {
+                let first = first_us.entry(line.incarnation).or_insert(arrival.now_us);
+                *first = (*first).min(line.intent_at_us);
+            }
             for line in lines {
-                let started = state.incarnations.len();
+                let started_us = first_us[&line.incarnation];
                 state.incarnations.entry(line.incarnation).or_insert_with(|| Incarnation {
                     incarnation: line.incarnation,
                     slot: 0,
                     epoch: 0,
-                    started,
+                    started_us,
                     host: who.host.clone(),
                     boot_id: who.boot_id.clone(),
                     spool: who.spool.clone(),
@@ -463,10 +471,10 @@ impl MemoryConn {
         let (lease, lines) = (*lease, lines.to_vec());
         self.call("list_doubts", move |state, arrival| {
             state.check_fence(&lease)?;
-            let sender = state.guarded.of_missing_spool(&state.incarnations).filter(|_| !chain);
             let mut listed = 0;
             for mut line in lines {
-                line.incarnation = sender.unwrap_or(line.incarnation);
+                let sender = state.guarded.of_missing_spool(&state.incarnations, line.intent_at_us);
+                line.incarnation = sender.filter(|_| !chain).unwrap_or(line.incarnation);
                 let key = key_of(&line);
                 let in_time =
                     state.guarded.doubt_until_us(shard_of(&line)).is_some_and(|us| line.intent_at_us <= us);

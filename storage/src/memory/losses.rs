@@ -99,7 +99,7 @@ mod tests {
                 host: "h".to_owned(),
                 spool: "a".to_owned(),
                 boot_id: "b".to_owned(),
-                started: 1,
+                started_us: 0,
                 endpoint: String::new(),
                 fenced: false,
                 fenced_us: None,

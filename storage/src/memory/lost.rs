@@ -105,8 +105,15 @@ pub(super) fn restore(
         let told = state.outcomes.contains_key(&key) || state.opens.contains_key(&key);
         return Ok(if told { Verdict::FinalSame } else { Verdict::Ok });
     }
-    let line = lost.line;
-    let made = if lost.follows { now } else { (line.incarnation, line.intent_at_us) };
+    let (line, follows) = (lost.line, lost.follows);
+    let mut made = if follows { now } else { (line.incarnation, line.intent_at_us) };
+    // What is assumed of somebody is dated within its life.
+    if lost.chain
+        && !follows
+        && let Some(sender) = state.incarnations.get(&line.incarnation)
+    {
+        made.1 = made.1.min(sender.fenced_us.unwrap_or(i64::MAX)).max(sender.started_us);
+    }
     if !state.has_partition(key.1) {
         return Ok(Verdict::NoPartition);
     }
@@ -157,6 +164,9 @@ pub(super) fn restore(
     let digest = u128::from_be_bytes(line.digest);
     state.bare.insert(key);
     state.guarded.restored.insert(key);
+    if follows {
+        state.guarded.followed.insert(key);
+    }
     state.intents.insert(
         key,
         Intent {

@@ -182,10 +182,8 @@ impl MemoryConn {
                 };
                 let mut rows: Vec<(&Key, &Open)> = state.opens.iter().filter(own).collect();
                 // After a failover thousands are due: only the first few are put in sequence.
-                let (places, longest_overdue) =
-                    (usize::try_from(places).unwrap_or(0), |(key, open): &(&Key, &Open)| {
-                        (open.next_ask_us, **key)
-                    });
+                let places = usize::try_from(places).unwrap_or(0);
+                let longest_overdue = |(key, open): &(&Key, &Open)| (open.next_ask_us, **key);
                 if places < rows.len() {
                     rows.select_nth_unstable_by_key(places, longest_overdue);
                     rows.truncate(places);

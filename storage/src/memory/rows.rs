@@ -17,9 +17,8 @@ pub(super) struct Incarnation {
     pub(super) incarnation: i64,
     pub(super) slot: i32,
     pub(super) epoch: i32,
-    /// Rises with each that starts.
     #[serde(skip)]
-    pub(super) started: usize,
+    pub(super) started_us: i64,
     pub(super) host: String,
     pub(super) boot_id: String,
     pub(super) spool: String,

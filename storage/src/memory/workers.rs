@@ -30,12 +30,12 @@ impl MemoryConn {
             }
             state.owners.values_mut().filter(|owner| **owner == Some(slot)).for_each(|owner| *owner = None);
             let WorkerIdentity { host, boot_id, spool, endpoint } = who;
-            let started = state.incarnations.len();
+            let started_us = arrival.now_us;
             let row = Incarnation {
                 incarnation,
                 slot,
                 epoch,
-                started,
+                started_us,
                 host,
                 boot_id,
                 spool,

@@ -334,7 +334,8 @@ pub struct LostAttempt {
     pub followed_until: Option<Timestamp>,
 }
 
-/// Lost attempts of a shard that have neither an outcome nor an open row, behind a key.
+/// Lost attempts of a shard that have neither an outcome nor an open row, behind a key, and those assumed ones that may have
+/// been followed by another ([`LostAttempt::followed_until`]).
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when the lease is over.

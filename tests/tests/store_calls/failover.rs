@@ -8,7 +8,7 @@ use storage::pg::{
 use storage::spool::SentLine;
 use storage::store;
 
-use super::{DAY, NOW_MS, Pair, alike};
+use super::{DAY, FAR_US, NOW_MS, Pair, alike};
 
 /// Long before and long after all that the suite does: which intents are in the window is the same on both sides.
 const FAR_MS: i64 = 3_600_000;
@@ -119,7 +119,7 @@ impl Pair {
                 currency: 788,
                 digest: [1 + self.roll(2) as u8; 16],
                 incarnation,
-                intent_at_us: SENT_US + self.roll(1_000) as i64,
+                intent_at_us: if self.once_in(6) { FAR_US } else { SENT_US + self.roll(1_000) as i64 },
                 business_at_ms: NOW_MS,
                 not_before_ms: NOW_MS - 1,
                 not_after_ms: NOW_MS + 1,

@@ -5,6 +5,7 @@ use billing_core::ids::{ChargeId, SubscriptionId};
 use billing_core::ledger::LegKind;
 use billing_core::outcome::Op;
 use billing_core::period::Period;
+use billing_core::reason::Rule;
 use billing_core::states::ChargeState;
 use billing_core::subscription::{Aside, NextKind, OpenAttempt, Planned, Reservation};
 use billing_core::triage::Passed;
@@ -31,7 +32,8 @@ impl Pair {
             RowKind::Note => 0,
             RowKind::Open => 2 + self.roll(2) as i16,
             RowKind::Final if approved => 5,
-            RowKind::Final => 6,
+            // Refused, not sent, not applied.
+            RowKind::Final => 6 + self.roll(3) as i16,
         };
         let current = row.sub.progress.period.number() == period;
         let moved_minor = if approved { 300 } else { 0 };
@@ -125,7 +127,7 @@ impl Pair {
             moved_minor,
             collected_after_minor: moved_minor,
             charge_state: 3,
-            rule: 12,
+            rule: if self.once_in(5) { Rule::PEOPLE_DECIDED.number() } else { 12 },
             latency_us: 7,
             until_ms: (kind == RowKind::Note).then_some(NOW_MS),
             progress,
