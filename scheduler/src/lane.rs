@@ -166,9 +166,10 @@ impl Lane {
             .unwrap_or(usize::MAX)
             .clamp(caps.in_flight_max as usize, (2 * batch_max).max(caps.in_flight_max as usize));
         let (queue, entry) = async_channel::bounded(depth_max);
-        // What has its permit waits here for a connection: no more than the limiter lets through at once.
+        // What has its permit waits here for a connection: no more than the limiter lets through at once, or what piled up
+        // while no connection came about would leave beside what has its permit then.
         let burst = usize::try_from(per_second / 50).unwrap_or(usize::MAX).min(depth_max);
-        let (feed, gate) = async_channel::bounded(burst.max(caps.in_flight_max as usize).max(1));
+        let (feed, gate) = async_channel::bounded(burst.max(1));
         let rate = Arc::new(Rate::new(caps.rate_n, caps.rate_per_ms));
         let waiting = Arc::new(AtomicUsize::new(0));
         running.spawn(held(hold, feed_at_rate(entry, feed.clone(), Arc::clone(&rate), Arc::clone(&waiting))));

@@ -160,10 +160,12 @@ impl Steward {
         Ok(())
     }
 
-    /// Each lane uses the part of its carrier's rate that its slices are of all slices.
+    /// Each lane uses the part of its carrier's rate that its slices are of all slices. What is being handed over counts no
+    /// more: whoever takes it uses its part from that moment on.
     fn set_shares(&self) {
         let mut owned: HashMap<i32, usize> = HashMap::new();
-        self.owned().iter().for_each(|shard| *owned.entry(shard.carrier_no()).or_default() += 1);
+        let staying = self.owned().into_iter().filter(|shard| !self.leaving.contains_key(&shard.0));
+        staying.for_each(|shard| *owned.entry(shard.carrier_no()).or_default() += 1);
         for (carrier_no, slices, _) in self.shared.books.current().names.carriers.values() {
             if let Some(lane) = self.shared.lanes.get(carrier_no) {
                 let all = usize::try_from(*slices).unwrap_or(1);
@@ -312,6 +314,7 @@ impl Steward {
                 self.set_draining(shard, true);
                 self.leaving.insert(shard.0, now_ms);
             }
+            self.set_shares();
         }
         self.hand_over_drained(now_ms).await?;
         let wants = free > 0 && own < share && self.leaving.is_empty();
@@ -355,6 +358,7 @@ impl Steward {
         }
         stripe.asides().add_shard(shard);
         stripe.wheel().add_shard(shard);
+        self.set_shares();
         tracing::debug!(shard = shard.0, "shard taken");
         Ok(())
     }

@@ -27,7 +27,8 @@ const RATE_SPANS_S: [usize; 2] = [5, 20];
 /// when shares change hands.
 const ASK_PART: usize = 5;
 const ASKS_MORE: usize = 6;
-/// Rules that send an attempt to the people.
+/// Rules that send an attempt to the people; one of them: the carrier's answers contradict each other or the request.
+const CONTRADICTION: i64 = 122;
 const REVIEWS: [i64; 8] = [120, 121, 122, 123, 124, 125, 126, 143];
 /// Class of an approved attempt.
 const APPROVED: i64 = 5;
@@ -221,6 +222,8 @@ fn undecided(world: &World, books: &Books, outcome: &mut Outcome) {
                 .push(format!("still open (kind {kind}) when everything had come to rest: {key:?} {ways:?}"));
         } else if !REVIEWS.contains(&rule) || row.get("assignee").is_none_or(Value::is_null) {
             outcome.other.push(format!("in review without a reason or anybody who looks at it: {row}"));
+        } else if rule == CONTRADICTION && books.assumed.contains(key) {
+            // The amount that was assumed is a guess: the carrier may know the attempt with another one.
         } else if ways.is_some_and(|ways| ways.inquiry) {
             outcome.other.push(format!("in review by rule {rule}, and the carrier can be asked: {key:?}"));
         }
