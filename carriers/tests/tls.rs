@@ -4,14 +4,17 @@
 mod script;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use billing_core::outcome::{NotSentProof, Outcome};
-use carriers::CarrierDefinition;
+use carriers::{Attempt, BoxFuture, CarrierDefinition, SendGuard};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use script::{ALFA, Do, Rig, Seen, Server, answer, charged, definition};
+use script::{ALFA, Do, Rig, Seen, Server, answer, attempt, charged, definition, until};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -19,6 +22,11 @@ fn fixture(name: &str) -> String {
 
 /// A carrier behind TLS, with a certificate for `localhost`; gives its port.
 async fn carrier() -> u16 {
+    slow_carrier(Arc::default(), Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)), false).await
+}
+
+/// One that counts who comes, and shakes a hand per permit only; `once`: each connection is for one request.
+async fn slow_carrier(came: Arc<AtomicUsize>, hands: Arc<Semaphore>, once: bool) -> u16 {
     let certificates: Vec<_> =
         CertificateDer::pem_file_iter(fixture("server.pem")).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(fixture("server-key.pem")).unwrap();
@@ -35,8 +43,10 @@ async fn carrier() -> u16 {
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
+            came.fetch_add(1, Ordering::SeqCst);
+            let (acceptor, hands) = (acceptor.clone(), Arc::clone(&hands));
             tokio::spawn(async move {
+                hands.acquire().await.unwrap().forget();
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 while let Some(bytes) = script::read_request(&mut stream).await {
                     let start = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
@@ -44,6 +54,9 @@ async fn carrier() -> u16 {
                     let request = Seen { connection: 0, bytes, body };
                     stream.write_all(&answer(201, &charged(&request))).await.unwrap();
                     stream.flush().await.unwrap();
+                    if once {
+                        break;
+                    }
                 }
             });
         }
@@ -65,6 +78,53 @@ async fn a_carrier_with_a_trusted_certificate_is_spoken_to() {
         assert_eq!(reply.outcome, Outcome::Charged { amount_minor: 199 });
         // What is kept is what was said, not what was enciphered.
         assert!(reply.request.starts_with(b"POST /payments HTTP/1.1\r\nhost: localhost:"));
+    }
+}
+
+/// Lets everything be sent; permits come from outside.
+struct Permits {
+    asked: AtomicUsize,
+    given: Semaphore,
+}
+
+impl SendGuard for Permits {
+    fn may_send(&self, _: &Attempt) -> bool {
+        true
+    }
+
+    fn permit_again(&self) -> BoxFuture<'_, ()> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async { self.given.acquire().await.unwrap().forget() })
+    }
+}
+
+#[tokio::test]
+async fn what_had_to_wait_for_a_connection_asks_for_another_permit() {
+    let (came, hands) = (Arc::<AtomicUsize>::default(), Arc::new(Semaphore::new(0)));
+    let base = format!("https://localhost:{}", slow_carrier(came.clone(), hands.clone(), true).await);
+    let permits = Arc::new(Permits { asked: AtomicUsize::new(0), given: Semaphore::new(0) });
+    let rig = Rig::with(&alfa(true), &base, permits.clone());
+    hands.add_permits(1);
+    let since = Instant::now();
+    assert_eq!(rig.charge(5).await.outcome, Outcome::Charged { amount_minor: 199 });
+    let slow = since.elapsed() * 5 + Duration::from_millis(25);
+    assert_eq!(permits.asked.load(Ordering::SeqCst), 0, "nobody knows yet what is slow");
+    for n in 1..=4 {
+        rig.queue.send(attempt(n)).await.unwrap();
+    }
+    until("four at the door", || came.load(Ordering::SeqCst) == 5).await;
+    let since = Instant::now();
+    until("longer than it takes to connect", || since.elapsed() > slow).await;
+    hands.add_permits(4);
+    until("each asks again", || permits.asked.load(Ordering::SeqCst) == 4).await;
+    let answered = || (1..=4).filter(|n| rig.replies.has(*n)).count();
+    assert_eq!(answered(), 0, "nothing leaves without it");
+    permits.given.add_permits(1);
+    until("one leaves", || answered() == 1).await;
+    permits.given.add_permits(3);
+    until("all have left", || answered() == 4).await;
+    for n in 1..=4 {
+        assert_eq!(rig.reply(n).await.outcome, Outcome::Charged { amount_minor: 199 });
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use billing_core::decide::LaneHint;
 use billing_core::outcome::Outcome;
-use carriers::{Adapter, Attempt, OutcomeSink, SendGuard};
+use carriers::{Adapter, Attempt, BoxFuture, OutcomeSink, SendGuard};
 use governor::clock::Clock as _;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -173,6 +173,7 @@ impl Lane {
         let rate = Arc::new(Rate::new(caps.rate_n, caps.rate_per_ms));
         let waiting = Arc::new(AtomicUsize::new(0));
         running.spawn(held(hold, feed_at_rate(entry, feed.clone(), Arc::clone(&rate), Arc::clone(&waiting))));
+        let guard = Arc::new(RatedGuard { guard, rate: Arc::clone(&rate) });
         running.spawn(held(hold, Arc::clone(&adapter).run(gate, guard, sink)));
         Arc::new(Self {
             carrier: carrier.id,
@@ -375,6 +376,22 @@ pub(crate) fn quota_of(n: u32, per_ms: u32, owned: usize, all: usize) -> Quota {
     let burst = Duration::from_millis(20).as_nanos() / period.as_nanos().max(1);
     let burst = NonZeroU32::new(u32::try_from(burst).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN);
     Quota::with_period(period).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+}
+
+/// The worker's guard, and permits of one lane.
+struct RatedGuard {
+    guard: Arc<dyn SendGuard>,
+    rate: Arc<Rate>,
+}
+
+impl SendGuard for RatedGuard {
+    fn may_send(&self, attempt: &Attempt) -> bool {
+        self.guard.may_send(attempt)
+    }
+
+    fn permit_again(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.rate.one_permit())
+    }
 }
 
 /// Moves attempts from the lane's queue to the adapter's, no faster than the carrier's rate.

@@ -192,11 +192,14 @@ impl<'a> Line<'a> {
             let Ok(request) = adapter.request(attempt, &mut self.scratch) else {
                 return not_sent(NotSentProof::NotBuilt, Some(Alert::NotBuilt));
             };
+            let began = Instant::now();
             let mut held = match self.connected(&mut replaced).await {
                 Ok(held) => held,
                 Err(failed) => return not_sent(failed.proof, failed.alert),
             };
-            if !self.guard.may_send(attempt) {
+            let permitted = !adapter.gauges.connects_slowly(began.elapsed())
+                || tokio::time::timeout(adapter.connect_timeout, self.guard.permit_again()).await.is_ok();
+            if !permitted || !self.guard.may_send(attempt) {
                 self.connection = Some(held);
                 return not_sent(NotSentProof::Guard, None);
             }
@@ -237,6 +240,7 @@ impl<'a> Line<'a> {
             }
             *replaced = true;
         }
+        let began = Instant::now();
         let opened = match adapter.dialer.dial().await {
             Ok(stream) => Connection::open(stream, self.recording.clone())
                 .await
@@ -245,7 +249,7 @@ impl<'a> Line<'a> {
         };
         match opened {
             Ok(connection) => {
-                adapter.gauges.opened();
+                adapter.gauges.opened(began.elapsed());
                 Ok(Held { connection, adapter })
             }
             Err(error) => {

@@ -14,7 +14,7 @@ mod tee;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use billing_core::outcome::Op;
@@ -181,6 +181,9 @@ impl std::fmt::Debug for HttpAdapter {
     }
 }
 
+/// For so long a permit is as good as new: the bursts of a carrier's rate are a fiftieth of a second.
+const PERMIT_LASTS: Duration = Duration::from_millis(20);
+
 /// How the link is doing. Relaxed: nothing is decided by these numbers.
 #[derive(Default)]
 struct Gauges {
@@ -189,12 +192,24 @@ struct Gauges {
     connect_failures: AtomicU32,
     /// Milliseconds; 0: never.
     last_answer_ms: AtomicI64,
+    /// What the quickest connection took, microseconds; 0: there was none.
+    quickest_us: AtomicU64,
 }
 
 impl Gauges {
-    fn opened(&self) {
+    fn opened(&self, took: Duration) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
+        let quickest = |known: u64| (known == 0 || took_us < known).then_some(took_us);
+        let _ = self.quickest_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, quickest);
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.connect_failures.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether a connection took longer than connections to this carrier take: others may have waited for the same reason.
+    /// Where each request has a connection of its own, far away, that it takes its time is no reason to slow down.
+    fn connects_slowly(&self, took: Duration) -> bool {
+        let usual = Duration::from_micros(self.quickest_us.load(Ordering::Relaxed));
+        took > PERMIT_LASTS + usual * 4
     }
 
     fn closed(&self) {

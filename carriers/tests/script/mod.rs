@@ -231,6 +231,12 @@ pub struct Rig {
 #[derive(Default)]
 pub struct Replies(Mutex<HashMap<u64, Vec<Reply>>>);
 
+impl Replies {
+    pub fn has(&self, ticket: u64) -> bool {
+        self.0.lock().unwrap().contains_key(&ticket)
+    }
+}
+
 impl OutcomeSink for Replies {
     fn deliver(&self, reply: Reply) {
         self.0.lock().unwrap().entry(reply.ticket).or_default().push(reply);
@@ -256,10 +262,14 @@ impl Rig {
         base: &str,
         guard: impl Fn(&Attempt) -> bool + Send + Sync + 'static,
     ) -> Self {
+        Self::with(definition, base, Arc::new(Asked(guard)))
+    }
+
+    pub fn with(definition: &CarrierDefinition, base: &str, guard: Arc<dyn SendGuard>) -> Self {
         let adapter = Arc::new(HttpAdapter::new(definition, Some(base)).unwrap());
         let (queue, attempts) = async_channel::bounded(1_000);
         let replies = Arc::new(Replies::default());
-        let running = tokio::spawn(adapter.clone().run(attempts, Arc::new(Asked(guard)), replies.clone()));
+        let running = tokio::spawn(adapter.clone().run(attempts, guard, replies.clone()));
         Self { adapter, queue, replies, running }
     }
 
