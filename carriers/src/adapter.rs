@@ -109,8 +109,8 @@ pub trait SendGuard: Send + Sync {
     fn may_send(&self, attempt: &Attempt) -> bool;
 
     /// A permit within the carrier's rate, in place of the one that an attempt came with, for one that had to wait for its
-    /// connection: all that waited for the same reason would leave at once. Asked before [`Self::may_send`]; nobody waits
-    /// longer than the link's time to connect. Comes at once where nothing is said.
+    /// connection: all that waited for the same reason would leave at once. Asked before [`Self::may_send`]; waited for as
+    /// long as that says yes. Comes at once where nothing is said.
     fn permit_again(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

@@ -478,6 +478,8 @@ impl Engine {
                 self.stripe
                     .put(poison(&row.row, format!("no partition holds period {}", row.planned.period)));
             }
+            // People may settle it days later.
+            Verdict::RefundOpen => self.put_back(&[id], now_ms + 10 * (self.after_a_second(now_ms) - now_ms)),
             Verdict::Quarantined => self.put_back(&[id], self.after_a_second(now_ms)),
             Verdict::NotOwner | Verdict::NotFound => self.stripe.release(id),
             _ => self.put_back(&[id], now_ms),

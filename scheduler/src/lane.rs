@@ -30,6 +30,8 @@ const SLOW_DOWN_MAX_MS: i64 = 10_000;
 
 /// The timer's grain.
 const PERMIT_WAIT_MIN: Duration = Duration::from_millis(1);
+/// After so long it is looked whether the share has changed: the smallest part of a small rate is a permit in a minute.
+const PERMIT_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// The runtime's clock for the limiter, so that a simulation's time counts.
 #[derive(Debug, Clone, Copy)]
@@ -115,7 +117,7 @@ impl Rate {
     async fn one_permit(&self) {
         while let Err(not_until) = self.limiter().check() {
             let wait = not_until.wait_time_from(self.clock.now());
-            tokio::time::sleep(wait.max(PERMIT_WAIT_MIN)).await;
+            tokio::time::sleep(wait.clamp(PERMIT_WAIT_MIN, PERMIT_WAIT_MAX)).await;
         }
     }
 
@@ -134,7 +136,9 @@ impl Rate {
         let Ok(mut share) = self.share.lock() else { return };
         let mut changed = *share;
         change(&mut changed);
-        if changed.owned == 0 || *share == changed {
+        // Of whom nothing is left nothing new is sent: what it still has to say leaves at the smallest part.
+        changed.owned = changed.owned.max(1);
+        if *share == changed {
             return;
         }
         *share = changed;
@@ -166,8 +170,8 @@ impl Lane {
             .unwrap_or(usize::MAX)
             .clamp(caps.in_flight_max as usize, (2 * batch_max).max(caps.in_flight_max as usize));
         let (queue, entry) = async_channel::bounded(depth_max);
-        // What has its permit waits here for a connection: no more than the limiter lets through at once, or what piled up
-        // while no connection came about would leave beside what has its permit then.
+        // What has its permit waits here for a connection: a burst at most. What piled up while nothing could leave leaves
+        // together with what gets its permit then.
         let burst = usize::try_from(per_second / 50).unwrap_or(usize::MAX).min(depth_max);
         let (feed, gate) = async_channel::bounded(burst.max(1));
         let rate = Arc::new(Rate::new(caps.rate_n, caps.rate_per_ms));
@@ -412,24 +416,21 @@ async fn feed_at_rate(
             chunk.push(more);
         }
         let permits = NonZeroU32::new(u32::try_from(chunk.len()).unwrap_or(1)).unwrap_or(NonZeroU32::MIN);
-        // A chunk never exceeds the burst but when the share shrank this instant: then the next limiter is asked.
-        loop {
+        let together = loop {
             match rate.limiter().check_n(permits) {
-                Ok(Ok(())) => break,
+                Ok(Ok(())) => break true,
                 Ok(Err(not_until)) => {
                     let wait = not_until.wait_time_from(rate.clock.now());
-                    tokio::time::sleep(wait.max(PERMIT_WAIT_MIN)).await;
+                    tokio::time::sleep(wait.clamp(PERMIT_WAIT_MIN, PERMIT_WAIT_MAX)).await;
                 }
-                Err(_) => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    if permits.get() > 1 {
-                        rate.one_permit().await;
-                        break;
-                    }
-                }
+                // The share shrank this instant, and the chunk is more than its burst.
+                Err(_) => break false,
             }
-        }
+        };
         for attempt in chunk.drain(..) {
+            if !together {
+                rate.one_permit().await;
+            }
             if feed.send(attempt).await.is_err() {
                 return;
             }
@@ -443,6 +444,39 @@ async fn feed_at_rate(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    struct Always;
+
+    impl SendGuard for Always {
+        fn may_send(&self, _: &Attempt) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test]
+    async fn another_permit_is_one_of_the_lane() {
+        let guard = RatedGuard { guard: Arc::new(Always), rate: Arc::new(Rate::new(10, 1_000)) };
+        let began = Instant::now();
+        for _ in 0..5 {
+            guard.permit_again().await;
+        }
+        assert!(began.elapsed() >= Duration::from_millis(390), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_permit_sees_that_the_share_grows() {
+        let rate = Arc::new(Rate::new(100, 60_000));
+        rate.change(|share| (share.owned, share.all) = (1, 64));
+        let waiting = tokio::spawn({
+            let rate = Arc::clone(&rate);
+            async move { rate.one_permit().await }
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let began = Instant::now();
+        rate.change(|share| share.owned = 64);
+        waiting.await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}, 38 s at the former share", began.elapsed());
+    }
 
     #[test]
     fn what_is_lent_is_a_fifth_of_this_workers_part() {

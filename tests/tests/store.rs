@@ -144,7 +144,12 @@ async fn postgres_dump(conn: &mut PgConnection, memory: &Dump) -> BTreeMap<&'sta
         ("shard_owner", "SELECT to_jsonb(t)::text FROM shard_owner t"),
         ("shard_inbox", "SELECT to_jsonb(t)::text FROM (SELECT *, length(payload) AS bytes FROM shard_inbox) t"),
         ("subscription", "SELECT to_jsonb(t)::text FROM subscription t"),
-        ("attempt_intent", "SELECT to_jsonb(t)::text FROM attempt_intent t"),
+        (
+            "attempt_intent",
+            "SELECT to_jsonb(t)::text FROM (SELECT a.*, EXISTS (SELECT FROM worker_incarnation w WHERE w.incarnation = a.incarnation
+                    AND a.intent_at BETWEEN w.started_at AND coalesce(w.fenced_at, 'infinity')) AS in_life
+               FROM attempt_intent a) t",
+        ),
         ("attempt_outcome", "SELECT to_jsonb(t)::text FROM attempt_outcome t"),
         ("attempt_open", "SELECT to_jsonb(t)::text FROM attempt_open t"),
         ("attempt_ask", "SELECT to_jsonb(t)::text FROM attempt_ask t"),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::sync::Notify;
 
 /// The cap and what is inside. A smaller cap cuts nothing short: new exchanges wait until enough have ended. That wait
-/// ends with the reply timeout of those inside at the latest, and the send guard refuses what became too old meanwhile.
+/// ends when those inside have connected, had their permits and their answers, each by its deadline, and the send guard
+/// refuses what became too old meanwhile.
 pub(super) struct InFlight {
     max: AtomicU32,
     busy: AtomicU32,

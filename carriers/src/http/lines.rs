@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use billing_core::outcome::{Doubt, NotSentProof, Outcome};
 use jiff::Timestamp;
@@ -16,6 +17,9 @@ use super::tee::Recording;
 use super::{HttpAdapter, connect::DialError};
 use crate::adapter::{Alert, Attempt, ExchangeKind, OutcomeSink, Reply, SendGuard};
 use crate::dialect::replies::{Answer, Reading};
+
+/// Who waits for a permit asks the guard as often as this whether it would still let it go.
+const GUARD_LOOK: Duration = Duration::from_millis(250);
 
 /// What the lines of one run share.
 pub(super) struct Shared {
@@ -192,14 +196,18 @@ impl<'a> Line<'a> {
             let Ok(request) = adapter.request(attempt, &mut self.scratch) else {
                 return not_sent(NotSentProof::NotBuilt, Some(Alert::NotBuilt));
             };
-            let began = Instant::now();
-            let mut held = match self.connected(&mut replaced).await {
+            let (mut held, slowly) = match self.connected(&mut replaced).await {
                 Ok(held) => held,
                 Err(failed) => return not_sent(failed.proof, failed.alert),
             };
-            let permitted = !adapter.gauges.connects_slowly(began.elapsed())
-                || tokio::time::timeout(adapter.connect_timeout, self.guard.permit_again()).await.is_ok();
-            if !permitted || !self.guard.may_send(attempt) {
+            if slowly {
+                // For as long as the guard would let it go.
+                while self.guard.may_send(attempt)
+                    && tokio::time::timeout(GUARD_LOOK, self.guard.permit_again()).await.is_err()
+                {
+                }
+            }
+            if !self.guard.may_send(attempt) {
                 self.connection = Some(held);
                 return not_sent(NotSentProof::Guard, None);
             }
@@ -231,16 +239,16 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The open connection when it is alive, else a fresh one.
-    async fn connected(&mut self, replaced: &mut bool) -> Result<Held<'a>, DialError> {
-        let adapter = self.adapter;
+    /// The open connection when it is alive, else a fresh one; and whether that took longer than it does.
+    async fn connected(&mut self, replaced: &mut bool) -> Result<(Held<'a>, bool), DialError> {
+        let (adapter, began) = (self.adapter, Instant::now());
         if let Some(mut held) = self.connection.take() {
             if held.connection.usable(&mut self.clock, adapter.connect_timeout).await {
-                return Ok(held);
+                return Ok((held, adapter.gauges.connects_slowly(began.elapsed())));
             }
             *replaced = true;
         }
-        let began = Instant::now();
+        let dialed = Instant::now();
         let opened = match adapter.dialer.dial().await {
             Ok(stream) => Connection::open(stream, self.recording.clone())
                 .await
@@ -249,8 +257,9 @@ impl<'a> Line<'a> {
         };
         match opened {
             Ok(connection) => {
-                adapter.gauges.opened(began.elapsed());
-                Ok(Held { connection, adapter })
+                let slowly = adapter.gauges.connects_slowly(began.elapsed());
+                adapter.gauges.opened(dialed);
+                Ok((Held { connection, adapter }, slowly))
             }
             Err(error) => {
                 adapter.gauges.failed();

@@ -13,8 +13,8 @@ mod target;
 mod tee;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use billing_core::outcome::Op;
@@ -22,6 +22,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use jiff::Timestamp;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::adapter::{Adapter, Attempt, BoxFuture, Caps, ExchangeKind, LinkState, OutcomeSink, SendGuard};
 use crate::definition::{CarrierDefinition, For};
@@ -184,7 +185,10 @@ impl std::fmt::Debug for HttpAdapter {
 /// For so long a permit is as good as new: the bursts of a carrier's rate are a fiftieth of a second.
 const PERMIT_LASTS: Duration = Duration::from_millis(20);
 
-/// How the link is doing. Relaxed: nothing is decided by these numbers.
+/// A connection is as quick as the quickest of so long, and of as long before.
+const QUICKEST_OF: Duration = Duration::from_secs(60);
+
+/// How the link is doing. Relaxed: of these numbers only how long connections take decides anything, and not to the microsecond.
 #[derive(Default)]
 struct Gauges {
     connections: AtomicU32,
@@ -192,15 +196,23 @@ struct Gauges {
     connect_failures: AtomicU32,
     /// Milliseconds; 0: never.
     last_answer_ms: AtomicI64,
-    /// What the quickest connection took, microseconds; 0: there was none.
-    quickest_us: AtomicU64,
+    /// What quick connections take, microseconds; 0: nobody knows yet.
+    usual_us: AtomicU64,
+    /// When the present span began, and the quickest of it and of the one before, microseconds.
+    quickest: Mutex<Option<(Instant, u64, u64)>>,
 }
 
 impl Gauges {
-    fn opened(&self, took: Duration) {
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(1);
-        let quickest = |known: u64| (known == 0 || took_us < known).then_some(took_us);
-        let _ = self.quickest_us.fetch_update(Ordering::Relaxed, Ordering::Relaxed, quickest);
+    fn opened(&self, began: Instant) {
+        let took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+        let mut quickest = self.quickest.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, now_us, before_us) = match *quickest {
+            None => (began, took_us, took_us),
+            Some((since, now_us, _)) if since.elapsed() > QUICKEST_OF => (began, took_us, now_us),
+            Some((since, now_us, before_us)) => (since, now_us.min(took_us), before_us),
+        };
+        *quickest = Some((since, now_us, before_us));
+        self.usual_us.store(now_us.min(before_us), Ordering::Relaxed);
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.connect_failures.store(0, Ordering::Relaxed);
     }
@@ -208,7 +220,7 @@ impl Gauges {
     /// Whether a connection took longer than connections to this carrier take: others may have waited for the same reason.
     /// Where each request has a connection of its own, far away, that it takes its time is no reason to slow down.
     fn connects_slowly(&self, took: Duration) -> bool {
-        let usual = Duration::from_micros(self.quickest_us.load(Ordering::Relaxed));
+        let usual = Duration::from_micros(self.usual_us.load(Ordering::Relaxed));
         took > PERMIT_LASTS + usual * 4
     }
 

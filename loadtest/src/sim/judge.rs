@@ -52,6 +52,15 @@ struct Books {
 }
 
 impl Books {
+    /// The amount of an attempt that was assumed is a guess: the carrier knows it with another one, and people look at it.
+    fn guessed_wrong(&self, key: &Key) -> bool {
+        let assumed = self.intents.get(key).filter(|_| self.assumed.contains(key));
+        let amount = assumed.map(|intent| int(intent, "amount_minor"));
+        amount.is_some_and(|amount| {
+            self.ledger.iter().any(|row| attempt_of(row) == *key && row.amount_minor != amount)
+        })
+    }
+
     /// Open, or lost in a failover and waiting for its turn: known, and blocking. Where the spool is missing, the attempt that
     /// would have been next is assumed and blocks its charge; how many followed it nobody knows.
     fn listed(&self, key: &Key) -> bool {
@@ -222,8 +231,8 @@ fn undecided(world: &World, books: &Books, outcome: &mut Outcome) {
                 .push(format!("still open (kind {kind}) when everything had come to rest: {key:?} {ways:?}"));
         } else if !REVIEWS.contains(&rule) || row.get("assignee").is_none_or(Value::is_null) {
             outcome.other.push(format!("in review without a reason or anybody who looks at it: {row}"));
-        } else if rule == CONTRADICTION && books.assumed.contains(key) {
-            // The amount that was assumed is a guess: the carrier may know the attempt with another one.
+        } else if rule == CONTRADICTION && books.guessed_wrong(key) {
+            // Right where it is.
         } else if ways.is_some_and(|ways| ways.inquiry) {
             outcome.other.push(format!("in review by rule {rule}, and the carrier can be asked: {key:?}"));
         }
@@ -406,6 +415,11 @@ fn watched(world: &World, outcome: &mut Outcome) {
     let watched = world.db.watched();
     if watched.flipped > 0 {
         outcome.other.push(format!("{} outcomes were replaced", watched.flipped));
+    }
+    if watched.overlaps > 0 {
+        outcome
+            .other
+            .push(format!("{} attempts were begun while another of their charge was open", watched.overlaps));
     }
     if watched.stale_writes > 0 {
         outcome.other.push(format!("{} writes under an epoch that was over", watched.stale_writes));

@@ -87,7 +87,10 @@ impl AskLane {
             self.share = share;
             let caps = self.adapter.caps();
             let per_ms = caps.rate_per_ms.saturating_mul(part());
-            self.limiter = limiter_of(quota_of(caps.rate_n, per_ms, share.0, share.1), self.clock);
+            let quota = quota_of(caps.rate_n, per_ms, share.0, share.1);
+            self.limiter = limiter_of(quota, self.clock);
+            // It starts with its whole burst: shares that change often would add one each time.
+            let _ = self.limiter.check_n(quota.burst_size());
         }
     }
 

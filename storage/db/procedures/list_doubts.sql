@@ -36,10 +36,11 @@ BEGIN
             business_at_ms, incarnation, intent_at, period, book_version, attempt_no, op, round, step, currency, rule_id,
             parent_no, chain, follows)
         SELECT w.id, w.amount, w.digest_hi, w.digest_lo, w.not_before, w.not_after, w.business_ms,
-               -- Whoever has not handed in its spool may have sent it: who of them lived then, or would begin next.
+               -- Whoever has not handed in its spool may have sent it: one that lived then, else the one that began last before,
+               -- else the next.
                coalesce((SELECT i.incarnation FROM quarantine_spool p JOIN worker_incarnation i USING (host, spool, boot_id)
                           WHERE p.handed_in_at IS NULL AND NOT p_chain
-                          ORDER BY us(i.started_at) > w.intent_us, abs(us(i.started_at) - w.intent_us), i.incarnation LIMIT 1), w.incarnation),
+                          ORDER BY us(i.started_at) > w.intent_us, coalesce(us(i.fenced_at) < w.intent_us, false), abs(us(i.started_at) - w.intent_us), i.incarnation LIMIT 1), w.incarnation),
                timestamptz 'epoch' + w.intent_us * interval '1 microsecond', w.period, w.book_version, w.attempt_no, w.op,
                w.round, w.step, w.currency, w.rule, w.parent, true, p_chain
           FROM wanted w

@@ -68,10 +68,10 @@ BEGIN
         business_at_ms, period, book_version, attempt_no, op, round, step, currency, rule_id, cap_day, parent_no)
     VALUES (p_id, l.amount_minor, l.digest_hi, l.digest_lo, l.not_before_ms, l.not_after_ms,
         CASE WHEN l.follows THEN p_incarnation ELSE l.incarnation END,
-        -- What is assumed of somebody is dated within its life.
+        -- What is assumed of somebody is dated within its life, and before the failover was found.
         CASE WHEN l.follows THEN now()
-             WHEN l.chain THEN greatest(least(l.intent_at, (SELECT fenced_at FROM worker_incarnation i WHERE i.incarnation = l.incarnation)),
-                                        (SELECT started_at FROM worker_incarnation i WHERE i.incarnation = l.incarnation))
+             WHEN l.chain THEN (SELECT greatest(i.started_at, least(l.intent_at, i.fenced_at, doubt_until((p_id >> 32)::int) - interval '5 seconds'))
+                                  FROM worker_incarnation i WHERE i.incarnation = l.incarnation)
              ELSE l.intent_at END,
         l.business_at_ms, p_period, l.book_version, p_attempt_no, l.op, l.round, l.step, l.currency, l.rule_id, p_cap_day,
         l.parent_no);

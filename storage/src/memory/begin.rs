@@ -37,6 +37,7 @@ fn begin(
     }
     for (row, _) in passed() {
         let key = (row.id, row.period, row.attempt_no);
+        state.watch_overlap(key);
         state.bare.insert(key);
         state.intents.insert(key, intent(row, lease, arrival, business_at_ms));
     }
@@ -78,10 +79,17 @@ fn verdict(state: &State, row: &BeginValues, lease: &Lease, business_at_ms: i64)
         return Verdict::StaleRev;
     }
     let bound = matches!(row.op, 1..=3);
+    let refund_open = sub.period == row.period
+        && row.attempt_no > 2
+        && state.asides.get(&(row.id, row.period)).is_some_and(|own| own.open != 0)
+        && !on(Mutant::ChargedBesideRefund);
     let stopped =
         sub.stop_at_ms.is_some() || sub.consent_until_ms.is_some_and(|until| until <= business_at_ms);
     if bound && stopped && !on(Mutant::StopNotChecked) {
         return Verdict::Stopped;
+    }
+    if refund_open {
+        return Verdict::RefundOpen;
     }
     let inside = row.not_before <= business_at_ms && business_at_ms < row.not_after;
     if bound && !inside && !on(Mutant::WindowNotChecked) {

@@ -6,6 +6,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::MemoryDb;
+use super::rows::Intent;
+use super::state::State;
 
 /// Tables by name; rows in the sequence of their keys, or in which they came.
 pub type Dump = BTreeMap<&'static str, Vec<Value>>;
@@ -22,10 +24,30 @@ pub struct Watched {
     pub flipped: usize,
     /// Commits by fenced workers.
     pub stale_writes: usize,
+    /// Intents that were committed while another attempt of their charge had no outcome.
+    pub overlaps: usize,
 }
 
 fn rows<T: Serialize>(rows: impl IntoIterator<Item = T>) -> Vec<Value> {
     rows.into_iter().map(|row| serde_json::to_value(row).unwrap_or(Value::Null)).collect()
+}
+
+/// Intents, and whether each is dated within the life of who made it.
+fn intents(state: &State) -> Vec<Value> {
+    let lived = |intent: &Intent| {
+        let at_us = intent.intent_at_us;
+        let maker = state.incarnations.get(&intent.incarnation);
+        maker.is_some_and(|maker| {
+            maker.started_us <= at_us && maker.fenced_us.is_none_or(|fenced_us| at_us <= fenced_us)
+        })
+    };
+    let mut told = rows(state.intents.values());
+    for (row, intent) in told.iter_mut().zip(state.intents.values()) {
+        if let Some(row) = row.as_object_mut() {
+            row.insert("in_life".to_owned(), Value::from(lived(intent)));
+        }
+    }
+    told
 }
 
 impl MemoryDb {
@@ -41,6 +63,7 @@ impl MemoryDb {
             stopped_us: state.stopped_us.clone(),
             flipped: state.flipped,
             stale_writes: state.stale_writes,
+            overlaps: state.overlaps,
         }
     }
 
@@ -74,7 +97,7 @@ impl MemoryDb {
             ("shard_owner", owners.collect()),
             ("shard_inbox", inbox.collect()),
             ("subscription", rows(state.subscriptions.values())),
-            ("attempt_intent", rows(state.intents.values())),
+            ("attempt_intent", intents(&state)),
             ("attempt_outcome", rows(state.outcomes.values())),
             ("attempt_open", rows(state.opens.values())),
             ("attempt_ask", rows(state.asks.values())),

@@ -123,10 +123,15 @@ impl Guarded {
 
     /// `doubt_until.sql`
     fn doubt_until_us(&self, shard: i32) -> Option<i64> {
+        self.found_us(shard).map(|found_us| found_us + DOUBT_SLACK_US)
+    }
+
+    /// When the last failover was found that left a shard in doubt.
+    pub(super) fn found_us(&self, shard: i32) -> Option<i64> {
         let all =
             |s: &&HeldShard| s.shard == shard && s.resumed.is_some_and(|resumed| resumed.doubt.is_some());
         let of = |s: &HeldShard| self.quarantines.iter().find(|q| q.id == s.quarantine_id);
-        self.shards.iter().filter(all).filter_map(of).map(|q| q.found_us + DOUBT_SLACK_US).max()
+        self.shards.iter().filter(all).filter_map(of).map(|q| q.found_us).max()
     }
 
     /// Keys that wait for an attempt before them.
@@ -163,14 +168,17 @@ impl Guarded {
         self.held.insert(shard, kind);
     }
 
-    /// Who may have sent what is assumed, of those whose spool is missing: who lived at that instant, or would begin next.
+    /// Who may have sent what is assumed, of those whose spool is missing: one that lived at that instant, else the one that
+    /// began last before, else the next.
     fn of_missing_spool(&self, incarnations: &BTreeMap<i64, Incarnation>, at_us: i64) -> Option<i64> {
         let missing = |row: &&Incarnation| {
             let place = place_of_row(row);
             self.spools.iter().any(|spool| !spool.handed_in && spool.place == place)
         };
-        let far =
-            |row: &&Incarnation| (row.started_us > at_us, row.started_us.abs_diff(at_us), row.incarnation);
+        let far = |row: &&Incarnation| {
+            let dead = row.fenced_us.is_some_and(|fenced_us| fenced_us < at_us);
+            (row.started_us > at_us, dead, row.started_us.abs_diff(at_us), row.incarnation)
+        };
         incarnations.values().filter(missing).min_by_key(far).map(|row| row.incarnation)
     }
 
@@ -218,7 +226,7 @@ fn key_of(line: &SentLine) -> AttemptKey {
     (line.subscription_id, line.period, line.attempt_no)
 }
 
-fn shard_of(line: &SentLine) -> i32 {
+pub(super) fn shard_of(line: &SentLine) -> i32 {
     (line.subscription_id >> 32) as i32
 }
 
@@ -285,7 +293,7 @@ impl MemoryConn {
             Ok(HeldUp {
                 hand_in: wanted.iter().map(|q| q.id).collect(),
                 from_us: wanted.iter().map(|q| q.window_from_us).min().unwrap_or(0),
-                window_from_us: waiting.map(|q| q.window_from_us).min().unwrap_or(0),
+                window_from_us: waiting.map(|q| state.doubted_from_us(q)).min().unwrap_or(0),
                 shards: held.map(|(shard, held)| (*shard, *held)).collect(),
                 doubted: doubted.into_iter().map(|(shard, (until, inbox))| (shard, until, inbox)).collect(),
             })
@@ -521,6 +529,19 @@ impl MemoryConn {
             Ok(ends)
         })
         .await
+    }
+}
+
+impl State {
+    /// Since when whoever has not handed in its spool may have sent something.
+    fn doubted_from_us(&self, quarantine: &Quarantine) -> i64 {
+        let missing = |row: &&Incarnation| {
+            let place = place_of_row(row);
+            let lacks = |s: &Spool| s.quarantine_id == quarantine.id && !s.handed_in && s.place == place;
+            self.guarded.spools.iter().any(lacks)
+        };
+        let first_us = self.incarnations.values().filter(missing).map(|row| row.started_us).min();
+        first_us.map_or(quarantine.window_from_us, |first_us| first_us.max(quarantine.window_from_us))
     }
 }
 

@@ -7,7 +7,7 @@ use billing_core::subscription::Planned;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::failover::{DAY_US, Lost};
+use super::failover::{DAY_US, Lost, shard_of};
 use super::rows::{Aside, Intent};
 use super::state::{AttemptKey, State};
 use crate::pg::{CapDay, LostAttempt, StoreError, Verdict};
@@ -107,12 +107,13 @@ pub(super) fn restore(
     }
     let (line, follows) = (lost.line, lost.follows);
     let mut made = if follows { now } else { (line.incarnation, line.intent_at_us) };
-    // What is assumed of somebody is dated within its life.
+    // What is assumed of somebody is dated within its life, and before the failover was found.
     if lost.chain
         && !follows
         && let Some(sender) = state.incarnations.get(&line.incarnation)
     {
-        made.1 = made.1.min(sender.fenced_us.unwrap_or(i64::MAX)).max(sender.started_us);
+        let ends = [sender.fenced_us, state.guarded.found_us(shard_of(&line))];
+        made.1 = ends.into_iter().flatten().fold(made.1, i64::min).max(sender.started_us);
     }
     if !state.has_partition(key.1) {
         return Ok(Verdict::NoPartition);
@@ -180,7 +181,8 @@ pub(super) fn restore(
             not_after_ms: line.not_after_ms,
             incarnation: made.0,
             intent_at_us: made.1,
-            committed_us: made.1,
+            // What is compared with a STOP is what was assumed, or told.
+            committed_us: if follows { made.1 } else { line.intent_at_us },
             business_at_ms: line.business_at_ms,
             book_version: line.book_version,
             op: i16::from(line.op),

@@ -128,6 +128,7 @@ fn begin(state: &mut State, arrival: Arrival, asked: Asked, lease: &Lease) -> Re
     (kept.collected_minor, kept.rev) = (collected, kept.rev + 1);
     state.bare.insert((id, period, no));
     let intent = Intent { intent_at_us: arrival.now_us, committed_us: arrival.commit_us, ..intent };
+    state.watch_overlap((id, period, no));
     state.intents.insert((id, period, no), intent);
     state.inbox.remove(&((id >> 32) as i32, inbox_id));
     Ok(Verdict::Ok)

@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) stopped_us: BTreeMap<i64, i64>,
     /// Commits of intents and outcomes by a worker that was fenced before: none, ever.
     pub(super) stale_writes: usize,
+    /// Intents that were committed while another attempt of their charge had no outcome: none, ever.
+    pub(super) overlaps: usize,
     pub(super) guarded: Guarded,
 }
 
@@ -89,8 +91,16 @@ impl State {
             flipped: 0,
             stopped_us: BTreeMap::new(),
             stale_writes: 0,
+            overlaps: 0,
             guarded: Guarded::new(now_us),
         }
+    }
+
+    /// Counts an intent that is committed while another attempt of its charge has no outcome.
+    pub(super) fn watch_overlap(&mut self, key: AttemptKey) {
+        let charge = self.intents.range((key.0, key.1, i16::MIN)..=(key.0, key.1, i16::MAX));
+        let open = charge.filter(|(other, _)| **other != key && !self.outcomes.contains_key(*other)).count();
+        self.overlaps += usize::from(open > 0);
     }
 
     /// `check_fence.sql`

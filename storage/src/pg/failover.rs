@@ -85,7 +85,8 @@ pub struct HeldUp {
     pub hand_in: Vec<i64>,
     /// From when on its lines are wanted, microseconds since 1970.
     pub from_us: i64,
-    /// Since when commits may be lost that are not cleared up yet, microseconds since 1970; 0 where nothing is held.
+    /// Since when commits may be lost that are not cleared up yet, and that no spool tells of: not before the first of those
+    /// whose spool is missing began. Microseconds since 1970; 0 where nothing is held.
     pub window_from_us: i64,
     /// Shards that are held: 1 wholly, 2 charges of theirs.
     pub shards: Vec<(i32, i16)>,
@@ -112,7 +113,11 @@ pub async fn held_up(conn: &mut PgConnection, who: &WorkerIdentity) -> Result<He
              WHERE q.how = 'all' AND q.resumed_at > now() - interval '1 day' GROUP BY q.shard)
          SELECT coalesce((SELECT array_agg(id) FROM wanted), '{}'),
                 coalesce((SELECT (extract(epoch FROM min(window_from)) * 1000000)::bigint FROM wanted), 0),
-                coalesce((SELECT (extract(epoch FROM min(q.window_from)) * 1000000)::bigint FROM quarantine q
+                coalesce((SELECT us(min(greatest(q.window_from, (
+                                     SELECT min(i.started_at) FROM quarantine_spool p
+                                       JOIN worker_incarnation i USING (host, spool, boot_id)
+                                      WHERE p.quarantine_id = q.id AND p.handed_in_at IS NULL))))
+                            FROM quarantine q
                            WHERE EXISTS (SELECT FROM shard_quarantine s WHERE s.quarantine_id = q.id AND s.resumed_at IS NULL)), 0),
                 coalesce((SELECT array_agg(shard ORDER BY shard) FROM held), '{}'),
                 coalesce((SELECT array_agg(held ORDER BY shard) FROM held), '{}'),

@@ -34,6 +34,8 @@ pub enum Verdict {
     Quarantined = 13,
     /// An attempt of the charge may have been sent before a failover that lost its intent: it is asked about first.
     Lost = 14,
+    /// A refund of what was collected of the charge has no result yet: it blocks the charge.
+    RefundOpen = 15,
 }
 
 impl Verdict {
@@ -56,6 +58,7 @@ impl Verdict {
             12 => Self::ExistsMine,
             13 => Self::Quarantined,
             14 => Self::Lost,
+            15 => Self::RefundOpen,
             _ => Self::Conflict,
         }
     }

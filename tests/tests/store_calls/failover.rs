@@ -91,7 +91,7 @@ impl Pair {
         let (ids, begun) = (self.some_ids(), self.begun.clone());
         let rows = self.rows(&ids).await;
         let mut lines = Vec::new();
-        // One that only its spool knows, at most: of several, which one is the latest is not said.
+        // Now and then one that only its spool knows.
         let incarnation =
             if orphans && self.once_in(3) { 900 + self.roll(9) as i64 } else { self.incarnation };
         for row in &rows {
