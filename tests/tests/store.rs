@@ -58,6 +58,7 @@ fn both_stores_answer_alike_and_hold_the_same() {
             "begin NoPartition",
             "begin NotFound",
             "begin OverCap",
+            "begin RefundOpen",
             "record Ok",
             "record FinalSame",
             "record Conflict",

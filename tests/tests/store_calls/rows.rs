@@ -55,6 +55,13 @@ impl Pair {
         if self.once_in(40) {
             progress.due_minor = 0;
         }
+        // A row of its own of the current charge: something of it was given back.
+        let given_back = self.once_in(5) && progress.open == OpenAttempt::None;
+        if given_back {
+            progress.attempt_no = progress.attempt_no.max(2);
+        }
+        let of_own_row =
+            if given_back { progress.period } else { Period::from_number((DAY - 1) * 2_048).unwrap() };
         let leg = |kind, debit, credit| PostedLeg { kind, debit, credit, amount_minor: 300, asset: 788 };
         let mut legs = [None; LEGS_MAX];
         if approved {
@@ -63,10 +70,7 @@ impl Pair {
             legs[0] = Some(leg(LegKind::EnterUnknown, 3, 4));
         }
         let aside = |no: i16, open, next: i64| Aside {
-            charge: ChargeId {
-                subscription: row.sub.id,
-                period: Period::from_number((DAY - 1) * 2_048).unwrap(),
-            },
+            charge: ChargeId { subscription: row.sub.id, period: of_own_row },
             due_minor: 500,
             collected_minor: 0,
             refunded_minor: 0,
