@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tests::{Engine, World, WorldOptions, wait_until};
+use tests::{Engine, HURRIED, INQUIRY, World, WorldOptions, wait_until};
 
 const SOON: Duration = Duration::from_secs(120);
 
@@ -138,6 +138,41 @@ fn a_lost_refund_is_unknown_is_listed_and_blocks_further_ones() {
     assert_eq!(comparison.unknown_listed, 1);
     // The subscription itself goes on.
     assert_eq!(world.number("SELECT count(*) FROM subscription WHERE open = 0 AND flags = 0"), 2);
+}
+
+#[test]
+fn what_is_still_owed_of_a_charge_waits_while_a_refund_of_it_is_unknown() {
+    let options = WorldOptions {
+        behaviour: r#"{"balance":{"classes":[{"share_ppm":1000000,"min_minor":350,"max_minor":350}]},"working_ms":3600000}"#,
+        engine_toml: HURRIED,
+        scale: 2,
+        ..WorldOptions::default()
+    };
+    let world = World::start("besiderefund", &options);
+    let carrier = world.book.dir.join("carriers/medina.toml");
+    let text = std::fs::read_to_string(&carrier).unwrap();
+    std::fs::write(carrier, text + INQUIRY).unwrap();
+    world.book.change("plans/medina-kids-daily.toml", "settles = \"share\"", "settles = \"amount\"");
+    world.import_rows("medina-kids-daily", 0, 1, "2026-12-01");
+    let engine = world.serve("engine");
+    let last = || world.number("SELECT max(attempt_no)::int8 FROM attempt_intent");
+    wait_until("0.300 of 0.500", SOON, || {
+        world.number("SELECT count(*) FROM attempt_outcome WHERE class = 5") == 1 && idle(&engine)
+    });
+    assert_eq!(last(), 2);
+    world.mock.behave(r#"{"reset_applied_ppm":1000000,"fault_times":1}"#);
+    let lost = refund(&world, &[&first_charge(&world), "--yes"]).unwrap();
+    assert_eq!(lost["state"].as_str(), Some("unknown"), "{lost}");
+    // The next round, four hours later.
+    world.mock.behave(r#"{"reset_applied_ppm":0}"#);
+    world.set_business("2026-12-01T15:00:00Z", 2);
+    wait_until("it was its turn", SOON, || engine.get("/metrics").contains("verdict=\"RefundOpen\""));
+    assert_eq!(last(), 3, "the refund is the last attempt");
+    world.mock.behave(r#"{"working_ms":0}"#);
+    wait_until("the refund is settled, and the rest is asked for", SOON, || last() > 3 && idle(&engine));
+    assert_eq!(world.number("SELECT count(*) FROM attempt_outcome WHERE attempt_no = 3 AND class = 5"), 1);
+    world.compare();
+    world.check();
 }
 
 #[test]

@@ -57,8 +57,7 @@ BEGIN
                -- else its own.
                AND (s.period = a.period AND s.open = 0 AND s.attempt_no + 1 = a.attempt_no
                     -- A refund of what was collected of it has its result: the third attempt is the first to follow one.
-                    AND (a.attempt_no < 3 OR NOT EXISTS (SELECT FROM charge_aside x
-                                                          WHERE x.subscription_id = a.id AND x.period = a.period AND x.open <> 0))
+                    AND (a.attempt_no < 3 OR NOT refund_open(a.id, a.period))
                     OR s.period <> a.period AND begin_aside(a.id, a.period, a.attempt_no))
                AND (a.op NOT IN (1, 2, 3)
                     OR s.stop_at_ms IS NULL AND (s.consent_until_ms IS NULL OR p_business_at_ms < s.consent_until_ms)

@@ -21,8 +21,7 @@ LANGUAGE sql STABLE SET search_path = public, pg_temp AS $$
                WHEN a.op IN (1, 2, 3) AND (s.stop_at_ms IS NOT NULL OR s.consent_until_ms <= p_business_at_ms)
                     THEN 4                                                             -- stopped
                WHEN s.period = a.period AND a.attempt_no > 2
-                    AND EXISTS (SELECT FROM charge_aside x WHERE x.subscription_id = a.id AND x.period = a.period
-                                   AND x.open <> 0) THEN 15                            -- refund_open
+                    AND refund_open(a.id, a.period) THEN 15                            -- refund_open
                WHEN a.op IN (1, 2, 3) AND NOT (a.not_before <= p_business_at_ms AND p_business_at_ms < a.not_after)
                     THEN 5                                                             -- outside_window
                WHEN p.low_period IS NULL THEN 7                                        -- no_partition

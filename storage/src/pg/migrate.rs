@@ -30,6 +30,7 @@ const PROCEDURES: &[&str] = &[
     include_str!("../../db/procedures/ensure_partitions.sql"),
     include_str!("../../db/procedures/check_fence.sql"),
     include_str!("../../db/procedures/begin_aside.sql"),
+    include_str!("../../db/procedures/refund_open.sql"),
     include_str!("../../db/procedures/over_caps.sql"),
     include_str!("../../db/procedures/reserve_usage.sql"),
     include_str!("../../db/procedures/give_back_usage.sql"),
