@@ -77,8 +77,6 @@ mutants! {
     NotFoundWhileSenderLives = "not-found-while-sender-lives",
     /// The doubt about an assumed attempt ends when it is proven not to have been applied.
     DoubtEndsWithAbsence = "doubt-ends-with-absence",
-    /// A charge goes on while a refund of what was collected of it has no result.
-    ChargedBesideRefund = "charged-beside-refund",
     /// A sender's own proof that its request was not processed counts after a failover, whoever sent it again.
     OwnProofAfterFailover = "own-proof-after-failover",
     /// The reply to a resend is read like the reply to a first request.

@@ -81,8 +81,7 @@ fn verdict(state: &State, row: &BeginValues, lease: &Lease, business_at_ms: i64)
     let bound = matches!(row.op, 1..=3);
     let refund_open = sub.period == row.period
         && row.attempt_no > 2
-        && state.asides.get(&(row.id, row.period)).is_some_and(|own| own.open != 0)
-        && !on(Mutant::ChargedBesideRefund);
+        && state.asides.get(&(row.id, row.period)).is_some_and(|own| own.open != 0);
     let stopped =
         sub.stop_at_ms.is_some() || sub.consent_until_ms.is_some_and(|until| until <= business_at_ms);
     if bound && stopped && !on(Mutant::StopNotChecked) {
